@@ -1,0 +1,257 @@
+//! Between a node's agent and the coordinator, and between the agent and its ranks.
+//!
+//! An agent registers once per life and then beats. A beat carries what its ranks are doing; the answer is the
+//! *desired state* of the node under a revision that only grows. An agent obeys the highest revision it has seen and
+//! ignores lower ones, so a lost or late message costs nothing. Facts (metrics, checkpoint parts, task results) travel
+//! in requests of their own.
+
+use crate::checkpoint::{CheckpointPart, Manifest, ObjectRef};
+use crate::ids::{CheckpointRequestId, IncarnationId, JobId, NodeId, StageId};
+use crate::metrics::StepMetrics;
+use crate::spec::Spec;
+use crate::stage::StageKind;
+use crate::tasks::{Lease, TaskOutput};
+use serde::{Deserialize, Serialize};
+
+/// A new life of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// The node's name: `[a-z0-9-]`, unique in the cluster, the same at each start.
+    pub name: String,
+    /// This life.
+    pub incarnation: IncarnationId,
+    /// Host name or address under which other nodes reach this node's ranks.
+    pub host: String,
+    /// How many ranks the node can run at once: one per device.
+    pub devices: u32,
+    /// Threads of each rank.
+    pub threads: u32,
+    /// Numerics fingerprint: build, kernel path, device model. A generation holds one.
+    pub fingerprint: String,
+}
+
+/// Answer to [`Register`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The node.
+    pub node: NodeId,
+    /// Time between beats.
+    pub beat_ms: u64,
+    /// Silence after which the coordinator declares the node lost.
+    pub silence_ms: u64,
+}
+
+/// A heartbeat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Beat {
+    /// The node.
+    pub node: NodeId,
+    /// The life that beats; an old one is refused as stale.
+    pub incarnation: IncarnationId,
+    /// Highest revision seen.
+    pub revision: u64,
+    /// Every rank process the agent has, or had and has not been told to forget.
+    pub ranks: Vec<RankReport>,
+}
+
+/// One rank as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankReport {
+    /// The stage it works for.
+    pub stage: StageId,
+    /// The generation it was started for.
+    pub generation: u64,
+    /// Its number in that generation.
+    pub rank: u32,
+    /// What it is doing.
+    pub state: RankState,
+}
+
+/// State of a rank process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum RankState {
+    /// Started; loading data and weights.
+    Starting,
+    /// Listens for its peers under this address (training stages only).
+    Listening {
+        /// `host:port`.
+        address: String,
+    },
+    /// Trains, or works on leased tasks.
+    Running {
+        /// Number of committed steps; 0 for tasks.
+        committed: u64,
+    },
+    /// All steps are committed and the last checkpoint's part was handed in.
+    Finished {
+        /// Number of committed steps.
+        committed: u64,
+    },
+    /// Gave up, or its process ended.
+    Failed {
+        /// Why, for people.
+        reason: String,
+        /// Whether starting again may help: false for errors of the spec or data.
+        retry: bool,
+    },
+}
+
+/// The desired state of one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Grows with every change; minted in the transaction that decides.
+    pub revision: u64,
+    /// Everything that should run on the node. What is not listed is to be stopped.
+    pub assignments: Vec<Assignment>,
+}
+
+/// The part of a stage's generation that one node runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The job.
+    pub job: JobId,
+    /// The stage.
+    pub stage: StageId,
+    /// Its name within the job, such as `pretrain-0`.
+    pub stage_name: String,
+    /// Its kind.
+    pub kind: StageKind,
+    /// Fencing number of the membership.
+    pub generation: u64,
+    /// The ranks this node runs.
+    pub ranks: Vec<u32>,
+    /// Ranks of the whole generation.
+    pub world: u32,
+    /// All members in rank order once every one listens; empty until then, and always for stages of tasks.
+    pub members: Vec<Member>,
+    /// Shared by the members of this generation; their connections begin with it.
+    pub secret: String,
+    /// The spec of the job.
+    pub spec: Spec,
+    /// URL of the object store, such as `file:///var/lib/medley/store`.
+    pub store: String,
+    /// What the stage starts from.
+    pub inputs: StageInputs,
+    /// Requested checkpoint, to be taken after the first committed step at or above this.
+    pub checkpoint_after: Option<CheckpointWanted>,
+}
+
+/// A member of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its rank: members are listed in this order, ranks of one node together.
+    pub rank: u32,
+    /// The node it runs on.
+    pub node: NodeId,
+    /// `host:port` it listens on.
+    pub address: String,
+}
+
+/// A requested checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointWanted {
+    /// The request.
+    pub request: CheckpointRequestId,
+    /// Number of committed steps at which it is due.
+    pub step: u64,
+}
+
+/// What a stage starts from; which fields are set depends on its kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageInputs {
+    /// Dataset version read (all kinds but `index`).
+    pub dataset: Option<ObjectRef>,
+    /// Vocabulary (all kinds but `index`).
+    pub vocab: Option<ObjectRef>,
+    /// Checkpoint whose weights a fine-tuning stage starts from, or that `evaluate` evaluates.
+    pub start: Option<Manifest>,
+    /// The captioner (`capfilt`).
+    pub captioner: Option<Manifest>,
+    /// The filter (`capfilt`).
+    pub filter: Option<Manifest>,
+    /// The stage's own last good checkpoint, to go on from (training stages).
+    pub resume: Option<Manifest>,
+}
+
+/// From an agent to one of its ranks, a JSON line on the rank's standard input. The end of that pipe ends the rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "kebab-case")]
+pub enum ToRank {
+    /// The first message.
+    Start {
+        /// The assignment; `members` is empty.
+        assignment: Box<Assignment>,
+        /// This rank's number.
+        rank: u32,
+        /// Address to listen on for peers: a host without port.
+        host: String,
+        /// Threads to compute with.
+        threads: u32,
+    },
+    /// Everyone listens: connect and begin.
+    Connect {
+        /// All members, in rank order.
+        members: Vec<Member>,
+    },
+    /// Take a checkpoint.
+    CheckpointAfter {
+        /// The request.
+        wanted: CheckpointWanted,
+    },
+    /// Answer to [`FromRank::LeaseWanted`]; none if there is nothing to do at present.
+    Lease {
+        /// The leased task.
+        lease: Option<Lease>,
+    },
+    /// Stop now; nothing needs to be saved.
+    Stop,
+}
+
+/// From a rank to its agent, a JSON line on the rank's standard output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum FromRank {
+    /// Its state changed.
+    State {
+        /// The new state.
+        state: RankState,
+    },
+    /// A step was committed.
+    Committed {
+        /// Its metrics.
+        metrics: StepMetrics,
+    },
+    /// A part of a checkpoint was written and verified.
+    Part {
+        /// The part.
+        part: CheckpointPart,
+    },
+    /// The rank has nothing to do and asks for a task.
+    LeaseWanted,
+    /// A task is done.
+    TaskDone {
+        /// The lease.
+        lease: Lease,
+        /// Its result.
+        output: TaskOutput,
+    },
+    /// A task cannot be done.
+    TaskFailed {
+        /// The lease.
+        lease: Lease,
+        /// Why, for people.
+        reason: String,
+        /// Whether another try may help.
+        retry: bool,
+    },
+    /// Progress within a task, for people.
+    TaskProgress {
+        /// The lease, which is renewed.
+        lease: Lease,
+        /// Units done.
+        done: u64,
+        /// Units in all.
+        total: u64,
+    },
+}

@@ -1,0 +1,72 @@
+//! Objects named by content, and the manifests of checkpoints.
+
+use crate::ids::{CheckpointId, StageId};
+use serde::{Deserialize, Serialize};
+
+/// One immutable object of the object store, named by its content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Key in the store, `[a-z0-9/._-]`, without leading slash or `..`.
+    pub key: String,
+    /// BLAKE3 of the bytes, hexadecimal.
+    pub blake3: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+}
+
+impl ObjectRef {
+    /// Whether the key is well formed: relative, without `..`, and of harmless characters only.
+    pub fn is_valid_key(key: &str) -> bool {
+        let harmless = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+        !key.is_empty()
+            && key.len() <= 512
+            && key
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".." && part.chars().all(harmless))
+    }
+}
+
+/// A part of a checkpoint that a rank has written: a byte range of the canonical state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointPart {
+    /// Committed step whose state this is.
+    pub step: u64,
+    /// Index of this part.
+    pub part: u32,
+    /// Number of parts of this checkpoint (the world size of the generation that wrote it).
+    pub parts: u32,
+    /// First byte of the canonical state that the object holds.
+    pub offset_bytes: u64,
+    /// Size of the whole canonical state.
+    pub state_bytes: u64,
+    /// The object.
+    pub object: ObjectRef,
+}
+
+/// A committed checkpoint: all parts present. Loads to any number of ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Identity.
+    pub id: CheckpointId,
+    /// The training stage that wrote it.
+    pub stage: StageId,
+    /// Committed step.
+    pub step: u64,
+    /// Size of the whole canonical state.
+    pub state_bytes: u64,
+    /// Parts in order of their offsets, without gap or overlap.
+    pub parts: Vec<CheckpointPart>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ObjectRef;
+
+    #[test]
+    fn keys_that_could_leave_the_store_are_invalid() {
+        for key in ["", "/a", "a//b", "../a", "a/../b", "a/./b", "A", "a b", "a\\b"] {
+            assert!(!ObjectRef::is_valid_key(key), "{key:?}");
+        }
+        assert!(ObjectRef::is_valid_key("checkpoints/0197-ab/part-0.bin"));
+    }
+}

@@ -1,0 +1,287 @@
+//! Bodies of the REST API under `/api/v1`.
+//!
+//! | method and path | body → answer | role |
+//! |---|---|---|
+//! | `POST /jobs` (`Idempotency-Key`) | job document → [`JobDetail`] | submitter |
+//! | `GET /jobs?limit&cursor` | → [`Page`] of [`JobView`] | viewer |
+//! | `GET /jobs/{job}` | → [`JobDetail`] | viewer |
+//! | `POST /jobs/{job}/cancel` | → [`JobView`] | submitter |
+//! | `GET /jobs/{job}/metrics?stage&from_step&limit` | → [`MetricsPage`] | viewer |
+//! | `GET /jobs/{job}/checkpoints` | → list of [`CheckpointView`] | viewer |
+//! | `POST /jobs/{job}/checkpoints` | → [`CheckpointRequestView`] | operator |
+//! | `GET /jobs/{job}/datasets` | → list of [`DatasetView`] | viewer |
+//! | `GET /jobs/{job}/events?after&limit` | → list of [`EventView`] | viewer |
+//! | `GET /nodes` | → list of [`NodeView`] | viewer |
+//! | `GET /objects/{key}` | → bytes | viewer |
+//! | `POST /agent/register` | [`Register`](crate::agent::Register) → [`Registered`](crate::agent::Registered) | node |
+//! | `POST /agent/beat` | [`Beat`](crate::agent::Beat) → [`Orders`](crate::agent::Orders) | node |
+//! | `GET /stages/{stage}/metrics/through` | → [`MetricsThrough`](crate::metrics::MetricsThrough) | node |
+//! | `POST /stages/{stage}/metrics` | [`MetricsChunk`](crate::metrics::MetricsChunk) → [`MetricsThrough`](crate::metrics::MetricsThrough) | node |
+//! | `POST /stages/{stage}/checkpoints/parts` | [`PartHandedIn`] → 204 | node |
+//! | `POST /stages/{stage}/tasks/lease` | [`LeaseRequest`] → [`LeaseAnswer`] | node |
+//! | `POST /tasks/{task}/renew` | [`TaskRenewal`] → 204 | node |
+//! | `POST /tasks/{task}/finish` | [`TaskFinished`] → 204 | node |
+//! | `POST /tasks/{task}/fail` | [`TaskGivenUp`] → 204 | node |
+
+use crate::checkpoint::{CheckpointPart, ObjectRef};
+use crate::ids::{CheckpointId, CheckpointRequestId, DatasetId, IncarnationId, JobId, LeaseToken, NodeId, StageId};
+use crate::metrics::StepMetrics;
+use crate::spec::{Kind, Spec};
+use crate::stage::{JobState, StageKind, StageState};
+use crate::tasks::{Counts, Evaluation, Lease};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// One page of a list, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Give this as `cursor` to get the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Identity.
+    pub id: JobId,
+    /// Name given by the user.
+    pub name: String,
+    /// Kind.
+    pub kind: Kind,
+    /// State.
+    pub state: JobState,
+    /// Why it failed, or waits, in words; empty otherwise.
+    pub reason: String,
+    /// When it was submitted.
+    pub submitted_at: DateTime<Utc>,
+    /// When it reached a final state.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A job with its stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobDetail {
+    /// The job.
+    #[serde(flatten)]
+    pub job: JobView,
+    /// The completed spec.
+    pub spec: Spec,
+    /// Stages in topological order.
+    pub stages: Vec<StageView>,
+}
+
+/// A stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageView {
+    /// Identity.
+    pub id: StageId,
+    /// Name within the job, such as `pretrain-0`.
+    pub name: String,
+    /// Kind.
+    pub kind: StageKind,
+    /// State.
+    pub state: StageState,
+    /// Why it failed, or waits, in words; empty otherwise.
+    pub reason: String,
+    /// Stages that must be done before.
+    pub needs: Vec<StageId>,
+    /// Present generation.
+    pub generation: u64,
+    /// Ranks of the present generation.
+    pub world: u32,
+    /// Committed steps, or finished tasks.
+    pub done: u64,
+    /// Steps, or tasks, in all; none while not known.
+    pub total: Option<u64>,
+    /// Epochs of a training stage, in order.
+    pub epochs: Vec<EpochView>,
+    /// Figures of an evaluation.
+    pub evaluation: Option<Evaluation>,
+    /// Everything the evaluation's figures were computed from.
+    pub details: Option<ObjectRef>,
+    /// When it first started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it reached a final state.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// An epoch of a training stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochView {
+    /// Number, from 0.
+    pub epoch: u64,
+    /// First step.
+    pub first_step: u64,
+    /// Number of steps.
+    pub steps: u64,
+    /// Whether all its steps are committed.
+    pub done: bool,
+    /// Mean of the losses over its stored steps.
+    pub mean_itc: Option<f64>,
+    /// Mean of the losses over its stored steps.
+    pub mean_itm: Option<f64>,
+    /// Mean of the losses over its stored steps.
+    pub mean_lm: Option<f64>,
+}
+
+/// Metrics of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricsPage {
+    /// The stage.
+    pub stage: StageId,
+    /// Rows by step; consecutive from the one asked for.
+    pub rows: Vec<StepMetrics>,
+    /// Ask from here for more.
+    pub next_step: u64,
+}
+
+/// A committed checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// Identity.
+    pub id: CheckpointId,
+    /// The stage that wrote it.
+    pub stage: StageId,
+    /// That stage's name.
+    pub stage_name: String,
+    /// Committed steps.
+    pub step: u64,
+    /// Size of the state in bytes.
+    pub state_bytes: u64,
+    /// Its parts.
+    pub parts: Vec<CheckpointPart>,
+    /// When it was committed.
+    pub committed_at: DateTime<Utc>,
+}
+
+/// An accepted checkpoint request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointRequestView {
+    /// The request.
+    pub id: CheckpointRequestId,
+    /// The stage that will take it.
+    pub stage: StageId,
+    /// Due after this many committed steps.
+    pub step: u64,
+}
+
+/// A dataset version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetView {
+    /// Identity.
+    pub id: DatasetId,
+    /// The version it was made from.
+    pub parent: Option<DatasetId>,
+    /// The stage that made it.
+    pub stage: StageId,
+    /// Number in its job, from 0.
+    pub version: u32,
+    /// Its manifest.
+    pub object: ObjectRef,
+    /// Its vocabulary.
+    pub vocab: ObjectRef,
+    /// Pairs by source; broken samples by reason.
+    pub counts: Counts,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// An event: one line of what happened and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Grows by time.
+    pub id: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The job.
+    pub job: Option<JobId>,
+    /// The stage.
+    pub stage: Option<StageId>,
+    /// The node.
+    pub node: Option<NodeId>,
+    /// What happened, as machines read it.
+    pub kind: String,
+    /// What happened and why, in words.
+    pub message: String,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Host under which its ranks are reached.
+    pub host: String,
+    /// Whether its agent beats.
+    pub alive: bool,
+    /// Ranks it can run at once.
+    pub devices: u32,
+    /// Devices in use.
+    pub busy: u32,
+    /// Threads of each rank.
+    pub threads: u32,
+    /// Numerics fingerprint.
+    pub fingerprint: String,
+    /// When its agent last registered.
+    pub registered_at: DateTime<Utc>,
+}
+
+/// A checkpoint part handed in by an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartHandedIn {
+    /// The generation that wrote it. A fact about a committed step: never refused as stale.
+    pub generation: u64,
+    /// The part.
+    pub part: CheckpointPart,
+}
+
+/// An agent asks for a task on behalf of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRequest {
+    /// The node.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: IncarnationId,
+    /// The stage's generation the rank was started for.
+    pub generation: u64,
+    /// The rank.
+    pub rank: u32,
+}
+
+/// Answer to [`LeaseRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// The task; none if nothing is to be done at present.
+    pub lease: Option<Lease>,
+}
+
+/// Keeps a lease alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRenewal {
+    /// The lease's token.
+    pub token: LeaseToken,
+}
+
+/// A task's result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskFinished {
+    /// The lease's token.
+    pub token: LeaseToken,
+    /// The result.
+    pub output: crate::tasks::TaskOutput,
+}
+
+/// A task given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskGivenUp {
+    /// The lease's token.
+    pub token: LeaseToken,
+    /// Why, for people.
+    pub reason: String,
+    /// Whether another try may help.
+    pub retry: bool,
+}

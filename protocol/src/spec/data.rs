@@ -1,0 +1,93 @@
+//! Data, vocabulary, lanes, cluster, CapFilt, evaluation and checkpoints.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the samples lie: directories of webdataset tar shards under one root that every node can read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    /// Absolute path of the directory that holds the sets.
+    pub root: String,
+    /// Sub-directory of the human-annotated set.
+    pub human: String,
+    /// Sub-directory of the web set; empty for none.
+    pub web: String,
+    /// Sub-directory of the held-out set; read by `evaluate` only.
+    pub test: String,
+    /// Largest share of unreadable samples, of each set, that is tolerated when the set is indexed.
+    pub max_broken: f64,
+}
+
+/// The WordPiece vocabulary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VocabSpec {
+    /// Absolute path of a BERT `vocab.txt`; empty to train one on the texts of the human and web sets.
+    pub file: String,
+    /// Largest size of a trained vocabulary.
+    pub max_size: u32,
+}
+
+/// The lanes of a training step: its arithmetic depends on these, never on how many ranks run them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneSpec {
+    /// Number of lanes V.
+    pub count: u32,
+    /// Samples per lane.
+    pub batch: u32,
+}
+
+/// What a job asks of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSpec {
+    /// Fewest ranks a training stage starts with.
+    pub min_ranks: u32,
+    /// Most ranks a training stage uses; at most the number of lanes is useful.
+    pub max_ranks: u32,
+    /// Jobs with a higher priority are placed first.
+    pub priority: i32,
+}
+
+/// Captioning and filtering of the web set (BLIP, section 3.3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CapfiltSpec {
+    /// Nucleus of the sampled captions (0.9 in the paper).
+    pub top_p: f64,
+    /// Only the k likeliest tokens are sampled from; 0 for all (the released code silently uses 50).
+    pub top_k: u32,
+    /// Divides (multiplies, when negative) the logits of tokens already present (1.1 in the released code).
+    pub repetition_penalty: f64,
+    /// Shortest sequence, prompt included.
+    pub min_tokens: u32,
+    /// Longest sequence, prompt included.
+    pub max_tokens: u32,
+    /// A text is kept if its match probability is at least this.
+    pub threshold: f64,
+    /// Images per batch.
+    pub batch: u32,
+}
+
+/// Held-out evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateSpec {
+    /// Candidates re-ranked with ITM for each query.
+    pub rerank: u32,
+    /// Resamples of the bootstrap interval.
+    pub resamples: u32,
+    /// Images, or pairs, per batch.
+    pub batch: u32,
+}
+
+/// When checkpoints are taken; one is always taken at the end of a training stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSpec {
+    /// Every so many steps; 0 for only at epochs' ends.
+    pub every_steps: u64,
+    /// How many of a stage's checkpoints are kept while it runs.
+    pub keep: u32,
+}

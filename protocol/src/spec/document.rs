@@ -1,0 +1,272 @@
+//! From a submitted document to a completed [`Spec`]: overlay on the preset, typed reading, checks.
+
+use super::{Kind, PRESETS, Preset, Spec, validate};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// One thing wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Path of the field, such as `pretrain.peak_lr`; empty for the whole document.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// All that is wrong with a spec; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// A single problem.
+    pub fn one(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self(vec![Problem {
+            path: path.into(),
+            message: message.into(),
+        }])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            if problem.path.is_empty() {
+                write!(f, "{}", problem.message)?;
+            } else {
+                write!(f, "{}: {}", problem.path, problem.message)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Sections that only a bootstrap job reads.
+const BOOTSTRAP_ONLY: [&str; 5] = ["rounds", "captioner", "filter", "capfilt", "evaluate"];
+/// Fields that no preset can know.
+const REQUIRED: [(&str, &str); 3] = [
+    ("name", "give the job a name"),
+    ("kind", "say what the job does: \"pretrain\" or \"bootstrap\""),
+    ("preset", "name the preset to start from: nano, tiny, vit-b or vit-l"),
+];
+
+pub(super) fn complete(document: &Value) -> Result<Spec, Problems> {
+    let Value::Object(fields) = document else {
+        return Err(Problems::one("", "the spec must be a table of fields"));
+    };
+    let mut problems = missing(fields);
+    let preset = preset_of(fields, &mut problems);
+    let Some(preset) = preset else {
+        return Err(Problems(problems));
+    };
+    let base = preset.document();
+    unknown("", document, &base, &mut problems);
+    contradicting_kind(fields, &mut problems);
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let merged = overlay(base, document);
+    let spec: Spec = serde_path_to_error::deserialize(&merged).map_err(|e| {
+        let path = e.path().to_string();
+        Problems::one(if path == "." { String::new() } else { path }, e.inner().to_string())
+    })?;
+    validate::validate(&spec)?;
+    Ok(spec)
+}
+
+fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
+    let absent = REQUIRED.iter().filter(|(field, _)| !fields.contains_key(*field));
+    let mut problems: Vec<Problem> = absent
+        .map(|(field, hint)| Problem {
+            path: (*field).into(),
+            message: format!("missing: {hint}"),
+        })
+        .collect();
+    let root = fields.get("data").and_then(|data| data.get("root"));
+    if root.is_none() {
+        problems.push(Problem {
+            path: "data.root".into(),
+            message: "missing: give the directory that holds the data sets, readable by every node".into(),
+        });
+    }
+    problems
+}
+
+fn preset_of(fields: &Map<String, Value>, problems: &mut Vec<Problem>) -> Option<Preset> {
+    let given = fields.get("preset")?;
+    let preset = serde_json::from_value(given.clone()).ok();
+    if preset.is_none() {
+        let known: Vec<&str> = PRESETS.iter().map(|p| p.name()).collect();
+        problems.push(Problem {
+            path: "preset".into(),
+            message: format!("unknown preset {given}: use one of {}", known.join(", ")),
+        });
+    }
+    preset
+}
+
+/// Reports each field of `document` that the completed document does not have, with the nearest known name.
+fn unknown(prefix: &str, document: &Value, known: &Value, problems: &mut Vec<Problem>) {
+    let (Value::Object(given), Value::Object(known)) = (document, known) else {
+        return;
+    };
+    // A tagged choice such as `decay` is replaced as a whole; its own reader names what is wrong inside.
+    if known.contains_key("by") {
+        return;
+    }
+    for (name, value) in given {
+        let path = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
+        match known.get(name) {
+            Some(inner) => unknown(&path, value, inner, problems),
+            None => problems.push(Problem {
+                path,
+                message: unknown_message(name, known),
+            }),
+        }
+    }
+}
+
+fn unknown_message(name: &str, known: &Map<String, Value>) -> String {
+    let nearest = known
+        .keys()
+        .min_by_key(|k| edit_distance(name, k))
+        .filter(|k| edit_distance(name, k) <= 3);
+    match nearest {
+        Some(near) => format!("unknown field; did you mean `{near}`?"),
+        None => {
+            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            format!("unknown field; known here: {}", names.join(", "))
+        }
+    }
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn contradicting_kind(fields: &Map<String, Value>, problems: &mut Vec<Problem>) {
+    let kind = fields
+        .get("kind")
+        .and_then(|k| serde_json::from_value::<Kind>(k.clone()).ok());
+    if kind != Some(Kind::Pretrain) {
+        return;
+    }
+    for section in BOOTSTRAP_ONLY.iter().filter(|s| fields.contains_key(**s)) {
+        problems.push(Problem {
+            path: (*section).into(),
+            message: "only a bootstrap job reads this: remove it, or set kind = \"bootstrap\"".into(),
+        });
+    }
+}
+
+/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced.
+fn overlay(base: Value, top: &Value) -> Value {
+    match (base, top) {
+        (Value::Object(mut base), Value::Object(top)) if !base.contains_key("by") => {
+            for (name, value) in top {
+                let merged = match base.remove(name) {
+                    Some(inner) => overlay(inner, value),
+                    None => value.clone(),
+                };
+                base.insert(name.clone(), merged);
+            }
+            Value::Object(base)
+        }
+        (_, top) => top.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn minimal() -> Value {
+        json!({"name": "j", "kind": "bootstrap", "preset": "tiny", "data": {"root": "/d"}})
+    }
+
+    fn paths(document: &Value) -> Vec<String> {
+        complete(document).unwrap_err().0.into_iter().map(|p| p.path).collect()
+    }
+
+    #[test]
+    fn every_preset_completes_a_minimal_document() {
+        for preset in PRESETS {
+            let mut document = minimal();
+            document["preset"] = json!(preset.name());
+            assert_eq!(complete(&document).unwrap().preset, *preset);
+        }
+    }
+
+    #[test]
+    fn a_completed_spec_survives_json() {
+        let spec = complete(&minimal()).unwrap();
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+    }
+
+    #[test]
+    fn missing_fields_are_named_all_at_once() {
+        assert_eq!(paths(&json!({})), ["name", "kind", "preset", "data.root"]);
+    }
+
+    #[test]
+    fn unknown_fields_are_named_with_their_path_and_a_guess() {
+        let mut document = minimal();
+        document["pretrain"] = json!({"weight_deacy": 0.1});
+        let problems = complete(&document).unwrap_err();
+        assert_eq!(problems.0[0].path, "pretrain.weight_deacy");
+        assert!(problems.0[0].message.contains("`weight_decay`"));
+    }
+
+    #[test]
+    fn unknown_preset_lists_the_known_ones() {
+        let mut document = minimal();
+        document["preset"] = json!("huge");
+        assert!(complete(&document).unwrap_err().to_string().contains("vit-b"));
+    }
+
+    #[test]
+    fn a_pretrain_job_refuses_sections_of_the_bootstrap() {
+        let mut document = minimal();
+        document["kind"] = json!("pretrain");
+        document["capfilt"] = json!({"top_p": 0.5});
+        assert_eq!(paths(&document), ["capfilt"]);
+    }
+
+    #[test]
+    fn a_wrong_type_is_reported_with_its_path() {
+        let mut document = minimal();
+        document["lanes"] = json!({"count": "four"});
+        assert_eq!(paths(&document), ["lanes.count"]);
+    }
+
+    #[test]
+    fn a_tagged_choice_replaces_the_presets() {
+        let mut document = minimal();
+        document["pretrain"] = json!({"decay": {"by": "epoch", "factor": 0.85}});
+        let spec = complete(&document).unwrap();
+        assert_eq!(spec.pretrain.decay, crate::spec::Decay::Epoch { factor: 0.85 });
+    }
+}

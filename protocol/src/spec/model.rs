@@ -1,0 +1,87 @@
+//! Architecture and initialisation (BLIP, section 3.1; the released code for every number).
+
+use serde::{Deserialize, Serialize};
+
+/// The multimodal mixture of encoder-decoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// The image tower.
+    pub vision: VisionSpec,
+    /// The text towers.
+    pub text: TextSpec,
+    /// Width of the contrastive space (256 in the paper).
+    pub embed_dim: u32,
+    /// Entries of each feature queue (57,600 in the paper). Any length at least one step's samples.
+    pub queue: u32,
+    /// Label smoothing of the language-modelling loss (0.1).
+    pub label_smoothing: f64,
+    /// The learned temperature of the contrastive logits.
+    pub temperature: TemperatureSpec,
+    /// How fresh weights are drawn.
+    pub init: InitSpec,
+}
+
+/// A vision transformer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionSpec {
+    /// Side of the square input in pixels during pre-training; a multiple of `patch`.
+    pub image_size: u32,
+    /// Side of a patch in pixels.
+    pub patch: u32,
+    /// Width of a token.
+    pub width: u32,
+    /// Number of blocks.
+    pub depth: u32,
+    /// Attention heads; divides `width`.
+    pub heads: u32,
+    /// Width of the MLP's hidden layer (4 × width in ViT).
+    pub mlp: u32,
+    /// Largest drop-path rate; rises linearly from 0 over the blocks.
+    pub drop_path: f64,
+}
+
+/// The text transformer; encoder and decoder share all but self-attention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextSpec {
+    /// Width of a token.
+    pub width: u32,
+    /// Number of layers.
+    pub depth: u32,
+    /// Attention heads; divides `width`.
+    pub heads: u32,
+    /// Width of the feed-forward network's hidden layer.
+    pub ffn: u32,
+    /// Rows of the position table (512 in BERT).
+    pub positions: u32,
+    /// Longest text in tokens, [CLS] and [SEP] included (30 in pre-training).
+    pub max_tokens: u32,
+    /// Dropout on hidden states and attention probabilities (0.1 in BERT).
+    pub dropout: f64,
+}
+
+/// The scalar that divides contrastive logits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemperatureSpec {
+    /// Start value (0.07).
+    pub initial: f64,
+    /// Clamped to at least this before each step (0.001 in the reference).
+    pub min: f64,
+    /// Clamped to at most this before each step (0.5 in the reference).
+    pub max: f64,
+}
+
+/// Standard deviations of fresh weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitSpec {
+    /// Linear layers of both transformers (0.02).
+    pub linear: f64,
+    /// Word and text-position embeddings, and the class token (0.02).
+    pub embedding: f64,
+    /// Position table of the image tower (0.02).
+    pub image_positions: f64,
+}

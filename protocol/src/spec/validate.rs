@@ -1,0 +1,331 @@
+//! The checks of a completed spec that need no file system.
+
+use super::{AugmentSpec, Decay, Kind, Length, Problem, Problems, Spec, TrainSpec};
+use std::path::Path;
+
+/// Longest side of an input image in pixels: bounds what a spec can make a rank allocate.
+const MAX_IMAGE: u32 = 1024;
+/// Bound on widths, queue and vocabulary.
+const MAX_DIM: u32 = 1 << 20;
+
+/// Collects problems.
+struct Report(Vec<Problem>);
+
+impl Report {
+    fn refuse(&mut self, path: &str, message: impl Into<String>) {
+        self.0.push(Problem {
+            path: path.into(),
+            message: message.into(),
+        });
+    }
+
+    fn require(&mut self, ok: bool, path: &str, message: impl FnOnce() -> String) {
+        if !ok {
+            self.refuse(path, message());
+        }
+    }
+
+    fn within(&mut self, value: f64, low: f64, high: f64, path: &str) {
+        self.require((low..=high).contains(&value), path, || {
+            format!("is {value}: use a number from {low} to {high}")
+        });
+    }
+
+    fn count(&mut self, value: u32, high: u32, path: &str) {
+        self.require((1..=high).contains(&value), path, || {
+            format!("is {value}: use a whole number from 1 to {high}")
+        });
+    }
+}
+
+pub(super) fn validate(spec: &Spec) -> Result<(), Problems> {
+    let mut report = Report(Vec::new());
+    general(spec, &mut report);
+    lanes(spec, &mut report);
+    model(spec, &mut report);
+    train("pretrain", &spec.pretrain, spec, &mut report);
+    if spec.kind == Kind::Bootstrap {
+        train("captioner", &spec.captioner, spec, &mut report);
+        train("filter", &spec.filter, spec, &mut report);
+        capfilt(spec, &mut report);
+    }
+    if report.0.is_empty() {
+        Ok(())
+    } else {
+        Err(Problems(report.0))
+    }
+}
+
+fn general(spec: &Spec, report: &mut Report) {
+    let name_ok = !spec.name.trim().is_empty() && spec.name.len() <= 200 && !spec.name.contains(char::is_control);
+    report.require(name_ok, "name", || "must have 1 to 200 printable characters".into());
+    report.require(Path::new(&spec.data.root).is_absolute(), "data.root", || {
+        format!("is {:?}: give an absolute path, the same on every node", spec.data.root)
+    });
+    for (field, value) in [
+        ("human", &spec.data.human),
+        ("web", &spec.data.web),
+        ("test", &spec.data.test),
+    ] {
+        let path = format!("data.{field}");
+        let simple = value
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        report.require(simple && value != ".." && value != ".", &path, || {
+            "must be the name of one sub-directory of data.root".into()
+        });
+    }
+    report.require(
+        !spec.data.human.is_empty() || spec.kind == Kind::Pretrain,
+        "data.human",
+        || "missing: captioner and filter are trained on the human set".into(),
+    );
+    report.require(
+        !spec.data.web.is_empty() || spec.kind == Kind::Pretrain,
+        "data.web",
+        || "missing: a bootstrap job captions and filters the web set; set kind = \"pretrain\" to do without".into(),
+    );
+    report.require(
+        !spec.data.test.is_empty() || spec.kind == Kind::Pretrain,
+        "data.test",
+        || "missing: a bootstrap job ends with an evaluation on the held-out set".into(),
+    );
+    report.require(
+        !(spec.data.human.is_empty() && spec.data.web.is_empty()),
+        "data.human",
+        || "data.human and data.web are both empty: there is nothing to train on".into(),
+    );
+    report.within(spec.data.max_broken, 0.0, 1.0, "data.max_broken");
+    report.count(spec.rounds, 16, "rounds");
+    report.require(
+        spec.vocab.file.is_empty() || Path::new(&spec.vocab.file).is_absolute(),
+        "vocab.file",
+        || "give an absolute path, or leave it empty to train a vocabulary".into(),
+    );
+    report.require((64..=MAX_DIM).contains(&spec.vocab.max_size), "vocab.max_size", || {
+        format!("is {}: use a whole number from 64 to {MAX_DIM}", spec.vocab.max_size)
+    });
+    report.count(spec.checkpoint.keep, 1000, "checkpoint.keep");
+}
+
+fn lanes(spec: &Spec, report: &mut Report) {
+    report.count(spec.lanes.count, 4096, "lanes.count");
+    report.require((2..=4096).contains(&spec.lanes.batch), "lanes.batch", || {
+        format!(
+            "is {}: use 2 to 4096; with one sample a lane has no negatives to match against",
+            spec.lanes.batch
+        )
+    });
+    let (low, high) = (spec.cluster.min_ranks, spec.cluster.max_ranks);
+    report.count(low, spec.lanes.count, "cluster.min_ranks");
+    report.require((low..=spec.lanes.count).contains(&high), "cluster.max_ranks", || {
+        format!(
+            "is {high}: use a number from cluster.min_ranks ({low}) to lanes.count ({}); a rank without a lane would idle",
+            spec.lanes.count
+        )
+    });
+    let batch = spec.global_batch();
+    report.require(u64::from(spec.model.queue) >= batch, "model.queue", || {
+        format!(
+            "is {}: not usable, a step enqueues lanes.count × lanes.batch = {batch} features; make the queue at least that long",
+            spec.model.queue
+        )
+    });
+    report.require(spec.model.queue <= MAX_DIM, "model.queue", || {
+        format!("must be at most {MAX_DIM}")
+    });
+}
+
+fn model(spec: &Spec, report: &mut Report) {
+    let (vision, text) = (&spec.model.vision, &spec.model.text);
+    image_size(vision.image_size, vision.patch, "model.vision.image_size", report);
+    for (path, value) in [
+        ("model.vision.width", vision.width),
+        ("model.vision.depth", vision.depth),
+        ("model.vision.mlp", vision.mlp),
+        ("model.text.width", text.width),
+        ("model.text.depth", text.depth),
+        ("model.text.ffn", text.ffn),
+        ("model.embed_dim", spec.model.embed_dim),
+    ] {
+        report.count(value, 1 << 16, path);
+    }
+    for (path, width, heads) in [
+        ("model.vision.heads", vision.width, vision.heads),
+        ("model.text.heads", text.width, text.heads),
+    ] {
+        report.require(heads > 0 && width.is_multiple_of(heads), path, || {
+            format!("is {heads}: must divide the width, {width}")
+        });
+    }
+    report.require(
+        text.max_tokens >= 3 && text.max_tokens <= text.positions,
+        "model.text.max_tokens",
+        || {
+            format!(
+                "is {}: use 3 to model.text.positions ({})",
+                text.max_tokens, text.positions
+            )
+        },
+    );
+    report.count(text.positions, 1 << 16, "model.text.positions");
+    report.within(text.dropout, 0.0, 0.9, "model.text.dropout");
+    report.within(vision.drop_path, 0.0, 0.9, "model.vision.drop_path");
+    report.within(spec.model.label_smoothing, 0.0, 0.9, "model.label_smoothing");
+    let t = &spec.model.temperature;
+    report.require(t.min > 0.0 && t.min <= t.max, "model.temperature.min", || {
+        format!(
+            "is {}: must be above 0 and at most model.temperature.max ({})",
+            t.min, t.max
+        )
+    });
+    report.require(
+        (t.min..=t.max).contains(&t.initial),
+        "model.temperature.initial",
+        || format!("is {}: must lie between min ({}) and max ({})", t.initial, t.min, t.max),
+    );
+    let init = &spec.model.init;
+    for (path, value) in [
+        ("model.init.linear", init.linear),
+        ("model.init.embedding", init.embedding),
+        ("model.init.image_positions", init.image_positions),
+    ] {
+        report.within(value, 0.0, 10.0, path);
+    }
+}
+
+fn image_size(size: u32, patch: u32, path: &str, report: &mut Report) {
+    report.require(
+        patch > 0 && size >= patch && size <= MAX_IMAGE && size.is_multiple_of(patch.max(1)),
+        path,
+        || format!("is {size}: use a multiple of model.vision.patch ({patch}), at most {MAX_IMAGE}"),
+    );
+}
+
+fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
+    let path = |field: &str| format!("{section}.{field}");
+    let (Length::Epochs { count } | Length::Steps { count }) = train.length;
+    report.require((1..=1_000_000_000).contains(&count), &path("length.count"), || {
+        "must be at least 1".into()
+    });
+    report.require(train.peak_lr > 0.0 && train.peak_lr <= 10.0, &path("peak_lr"), || {
+        format!("is {}: use a number above 0, at most 10", train.peak_lr)
+    });
+    report.within(train.min_lr, 0.0, train.peak_lr, &path("min_lr"));
+    report.within(train.warmup_lr, 0.0, train.peak_lr, &path("warmup_lr"));
+    report.within(train.weight_decay, 0.0, 1.0, &path("weight_decay"));
+    report.within(train.beta1, 0.0, 0.9999, &path("beta1"));
+    report.within(train.beta2, 0.0, 0.99999, &path("beta2"));
+    report.require(train.eps > 0.0, &path("eps"), || "must be above 0".into());
+    report.within(train.temperature_lr, 0.0, 100.0, &path("temperature_lr"));
+    report.within(train.momentum, 0.0, 1.0, &path("momentum"));
+    report.within(train.alpha, 0.0, 1.0, &path("alpha"));
+    report.within(train.alpha_ramp_epochs, 0.0, 1e6, &path("alpha_ramp_epochs"));
+    image_size(train.image_size, spec.model.vision.patch, &path("image_size"), report);
+    if let Length::Steps { count } = train.length {
+        report.require(train.warmup_steps < count, &path("warmup_steps"), || {
+            format!(
+                "is {}: contradicts {section}.length, which has only {count} steps",
+                train.warmup_steps
+            )
+        });
+    }
+    if let Decay::Epoch { factor } = train.decay {
+        report.within(factor, 0.01, 1.0, &path("decay.factor"));
+    }
+    if let AugmentSpec::Reference { min_crop, .. } = train.augment {
+        report.within(min_crop, 0.01, 1.0, &path("augment.min_crop"));
+    }
+}
+
+fn capfilt(spec: &Spec, report: &mut Report) {
+    let capfilt = &spec.capfilt;
+    report.require(capfilt.top_p > 0.0 && capfilt.top_p <= 1.0, "capfilt.top_p", || {
+        format!("is {}: use a number above 0, at most 1", capfilt.top_p)
+    });
+    report.within(capfilt.repetition_penalty, 0.1, 10.0, "capfilt.repetition_penalty");
+    report.within(capfilt.threshold, 0.0, 1.0, "capfilt.threshold");
+    report.count(capfilt.batch, 4096, "capfilt.batch");
+    report.require(
+        capfilt.max_tokens <= spec.model.text.positions,
+        "capfilt.max_tokens",
+        || {
+            format!(
+                "is {}: at most model.text.positions ({})",
+                capfilt.max_tokens, spec.model.text.positions
+            )
+        },
+    );
+    report.require(
+        capfilt.min_tokens >= 2 && capfilt.min_tokens < capfilt.max_tokens,
+        "capfilt.min_tokens",
+        || {
+            format!(
+                "is {}: use at least 2 and less than capfilt.max_tokens ({})",
+                capfilt.min_tokens, capfilt.max_tokens
+            )
+        },
+    );
+    report.count(spec.evaluate.rerank, 4096, "evaluate.rerank");
+    report.count(spec.evaluate.resamples, 100_000, "evaluate.resamples");
+    report.count(spec.evaluate.batch, 4096, "evaluate.batch");
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::Spec;
+    use serde_json::{Value, json};
+
+    fn problems(change: &Value) -> Vec<(String, String)> {
+        let mut document = json!({"name": "j", "kind": "bootstrap", "preset": "tiny", "data": {"root": "/d"}});
+        for (name, value) in change.as_object().into_iter().flatten() {
+            document[name] = value.clone();
+        }
+        let problems = Spec::from_document(&document).unwrap_err();
+        problems.0.into_iter().map(|p| (p.path, p.message)).collect()
+    }
+
+    #[test]
+    fn a_queue_shorter_than_a_step_is_not_usable() {
+        let found = problems(&json!({"model": {"queue": 16}}));
+        assert_eq!(found[0].0, "model.queue");
+        assert!(found[0].1.contains("= 32"), "{}", found[0].1);
+    }
+
+    #[test]
+    fn heads_must_divide_the_width() {
+        assert_eq!(
+            problems(&json!({"model": {"text": {"heads": 7}}}))[0].0,
+            "model.text.heads"
+        );
+    }
+
+    #[test]
+    fn an_image_must_be_whole_patches() {
+        let found = problems(&json!({"pretrain": {"image_size": 33}}));
+        assert_eq!(found[0].0, "pretrain.image_size");
+    }
+
+    #[test]
+    fn a_warm_up_longer_than_the_stage_contradicts_it() {
+        let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}}}));
+        assert_eq!(found[0].0, "filter.warmup_steps");
+    }
+
+    #[test]
+    fn a_path_out_of_the_root_is_refused() {
+        assert_eq!(
+            problems(&json!({"data": {"root": "/d", "web": "../x"}}))[0].0,
+            "data.web"
+        );
+        assert_eq!(problems(&json!({"data": {"root": "d"}}))[0].0, "data.root");
+    }
+
+    #[test]
+    fn more_ranks_than_lanes_are_refused() {
+        assert_eq!(
+            problems(&json!({"cluster": {"max_ranks": 99}}))[0].0,
+            "cluster.max_ranks"
+        );
+    }
+}
