@@ -141,13 +141,11 @@ fn unknown_message(name: &str, known: &Map<String, Value>) -> String {
         .keys()
         .min_by_key(|k| edit_distance(name, k))
         .filter(|k| edit_distance(name, k) <= 3);
-    match nearest {
-        Some(near) => format!("unknown field; did you mean `{near}`?"),
-        None => {
-            let names: Vec<&str> = known.keys().map(String::as_str).collect();
-            format!("unknown field; known here: {}", names.join(", "))
-        }
+    if let Some(near) = nearest {
+        return format!("unknown field; did you mean `{near}`?");
     }
+    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+    format!("unknown field; known here: {}", names.join(", "))
 }
 
 fn edit_distance(a: &str, b: &str) -> usize {
