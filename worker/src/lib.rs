@@ -1,1 +1,6 @@
-//! Placeholder until the crate's first room is furnished.
+//! What runs on a node: the [`agent`] that talks to the coordinator, and the ranks that compute.
+//!
+//! A rank is a process of its own ([`supervise`] starts it and listens to it).
+
+pub mod agent;
+pub mod supervise;
