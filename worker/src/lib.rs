@@ -3,4 +3,5 @@
 //! A rank is a process of its own ([`supervise`] starts it and listens to it).
 
 pub mod agent;
+pub mod collective;
 pub mod supervise;

@@ -1,0 +1,163 @@
+//! Routes evaluated symbolically: a value is the expression that computes it.
+
+use super::*;
+use crate::collective::deal::deal;
+use std::collections::{BTreeMap, VecDeque};
+
+/// A partial sum with the expression it was computed by, as a hash of its shape (texts of 64 lanes are long).
+type Expression = blake3::Hash;
+
+fn leaf(lane: u32) -> Expression {
+    blake3::hash(&lane.to_le_bytes())
+}
+
+fn sum(left: Expression, right: Expression) -> Expression {
+    blake3::hash(&[left.as_bytes().as_slice(), right.as_bytes()].concat())
+}
+
+fn expected(subtree: Subtree) -> Expression {
+    match subtree.children() {
+        None => leaf(subtree.first),
+        Some((left, right)) => sum(expected(left), expected(right)),
+    }
+}
+
+/// What a run of all ranks' operations left behind.
+struct Outcome {
+    /// Expressions of each rank.
+    values: Vec<BTreeMap<Partial, Expression>>,
+    /// Elements that left each node.
+    sent: Vec<usize>,
+}
+
+/// Executes all ranks' operations; panics on deadlock, or when something is used before it is there.
+fn run(deal: &Deal, slices: Slices) -> Outcome {
+    let ranks = deal.ranks();
+    let mut programs: Vec<VecDeque<Op>> = (0..ranks).map(|rank| route(deal, slices, rank).into()).collect();
+    let mut values: Vec<BTreeMap<Partial, Expression>> = (0..ranks).map(|rank| own(deal, slices, rank)).collect();
+    let mut wire: BTreeMap<(u32, u32, Partial), Expression> = BTreeMap::new();
+    let mut sent = vec![0; deal.nodes.len()];
+    while programs.iter().any(|program| !program.is_empty()) {
+        let mut moved = false;
+        for rank in 0..ranks {
+            while let Some(op) = programs[rank as usize].front() {
+                match op {
+                    Op::Send { to, what } => {
+                        let value = values[rank as usize][what];
+                        for to in to {
+                            assert_ne!(*to, rank, "nobody sends to itself");
+                            assert!(wire.insert((rank, *to, *what), value).is_none(), "sent twice");
+                            if deal.node_of(*to) != deal.node_of(rank) {
+                                sent[deal.node_of(rank)] += slices.range(what.slice).len();
+                            }
+                        }
+                    }
+                    Op::Receive { from, what } => {
+                        let Some(value) = wire.remove(&(*from, rank, *what)) else {
+                            break;
+                        };
+                        values[rank as usize].insert(*what, value);
+                    }
+                    Op::Add(what) => {
+                        let (left, right) = what.subtree.children().unwrap();
+                        let child = |subtree| values[rank as usize][&Partial { subtree, ..*what }];
+                        let value = sum(child(left), child(right));
+                        values[rank as usize].insert(*what, value);
+                    }
+                }
+                programs[rank as usize].pop_front();
+                moved = true;
+            }
+        }
+        assert!(moved, "deadlock: {programs:?}");
+    }
+    assert!(wire.is_empty(), "sent and never received: {:?}", wire.keys());
+    Outcome { values, sent }
+}
+
+fn own(deal: &Deal, slices: Slices, rank: u32) -> BTreeMap<Partial, Expression> {
+    let subtrees = deal.subtrees[rank as usize].iter();
+    let of = |subtree: &Subtree| {
+        let subtree = *subtree;
+        (0..slices.count()).map(move |slice| (Partial { slice, subtree }, expected(subtree)))
+    };
+    subtrees.flat_map(of).collect()
+}
+
+fn check(lanes: u32, map: &[u32], len: usize) {
+    let deal = deal(lanes, map).unwrap();
+    let slices = Slices::new(&deal, len);
+    let outcome = run(&deal, slices);
+    let want = expected(deal.root);
+    for (rank, values) in outcome.values.iter().enumerate() {
+        for slice in (0..slices.count()).filter(|slice| !slices.range(*slice).is_empty()) {
+            let total = values[&Partial {
+                slice,
+                subtree: deal.root,
+            }];
+            assert_eq!(total, want, "{lanes} lanes on {map:?}: slice {slice} of rank {rank}");
+        }
+    }
+}
+
+/// A deterministic mixture of node maps: ranks cut into nodes by the digits of `seed`.
+fn cut(ranks: u32, mut seed: u64) -> Vec<u32> {
+    let mut map = Vec::new();
+    let mut left = ranks;
+    while left > 0 {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let count = 1 + (seed >> 33) as u32 % left;
+        map.push(count);
+        left -= count;
+    }
+    map
+}
+
+#[test]
+fn every_slice_is_the_tree_of_all_lanes_on_every_rank() {
+    for lanes in 1..=64 {
+        for ranks in 1..=lanes {
+            check(lanes, &cut(ranks, u64::from(lanes * 64 + ranks)), 5000);
+        }
+    }
+}
+
+#[test]
+fn slices_cover_the_buffer_without_overlap() {
+    let deal = deal(8, &[2, 3]).unwrap();
+    for len in [0, 1, 64, 65, 1000, 40_000_000] {
+        let slices = Slices::new(&deal, len);
+        let mut next = 0;
+        for slice in 0..slices.count() {
+            let range = slices.range(slice);
+            assert_eq!(range.start, next);
+            assert!(range.start.is_multiple_of(ALIGN) || range.start == len);
+            assert!(range.len() <= MAX_SLICE);
+            next = range.end;
+        }
+        assert_eq!(next, len);
+    }
+}
+
+#[test]
+fn a_node_of_one_subtree_sends_no_more_than_a_ring_would() {
+    let len = 1 << 20;
+    for (lanes, map) in [
+        (32, vec![16, 16]),
+        (32, vec![4; 8]),
+        (64, vec![8; 8]),
+        (64, vec![1; 64]),
+        (8, vec![2, 2]),
+        (8, vec![1; 4]),
+    ] {
+        let deal = deal(lanes, &map).unwrap();
+        let outcome = run(&deal, Slices::new(&deal, len));
+        let nodes = map.len();
+        let ring = 2 * len * (nodes - 1) / nodes;
+        for sent in outcome.sent {
+            assert!(sent * 10 <= ring * 11, "{lanes} lanes on {map:?}: {sent} of {ring}");
+        }
+    }
+}
