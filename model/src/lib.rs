@@ -1,0 +1,26 @@
+//! BLIP: the model, its training step and its generation, on flat buffers and a small tape.
+//!
+//! From leaf to root: [`flat`] memory and the [`layout`] that names what lies in it; counter-based [`random`] numbers;
+//! the kernels of [`ops`]; the [`tape`] that records them and runs them in reverse; the towers ([`vision`], [`text`])
+//! and the three objectives ([`loss`]) written forward only; [`blip`], one lane of a training step; [`state`], what a
+//! step commits; and [`generate`], captions and scores.
+//!
+//! Nothing here knows of networks, processes or ranks. A lane's result is a function of the weights, the batch and the
+//! keys of its random streams, to the last bit, whatever the number of threads.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod blip;
+pub mod flat;
+pub mod generate;
+pub mod init;
+pub mod layout;
+pub mod loss;
+pub mod ops;
+pub mod params;
+pub mod random;
+pub mod schedule;
+pub mod state;
+pub mod tape;
+pub mod text;
+pub mod vision;

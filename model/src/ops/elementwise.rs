@@ -1,0 +1,81 @@
+//! Loops over elements.
+
+use super::blocks::for_rows;
+use super::math;
+
+/// Elements handled as one "row" of a block.
+const STRIP: usize = 256;
+
+/// `y = x`, or `y += x`.
+pub fn put(x: &[f32], y: &mut [f32], fresh: bool) {
+    if fresh {
+        y.copy_from_slice(x);
+    } else {
+        add(x, y);
+    }
+}
+
+/// `y += x`.
+pub fn add(x: &[f32], y: &mut [f32]) {
+    let x = &x[..y.len()];
+    for_rows(y, STRIP, |row, y| {
+        let x = &x[row * STRIP..][..y.len()];
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    });
+}
+
+/// `y = a + b`.
+pub fn sum_of(a: &[f32], b: &[f32], y: &mut [f32]) {
+    for_rows(y, STRIP, |row, y| {
+        let (a, b) = (&a[row * STRIP..][..y.len()], &b[row * STRIP..][..y.len()]);
+        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
+            *y = a + b;
+        }
+    });
+}
+
+/// `y *= factor`.
+pub fn scale(y: &mut [f32], factor: f32) {
+    for_rows(y, STRIP, |_, y| y.iter_mut().for_each(|y| *y *= factor));
+}
+
+/// `y = gelu(x)`.
+pub fn gelu(x: &[f32], y: &mut [f32]) {
+    for_rows(y, STRIP, |row, y| {
+        let x = &x[row * STRIP..][..y.len()];
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = math::gelu(*x);
+        }
+    });
+}
+
+/// `d *= gelu'(x)`: the gradient passes through in place.
+pub fn gelu_backward(x: &[f32], d: &mut [f32]) {
+    for_rows(d, STRIP, |row, d| {
+        let x = &x[row * STRIP..][..d.len()];
+        for (d, x) in d.iter_mut().zip(x) {
+            *d *= math::gelu_slope(*x);
+        }
+    });
+}
+
+/// Multiplies the rows of each sample by its factor: drop-path and its backward. `rows_of` counts a sample's rows.
+pub fn scale_samples(x: &[f32], y: &mut [f32], cols: usize, rows_of: usize, factors: &[f32]) {
+    for_rows(y, cols, |row, y| {
+        let x = &x[row * cols..][..y.len()];
+        for (i, (y, x)) in y.chunks_mut(cols).zip(x.chunks(cols)).enumerate() {
+            let factor = factors[(row + i) / rows_of];
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x * factor;
+            }
+        }
+    });
+}
+
+/// Whether every element is finite.
+pub fn all_finite(x: &[f32]) -> bool {
+    // The exponent of a number that is not finite is all ones.
+    x.chunks(1024).all(|chunk| chunk.iter().all(|v| v.is_finite()))
+}

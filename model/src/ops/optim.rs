@@ -1,0 +1,112 @@
+//! AdamW and the momentum average, one pass over flat memory each.
+
+use super::blocks::for_rows;
+use rayon::prelude::*;
+
+/// One step of AdamW with decoupled weight decay (Loshchilov and Hutter, algorithm 2, as torch computes it).
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f32,
+    /// β₁.
+    pub beta1: f32,
+    /// β₂.
+    pub beta2: f32,
+    /// ε.
+    pub eps: f32,
+    /// Weight decay.
+    pub decay: f32,
+    /// 1 − β₁ᵗ.
+    pub correction1: f32,
+    /// √(1 − β₂ᵗ).
+    pub correction2_sqrt: f32,
+}
+
+impl AdamW {
+    /// The step with number `t`, counted from 1.
+    pub fn step(t: u64, lr: f64, betas: (f64, f64), eps: f64, decay: f64) -> Self {
+        let t = t as f64;
+        Self {
+            lr: lr as f32,
+            beta1: betas.0 as f32,
+            beta2: betas.1 as f32,
+            eps: eps as f32,
+            decay: decay as f32,
+            correction1: (1.0 - libm::pow(betas.0, t)) as f32,
+            correction2_sqrt: libm::sqrt(1.0 - libm::pow(betas.1, t)) as f32,
+        }
+    }
+
+    /// Moves parameters `p` by gradient `g · scale` with moments `m` and `v`.
+    pub fn apply(&self, p: &mut [f32], g: &[f32], scale: f32, m: &mut [f32], v: &mut [f32]) {
+        /// Elements of a unit of work.
+        const UNIT: usize = 1 << 14;
+        let one = |(((p, g), m), v): (((&mut [f32], &[f32]), &mut [f32]), &mut [f32])| self.unit(p, g, scale, m, v);
+        if p.len() > UNIT && rayon::current_num_threads() > 1 {
+            let units = p
+                .par_chunks_mut(UNIT)
+                .zip(g.par_chunks(UNIT))
+                .zip(m.par_chunks_mut(UNIT));
+            units.zip(v.par_chunks_mut(UNIT)).for_each(one);
+        } else {
+            one((((p, g), m), v));
+        }
+    }
+
+    #[inline]
+    fn unit(&self, p: &mut [f32], g: &[f32], scale: f32, m: &mut [f32], v: &mut [f32]) {
+        let (step, keep) = (self.lr / self.correction1, 1.0 - self.lr * self.decay);
+        for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+            let g = g * scale;
+            *m = (g - *m).mul_add(1.0 - self.beta1, *m);
+            *v = (g * g).mul_add(1.0 - self.beta2, *v * self.beta2);
+            let denominator = v.sqrt() / self.correction2_sqrt + self.eps;
+            *p = (*p * keep) - step * (*m / denominator);
+        }
+    }
+}
+
+/// `e = momentum·e + (1 − momentum)·p`.
+pub fn momentum_average(e: &mut [f32], p: &[f32], momentum: f32) {
+    const STRIP: usize = 256;
+    for_rows(e, STRIP, |row, e| {
+        let p = &p[row * STRIP..][..e.len()];
+        for (e, p) in e.iter_mut().zip(p) {
+            *e = e.mul_add(momentum, p * (1.0 - momentum));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adamw_agrees_with_the_formula_in_double_precision() {
+        let (mut p, mut m, mut v) = (vec![1.0f32, -2.0, 0.5], vec![0.0; 3], vec![0.0; 3]);
+        let (mut p64, mut m64, mut v64) = (vec![1.0f64, -2.0, 0.5], vec![0.0; 3], vec![0.0; 3]);
+        for t in 1..=10u64 {
+            let g: Vec<f32> = (0..3).map(|i| ((t * 7 + i * 3) % 5) as f32 - 2.0).collect();
+            AdamW::step(t, 1e-2, (0.9, 0.999), 1e-8, 0.5).apply(&mut p, &g, 1.0, &mut m, &mut v);
+            for i in 0..3 {
+                let g = f64::from(g[i]);
+                p64[i] *= 1.0 - 1e-2 * 0.5;
+                m64[i] = 0.9 * m64[i] + 0.1 * g;
+                v64[i] = 0.999 * v64[i] + 0.001 * g * g;
+                let (mh, vh) = (
+                    m64[i] / (1.0 - 0.9f64.powi(t as i32)),
+                    v64[i] / (1.0 - 0.999f64.powi(t as i32)),
+                );
+                p64[i] -= 1e-2 * mh / (vh.sqrt() + 1e-8);
+            }
+        }
+        for i in 0..3 {
+            assert!(
+                (f64::from(p[i]) - p64[i]).abs() < 1e-5 * p64[i].abs().max(1e-2),
+                "{} {}",
+                p[i],
+                p64[i]
+            );
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What a training step commits: parameters, moments, momentum encoder, queues and the step counter.
+//!
+//! The state is replicated on every rank and changes in one place, [`State::commit`], as one local act without network or
+//! cancellation point. Its canonical bytes ([`State::sections`]) are what checkpoints hold, hashes cover and ranks compare.
+
+use crate::blip::Blip;
+use crate::flat::Flat;
+use crate::init;
+use crate::ops::optim::{AdamW, momentum_average};
+use crate::ops::sum::squares_f64;
+use crate::params::{self, Objective};
+use medley_protocol::spec::TrainSpec;
+
+/// State after some committed steps.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Committed steps of this stage.
+    pub step: u64,
+    /// Where the next features go in both queues.
+    pub queue_next: u64,
+    /// Trained parameters.
+    pub params: Flat,
+    /// First moments.
+    pub m: Flat,
+    /// Second moments.
+    pub v: Flat,
+    /// Momentum encoders.
+    pub ema: Flat,
+    /// Momentum features of earlier images, queue × e.
+    pub image_queue: Flat,
+    /// Momentum features of earlier texts, queue × e.
+    pub text_queue: Flat,
+}
+
+/// What is committed with the mean gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit<'a> {
+    /// Sum of all lanes' gradients.
+    pub gradient: &'a [f32],
+    /// Number of lanes.
+    pub lanes: u32,
+    /// Momentum image features of all lanes, in lane order.
+    pub image_features: &'a [f32],
+    /// Momentum text features of all lanes, in lane order.
+    pub text_features: &'a [f32],
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// Bytes of the header: step and queue position.
+const HEADER: usize = 16;
+
+/// Saved bytes do not fit the model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the saved state has {found} bytes, the model of this spec has {expected}: they are of different models")]
+pub struct WrongSize {
+    /// Size given.
+    pub found: usize,
+    /// Size of this model's state.
+    pub expected: usize,
+}
+
+impl State {
+    /// Fresh weights; the momentum encoders are copies, the queues random.
+    pub fn fresh(blip: &Blip, seed: u64) -> Self {
+        let mut state = Self::zeros(blip);
+        init::weights(&blip.model, &blip.student_layout, seed, &mut state.params);
+        for (entry, id) in blip
+            .momentum_layout
+            .entries()
+            .iter()
+            .zip(params::followed(&blip.student_layout, &blip.momentum_layout))
+        {
+            let from = blip.student_layout.entry(id).range();
+            state.ema[entry.range()].copy_from_slice(&state.params[from]);
+        }
+        let width = blip.model.embed_dim as usize;
+        init::queue("image_queue", seed, width, &mut state.image_queue);
+        init::queue("text_queue", seed, width, &mut state.text_queue);
+        state
+    }
+
+    /// All zeros, to be loaded into.
+    pub fn zeros(blip: &Blip) -> Self {
+        let queue = (blip.model.queue * blip.model.embed_dim) as usize;
+        let (student, momentum) = (blip.student_layout.len(), blip.momentum_layout.len());
+        Self {
+            step: 0,
+            queue_next: 0,
+            params: Flat::zeros(student),
+            m: Flat::zeros(student),
+            v: Flat::zeros(student),
+            ema: Flat::zeros(momentum),
+            image_queue: Flat::zeros(queue),
+            text_queue: Flat::zeros(queue),
+        }
+    }
+
+    /// The start of a fine-tuning stage from this state: weights, momentum encoders and queues stay, the optimiser and the
+    /// counters begin anew, as when the reference loads a pre-trained checkpoint.
+    pub fn begin_stage(&mut self) {
+        self.step = 0;
+        self.queue_next = 0;
+        self.m.fill(0.0);
+        self.v.fill(0.0);
+    }
+
+    /// Commits one step: AdamW on what the objective trains (weight decay on everything, as in the reference), the clamp of
+    /// the temperature, the momentum average, the queues in lane order, the counter.
+    ///
+    /// The average after the optimiser's step equals the reference's before the next forward.
+    pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        let declared = params::declared_writes(&blip.student_layout, objective);
+        let scale = 1.0 / commit.lanes as f32;
+        for (id, entry) in blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0) {
+            let lr = if id == blip.temperature {
+                commit.lr * train.temperature_lr
+            } else {
+                commit.lr
+            };
+            let adamw = AdamW::step(
+                self.step + 1,
+                lr,
+                (train.beta1, train.beta2),
+                train.eps,
+                train.weight_decay,
+            );
+            let at = entry.range();
+            let (m, v) = (&mut self.m[at.clone()], &mut self.v[at.clone()]);
+            adamw.apply(&mut self.params[at.clone()], &commit.gradient[at], scale, m, v);
+        }
+        self.clamp_temperature(blip);
+        if objective.understands() {
+            self.average(blip, train.momentum as f32);
+            self.enqueue(blip, commit.image_features, commit.text_features);
+        }
+        self.step += 1;
+    }
+
+    fn clamp_temperature(&mut self, blip: &Blip) {
+        let limits = &blip.model.temperature;
+        let temperature = &mut self.params[blip.student_layout.entry(blip.temperature).offset];
+        *temperature = temperature.clamp(limits.min as f32, limits.max as f32);
+    }
+
+    fn average(&mut self, blip: &Blip, momentum: f32) {
+        for entry in blip.momentum_layout.entries() {
+            let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
+            momentum_average(&mut self.ema[entry.range()], &self.params[student], momentum);
+        }
+    }
+
+    fn enqueue(&mut self, blip: &Blip, image: &[f32], text: &[f32]) {
+        let width = blip.model.embed_dim as usize;
+        let queue = u64::from(blip.model.queue);
+        for (image, text) in image.chunks_exact(width).zip(text.chunks_exact(width)) {
+            let at = self.queue_next as usize * width;
+            self.image_queue[at..at + width].copy_from_slice(image);
+            self.text_queue[at..at + width].copy_from_slice(text);
+            self.queue_next = (self.queue_next + 1) % queue;
+        }
+    }
+
+    /// The learned temperature.
+    pub fn temperature(&self, blip: &Blip) -> f32 {
+        self.params[blip.student_layout.entry(blip.temperature).offset]
+    }
+
+    /// The tensors of the state with their names, in canonical order.
+    pub fn sections(&self) -> [(&'static str, &Flat); 6] {
+        [
+            ("params", &self.params),
+            ("m", &self.m),
+            ("v", &self.v),
+            ("ema", &self.ema),
+            ("image_queue", &self.image_queue),
+            ("text_queue", &self.text_queue),
+        ]
+    }
+
+    /// Size of the canonical bytes: step and queue position as little-endian words, then the sections.
+    pub fn num_bytes(&self) -> usize {
+        HEADER + self.sections().iter().map(|(_, flat)| flat.len() * 4).sum::<usize>()
+    }
+
+    fn header(&self) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&self.step.to_le_bytes());
+        header[8..].copy_from_slice(&self.queue_next.to_le_bytes());
+        header
+    }
+
+    /// Calls `f` with the canonical bytes of `range`, in order and in as few slices as they lie in.
+    pub fn for_bytes(&self, range: std::ops::Range<usize>, mut f: impl FnMut(&[u8])) {
+        let header = self.header();
+        let mut at = 0;
+        let slices = std::iter::once(&header[..]).chain(self.sections().map(|(_, flat)| flat.as_bytes()));
+        for slice in slices {
+            let (from, to) = (range.start.max(at), range.end.min(at + slice.len()));
+            if from < to {
+                f(&slice[from - at..to - at]);
+            }
+            at += slice.len();
+        }
+    }
+
+    /// A copy of some of the canonical bytes.
+    pub fn copy_bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(range.len());
+        self.for_bytes(range, |slice| bytes.extend_from_slice(slice));
+        bytes
+    }
+
+    /// BLAKE3 of the canonical bytes.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        self.for_bytes(0..self.num_bytes(), |slice| {
+            hasher.update(slice);
+        });
+        hasher.finalize()
+    }
+
+    /// Reads canonical bytes.
+    ///
+    /// # Errors
+    /// [`WrongSize`] if they are not of this model.
+    pub fn load(&mut self, bytes: &[u8]) -> Result<(), WrongSize> {
+        if bytes.len() != self.num_bytes() {
+            return Err(WrongSize {
+                found: bytes.len(),
+                expected: self.num_bytes(),
+            });
+        }
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        (self.step, self.queue_next) = (word(0), word(8));
+        let mut at = HEADER;
+        let Self {
+            params,
+            m,
+            v,
+            ema,
+            image_queue,
+            text_queue,
+            ..
+        } = self;
+        for flat in [params, m, v, ema, image_queue, text_queue] {
+            for (value, bytes) in flat.iter_mut().zip(bytes[at..].chunks_exact(4)) {
+                *value = f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+            }
+            at += flat.len() * 4;
+        }
+        Ok(())
+    }
+}
+
+/// Euclidean norm of the mean gradient.
+pub fn gradient_norm(gradient: &[f32], lanes: u32) -> f64 {
+    libm::sqrt(squares_f64(gradient)) / f64::from(lanes)
+}

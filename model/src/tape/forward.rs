@@ -1,0 +1,245 @@
+//! The operations of the towers: what a model's forward is written in.
+
+use super::node::Head;
+use super::{Node, Tape, Var};
+use crate::layout::ParamId;
+use crate::ops::attention::{self, Columns, Inputs, Sequence};
+use crate::ops::dropout::{self, Dropout, Place};
+use crate::ops::gemm::{Mat, Start, gemm};
+use crate::ops::{blocks, elementwise, embedding, norm};
+use std::rc::Rc;
+
+impl<'a> Tape<'a> {
+    /// A constant matrix with `cols` columns.
+    pub fn input(&mut self, data: &[f32], cols: usize) -> Var {
+        let mut flat = self.pool.take(data.len());
+        flat.copy_from_slice(data);
+        self.push(data.len() / cols, cols, flat, false)
+    }
+
+    /// `x·wᵀ + b`, with `w` stored (out, in) as everybody does.
+    ///
+    /// # Shapes
+    /// x: rows × in → rows × out
+    pub fn linear(&mut self, x: Var, w: ParamId, b: Option<ParamId>) -> Var {
+        let (rows, inner) = self.dims(x);
+        let out = self.weights.layout.entry(w).len / inner;
+        let mut y = self.pool.take(rows * out);
+        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.get(b)));
+        gemm(
+            Mat::new(self.value(x), inner),
+            Mat::new(self.weights.get(w), inner).t(),
+            &mut y,
+            start,
+        );
+        let trains = self.needs(x) || self.trains(w) || b.is_some_and(|b| self.trains(b));
+        let y = self.push(rows, out, y, trains);
+        self.record(y, || Node::Linear { x, w, b, y });
+        y
+    }
+
+    /// The exact GELU.
+    pub fn gelu(&mut self, x: Var) -> Var {
+        let (rows, cols) = self.dims(x);
+        let mut y = self.pool.take(rows * cols);
+        elementwise::gelu(self.value(x), &mut y);
+        let y = self.push(rows, cols, y, self.needs(x));
+        self.record(y, || Node::Gelu { x, y });
+        y
+    }
+
+    /// `a + b`, of equal shapes.
+    pub fn add(&mut self, a: Var, b: Var) -> Var {
+        let (rows, cols) = self.dims(a);
+        let mut y = self.pool.take(rows * cols);
+        elementwise::sum_of(self.value(a), self.value(b), &mut y);
+        let y = self.push(rows, cols, y, self.needs(a) || self.needs(b));
+        self.record(y, || Node::Add { a, b, y });
+        y
+    }
+
+    /// Layer normalisation of each row.
+    pub fn layer_norm(&mut self, x: Var, gamma: ParamId, beta: ParamId, eps: f32) -> Var {
+        let (rows, cols) = self.dims(x);
+        let (mut y, mut stats) = (self.pool.take(rows * cols), self.pool.take(2 * rows));
+        norm::layer_norm(
+            self.value(x),
+            self.weights.get(gamma),
+            self.weights.get(beta),
+            eps,
+            &mut y,
+            &mut stats,
+        );
+        let y = self.push(rows, cols, y, self.needs(x) || self.trains(gamma));
+        if self.needs(y) {
+            self.nodes.push(Node::LayerNorm {
+                x,
+                gamma,
+                beta,
+                stats,
+                y,
+            });
+        } else {
+            self.pool.give(stats);
+        }
+        y
+    }
+
+    /// Dropout by logical place of each row; `x` itself when the rate is 0.
+    pub fn dropout(&mut self, x: Var, dropout: Option<Dropout>, places: &Rc<[Place]>) -> Var {
+        let Some(dropout) = dropout else { return x };
+        let (rows, cols) = self.dims(x);
+        assert_eq!(rows, places.len(), "every row has a place");
+        let mut y = self.pool.take(rows * cols);
+        y.copy_from_slice(self.value(x));
+        dropout::apply(&dropout, places, &mut y, cols);
+        let y = self.push(rows, cols, y, self.needs(x));
+        self.record(y, || Node::Dropout {
+            x,
+            dropout,
+            places: places.clone(),
+            y,
+        });
+        y
+    }
+
+    /// Multiplies the rows of each sample by its factor: 0 or 1 / (1 − rate).
+    pub fn drop_path(&mut self, x: Var, factors: &Rc<[f32]>) -> Var {
+        let (rows, cols) = self.dims(x);
+        let rows_of = rows / factors.len();
+        let mut y = self.pool.take(rows * cols);
+        elementwise::scale_samples(self.value(x), &mut y, cols, rows_of, factors);
+        let y = self.push(rows, cols, y, self.needs(x));
+        self.record(y, || Node::DropPath {
+            x,
+            rows_of,
+            factors: factors.clone(),
+            y,
+        });
+        y
+    }
+
+    /// Multi-head attention over packed sequences: softmax(q·kᵀ / √dim)·v.
+    ///
+    /// # Shapes
+    /// q: query rows × (heads·dim from its offset); k, v: key rows × the same → query rows × (heads·dim)
+    pub fn attention(
+        &mut self,
+        (q, k, v): (Head, Head, Head),
+        (heads, dim): (usize, usize),
+        seqs: &Rc<[Sequence]>,
+        dropout: Option<Dropout>,
+    ) -> Var {
+        let rows = self.dims(q.var).0;
+        let mut y = self.pool.take(rows * heads * dim);
+        attention::forward(
+            &self.attention_inputs(q, k, v, heads, dim),
+            seqs,
+            dropout.as_ref(),
+            &mut y,
+        );
+        let needs = [q, k, v].iter().any(|h| self.needs(h.var));
+        let y = self.push(rows, heads * dim, y, needs);
+        self.record(y, || Node::Attention {
+            q,
+            k,
+            v,
+            heads,
+            dim,
+            seqs: seqs.clone(),
+            dropout,
+            y,
+        });
+        y
+    }
+
+    pub(super) fn attention_inputs(&self, q: Head, k: Head, v: Head, heads: usize, dim: usize) -> Inputs<'_> {
+        let columns = |h: Head| Columns {
+            data: self.value(h.var),
+            stride: self.dims(h.var).1,
+            offset: h.offset,
+        };
+        Inputs {
+            q: columns(q),
+            k: columns(k),
+            v: columns(v),
+            heads,
+            dim,
+        }
+    }
+
+    /// Word plus position embedding of each token.
+    pub fn embed(&mut self, ids: &Rc<[u32]>, positions: &Rc<[u32]>, word: ParamId, position: ParamId) -> Var {
+        let cols = self.weights.layout.entry(word).shape[1];
+        let (words, table) = (self.weights.get(word), self.weights.get(position));
+        let mut y = self.pool.take(ids.len() * cols);
+        let (tokens, at): (&[u32], &[u32]) = (ids, positions);
+        blocks::for_rows(&mut y, cols, |row, y| {
+            for (i, y) in y.chunks_exact_mut(cols).enumerate() {
+                let word = &words[tokens[row + i] as usize * cols..][..cols];
+                let place = &table[at[row + i] as usize * cols..][..cols];
+                elementwise::sum_of(word, place, y);
+            }
+        });
+        let y = self.push(ids.len(), cols, y, self.trains(word));
+        self.record(y, || Node::Embed {
+            ids: ids.clone(),
+            positions: positions.clone(),
+            word,
+            position,
+            y,
+        });
+        y
+    }
+
+    /// `y[i] = x[index[i]]`.
+    pub fn rows(&mut self, x: Var, index: &Rc<[u32]>) -> Var {
+        let cols = self.dims(x).1;
+        let mut y = self.pool.take(index.len() * cols);
+        embedding::gather(self.value(x), index, cols, &mut y);
+        let y = self.push(index.len(), cols, y, self.needs(x));
+        self.record(y, || Node::Rows {
+            x,
+            index: index.clone(),
+            y,
+        });
+        y
+    }
+
+    /// The rows of `a`, then those of `b`.
+    pub fn stack(&mut self, a: Var, b: Var) -> Var {
+        let ((rows_a, cols), (rows_b, _)) = (self.dims(a), self.dims(b));
+        let mut y = self.pool.take((rows_a + rows_b) * cols);
+        y[..rows_a * cols].copy_from_slice(self.value(a));
+        y[rows_a * cols..].copy_from_slice(self.value(b));
+        let y = self.push(rows_a + rows_b, cols, y, self.needs(a) || self.needs(b));
+        self.record(y, || Node::Stack { a, b, y });
+        y
+    }
+
+    /// Image tokens: the class token before the patches of each sample, plus the position table.
+    ///
+    /// # Shapes
+    /// x: (samples·patches) × width → (samples·(1 + patches)) × width
+    pub fn tokens(&mut self, x: Var, samples: usize, class: ParamId, position: ParamId) -> Var {
+        let (rows, cols) = self.dims(x);
+        let patches = rows / samples;
+        let mut y = self.pool.take((rows + samples) * cols);
+        let (class_row, table) = (self.weights.get(class), self.weights.get(position));
+        let (table, x_data) = (&table[..(patches + 1) * cols], self.value(x));
+        for (sample, y) in y.chunks_exact_mut((patches + 1) * cols).enumerate() {
+            y[..cols].copy_from_slice(class_row);
+            y[cols..].copy_from_slice(&x_data[sample * patches * cols..][..patches * cols]);
+            elementwise::add(table, y);
+        }
+        let y = self.push(rows + samples, cols, y, self.needs(x) || self.trains(class));
+        self.record(y, || Node::Tokens {
+            x,
+            class,
+            position,
+            samples,
+            y,
+        });
+        y
+    }
+}

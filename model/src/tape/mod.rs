@@ -1,0 +1,225 @@
+//! A small tape: models and losses are written forward only, each operation records its backward.
+//!
+//! A [`Tape`] runs one lane. Its values are matrices (rows × columns) named by [`Var`]; its parameters are read from one flat
+//! buffer under a [`Layout`]. [`Tape::backward`] runs the record in reverse and puts parameter gradients straight into the
+//! lane's flat buffer: a parameter's first contribution overwrites, later ones of the same lane add. Activations are given
+//! back to the pool as they are consumed. Values that need no gradient (images, masks, the momentum towers) record nothing.
+//!
+//! Nodes are an enum without closures, so a record can be printed, counted and walked.
+
+mod backward;
+mod forward;
+mod heads;
+mod node;
+
+pub use heads::similarities;
+pub use node::{Head, Node};
+
+use crate::flat::{Flat, Pool};
+use crate::layout::{Layout, ParamId};
+
+/// A value on a tape: a matrix of rows × columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Var(u32);
+
+/// Parameters: a flat buffer and its layout.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// What lies where.
+    pub layout: &'a Layout,
+    /// The values.
+    pub data: &'a [f32],
+}
+
+impl<'a> Weights<'a> {
+    /// The values of one entry.
+    pub fn get(&self, id: ParamId) -> &'a [f32] {
+        &self.data[self.layout.entry(id).range()]
+    }
+}
+
+/// Where a lane's parameter gradients go.
+struct Sink<'a> {
+    grad: &'a mut [f32],
+    trainable: &'a [bool],
+    writes: Vec<u32>,
+}
+
+struct Value {
+    rows: usize,
+    cols: usize,
+    data: Option<Flat>,
+    grad: Option<Flat>,
+    needs_grad: bool,
+}
+
+/// A parameter was not written as often as the model declares.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the gradient of {name} was written {written} times in this lane, the model declares {declared}")]
+pub struct WriteCount {
+    /// Official name.
+    pub name: String,
+    /// Contributions of this lane.
+    pub written: u32,
+    /// Contributions the model declares.
+    pub declared: u32,
+}
+
+/// The record of one lane, or of one inference.
+pub struct Tape<'a> {
+    weights: Weights<'a>,
+    pool: &'a mut Pool,
+    sink: Option<Sink<'a>>,
+    values: Vec<Value>,
+    nodes: Vec<Node<'a>>,
+}
+
+impl<'a> Tape<'a> {
+    /// A tape that records nothing: inference, and the momentum towers.
+    pub fn inference(weights: Weights<'a>, pool: &'a mut Pool) -> Self {
+        Self {
+            weights,
+            pool,
+            sink: None,
+            values: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// A tape that records, with gradients going to `grad` (laid out as the weights) for the entries that are `trainable`.
+    pub fn training(weights: Weights<'a>, pool: &'a mut Pool, grad: &'a mut [f32], trainable: &'a [bool]) -> Self {
+        assert_eq!(
+            grad.len(),
+            weights.layout.len(),
+            "gradient and weights share one layout"
+        );
+        let writes = vec![0; trainable.len()];
+        let sink = Some(Sink {
+            grad,
+            trainable,
+            writes,
+        });
+        Self {
+            weights,
+            pool,
+            sink,
+            values: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// The parameters this tape reads.
+    pub fn weights(&self) -> Weights<'a> {
+        self.weights
+    }
+
+    /// The elements of a value, row by row.
+    pub fn value(&self, v: Var) -> &[f32] {
+        self.values[v.0 as usize]
+            .data
+            .as_deref()
+            .expect("a value is read before the backward pass consumes it")
+    }
+
+    /// Rows and columns of a value.
+    pub fn dims(&self, v: Var) -> (usize, usize) {
+        let value = &self.values[v.0 as usize];
+        (value.rows, value.cols)
+    }
+
+    /// A scalar's value.
+    pub fn scalar(&self, v: Var) -> f32 {
+        self.value(v)[0]
+    }
+
+    /// Runs `f` and, if nothing is recorded, gives back every value it made but its result.
+    pub fn scope(&mut self, f: impl FnOnce(&mut Self) -> Var) -> Var {
+        let mark = self.values.len();
+        let result = f(self);
+        if self.sink.is_some() || (result.0 as usize) < mark {
+            return result;
+        }
+        let kept = self.values.swap_remove(result.0 as usize);
+        self.rewind(mark);
+        self.values.push(kept);
+        Var(mark as u32)
+    }
+
+    /// A point to [`rewind`](Self::rewind) to.
+    pub fn mark(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Gives back every value made since `mark`. Only for tapes that record nothing.
+    pub fn rewind(&mut self, mark: usize) {
+        assert!(
+            self.sink.is_none(),
+            "a recording tape needs its values for the backward pass"
+        );
+        for value in self.values.drain(mark..) {
+            value.data.into_iter().for_each(|flat| self.pool.give(flat));
+        }
+    }
+
+    /// Checks that each trainable parameter was written as often as declared.
+    ///
+    /// # Errors
+    /// The first parameter, in order of the layout, that was not.
+    pub fn check_writes(&self, declared: &[u32]) -> Result<(), WriteCount> {
+        let Some(sink) = &self.sink else { return Ok(()) };
+        for (id, entry) in self.weights.layout.iter() {
+            let (written, declared) = (sink.writes[id.index()], declared[id.index()]);
+            if sink.trainable[id.index()] && written != declared {
+                return Err(WriteCount {
+                    name: entry.name.clone(),
+                    written,
+                    declared,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn trains(&self, id: ParamId) -> bool {
+        self.sink.as_ref().is_some_and(|sink| sink.trainable[id.index()])
+    }
+
+    fn needs(&self, v: Var) -> bool {
+        self.values[v.0 as usize].needs_grad
+    }
+
+    fn push(&mut self, rows: usize, cols: usize, data: Flat, needs_grad: bool) -> Var {
+        debug_assert_eq!(rows * cols, data.len());
+        let needs_grad = needs_grad && self.sink.is_some();
+        self.values.push(Value {
+            rows,
+            cols,
+            data: Some(data),
+            grad: None,
+            needs_grad,
+        });
+        Var(self.values.len() as u32 - 1)
+    }
+
+    fn record(&mut self, output: Var, node: impl FnOnce() -> Node<'a>) {
+        if self.needs(output) {
+            let node = node();
+            self.nodes.push(node);
+        }
+    }
+}
+
+impl Drop for Tape<'_> {
+    fn drop(&mut self) {
+        for value in self.values.drain(..) {
+            value
+                .data
+                .into_iter()
+                .chain(value.grad)
+                .for_each(|flat| self.pool.give(flat));
+        }
+        for node in self.nodes.drain(..) {
+            node.saved().into_iter().for_each(|flat| self.pool.give(flat));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The image tower: a vision transformer (BLIP, section 3.1; timm's, as the reference uses it).
+//!
+//! Axes: b images, n = 1 + patches tokens, d width, h heads.
+
+use crate::layout::{Layout, ParamId};
+use crate::ops::attention::Sequence;
+use crate::ops::dropout::Place;
+use crate::random::Stream;
+use crate::tape::{Head, Tape, Var};
+use medley_protocol::spec::VisionSpec;
+use std::rc::Rc;
+
+/// ε of the tower's layer norms.
+const EPS: f32 = 1e-6;
+
+/// A weight with its bias.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair {
+    /// Weight, or gain.
+    pub w: ParamId,
+    /// Bias, or offset.
+    pub b: ParamId,
+}
+
+impl Pair {
+    /// The entries `{name}.weight` and `{name}.bias`.
+    pub fn of(layout: &Layout, name: &str) -> Self {
+        Self {
+            w: layout.id(&format!("{name}.weight")),
+            b: layout.id(&format!("{name}.bias")),
+        }
+    }
+
+    /// `x·wᵀ + b`.
+    pub fn linear(self, tape: &mut Tape, x: Var) -> Var {
+        tape.linear(x, self.w, Some(self.b))
+    }
+
+    /// Layer norm of `x` with this gain and offset.
+    pub fn norm(self, tape: &mut Tape, x: Var, eps: f32) -> Var {
+        tape.layer_norm(x, self.w, self.b, eps)
+    }
+}
+
+struct Block {
+    norm1: Pair,
+    qkv: Pair,
+    proj: Pair,
+    norm2: Pair,
+    fc1: Pair,
+    fc2: Pair,
+}
+
+/// A vision transformer over one layout.
+pub struct Vision {
+    patch: usize,
+    heads: usize,
+    width: usize,
+    drop_path: f64,
+    class: ParamId,
+    position: ParamId,
+    embed: Pair,
+    blocks: Vec<Block>,
+    norm: Pair,
+}
+
+/// How much of the result is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tokens {
+    /// Every token.
+    All,
+    /// The class token of each image: the last block computes nothing else.
+    Class,
+}
+
+impl Vision {
+    /// The tower whose parameters `layout` names.
+    pub fn new(spec: &VisionSpec, layout: &Layout) -> Self {
+        let root = "visual_encoder";
+        let block = |i: u32| {
+            let of = |name: &str| Pair::of(layout, &format!("{root}.blocks.{i}.{name}"));
+            Block {
+                norm1: of("norm1"),
+                qkv: of("attn.qkv"),
+                proj: of("attn.proj"),
+                norm2: of("norm2"),
+                fc1: of("mlp.fc1"),
+                fc2: of("mlp.fc2"),
+            }
+        };
+        Self {
+            patch: spec.patch as usize,
+            heads: spec.heads as usize,
+            width: spec.width as usize,
+            drop_path: spec.drop_path,
+            class: layout.id(&format!("{root}.cls_token")),
+            position: layout.id(&format!("{root}.pos_embed")),
+            embed: Pair::of(layout, &format!("{root}.patch_embed.proj")),
+            blocks: (0..spec.depth).map(block).collect(),
+            norm: Pair::of(layout, &format!("{root}.norm")),
+        }
+    }
+
+    /// Image embeddings. `drop_path` is the stream of this pass; none leaves every branch in.
+    ///
+    /// # Shapes
+    /// pixels: b × 3 × s × s → (b·n) × d, or b × d for [`Tokens::Class`]
+    pub fn forward(&self, tape: &mut Tape, pixels: &[f32], b: usize, drop_path: Option<Stream>, wanted: Tokens) -> Var {
+        let patches = patchify(pixels, b, self.patch);
+        let n = 1 + patches.len() / (b * 3 * self.patch * self.patch);
+        let x = tape.input(&patches, 3 * self.patch * self.patch);
+        let x = self.embed.linear(tape, x);
+        let mut x = tape.tokens(x, b, self.class, self.position);
+        let last = self.blocks.len() - 1;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let factors = drop_path.and_then(|stream| self.survival(i, b, stream));
+            let class_only = i == last && wanted == Tokens::Class;
+            x = tape.scope(|tape| self.block(tape, block, x, b, n, factors.as_ref(), class_only));
+        }
+        self.norm.norm(tape, x, EPS)
+    }
+
+    fn block(
+        &self,
+        tape: &mut Tape,
+        block: &Block,
+        x: Var,
+        b: usize,
+        n: usize,
+        factors: Option<&[Rc<[f32]>; 2]>,
+        class_only: bool,
+    ) -> Var {
+        let normed = block.norm1.norm(tape, x, EPS);
+        let qkv = block.qkv.linear(tape, normed);
+        let (mut x, mut q) = (x, Head { var: qkv, offset: 0 });
+        if class_only {
+            let first: Rc<[u32]> = (0..b).map(|i| (i * n) as u32).collect();
+            x = tape.rows(x, &first);
+            q.var = tape.rows(qkv, &first);
+        }
+        let seqs = sequences(b, n, if class_only { 1 } else { n });
+        let k = Head {
+            var: qkv,
+            offset: self.width,
+        };
+        let v = Head {
+            var: qkv,
+            offset: 2 * self.width,
+        };
+        let attended = tape.attention((q, k, v), (self.heads, self.width / self.heads), &seqs, None);
+        let branch = block.proj.linear(tape, attended);
+        let branch = factors.map_or(branch, |f| tape.drop_path(branch, &f[0]));
+        let x = tape.add(x, branch);
+        let normed = block.norm2.norm(tape, x, EPS);
+        let hidden = block.fc1.linear(tape, normed);
+        let hidden = tape.gelu(hidden);
+        let branch = block.fc2.linear(tape, hidden);
+        let branch = factors.map_or(branch, |f| tape.drop_path(branch, &f[1]));
+        tape.add(x, branch)
+    }
+
+    /// Factors of both residual branches of a block for each image: 0 with a rate that rises linearly over the blocks.
+    fn survival(&self, block: usize, b: usize, stream: Stream) -> Option<[Rc<[f32]>; 2]> {
+        let depth = self.blocks.len();
+        let rate = if depth > 1 {
+            self.drop_path * block as f64 / (depth - 1) as f64
+        } else {
+            0.0
+        } as f32;
+        (rate > 0.0).then(|| {
+            [0u32, 1].map(|branch| {
+                let draw = |image: u32| stream.uniform([image, block as u32, branch, 0]);
+                (0..b as u32)
+                    .map(|i| if draw(i) < rate { 0.0 } else { 1.0 / (1.0 - rate) })
+                    .collect()
+            })
+        })
+    }
+}
+
+/// One sequence an image: `queries` query rows and `n` key rows each.
+fn sequences(b: usize, n: usize, queries: usize) -> Rc<[Sequence]> {
+    let sequence = |i: usize| Sequence {
+        queries: i * queries..(i + 1) * queries,
+        keys: i * n..(i + 1) * n,
+        causal_from: None,
+        place: Place {
+            sample: i as u32,
+            position: 0,
+        },
+    };
+    (0..b).map(sequence).collect()
+}
+
+/// Non-overlapping patches, row by row, each flattened as (channel, y, x): a convolution with stride equal to its
+/// kernel is then one matrix product.
+///
+/// # Shapes
+/// b × 3 × s × s → (b·(s/p)²) × (3·p·p)
+fn patchify(pixels: &[f32], b: usize, p: usize) -> Vec<f32> {
+    let image = pixels.len() / b;
+    let side = (1..).find(|s| 3 * s * s >= image).expect("an image is a square");
+    debug_assert_eq!(3 * side * side, image);
+    let grid = side / p;
+    let mut out = Vec::with_capacity(pixels.len());
+    for image in pixels.chunks_exact(image) {
+        for (gy, gx) in (0..grid * grid).map(|g| (g / grid, g % grid)) {
+            for (channel, y) in (0..3 * p).map(|r| (r / p, r % p)) {
+                let row = (channel * side + gy * p + y) * side + gx * p;
+                out.extend_from_slice(&image[row..row + p]);
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::patchify;
+
+    #[test]
+    fn patches_are_cut_row_by_row_and_channel_first() {
+        let image: Vec<f32> = (0..48).map(|i| i as f32).collect();
+        let patches = patchify(&image, 1, 2);
+        assert_eq!(patches[..12], [0., 1., 4., 5., 16., 17., 20., 21., 32., 33., 36., 37.]);
+        assert_eq!(patches[12..16], [2., 3., 6., 7.]);
+    }
+}
