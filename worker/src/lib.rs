@@ -4,4 +4,5 @@
 
 pub mod agent;
 pub mod collective;
+pub mod rank;
 pub mod supervise;

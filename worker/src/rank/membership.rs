@@ -1,0 +1,364 @@
+//! When a step may be committed: the pure core of a generation's membership.
+//!
+//! A rank that holds the complete gradient, features and losses of step `s` is *prepared* and says so to the
+//! generation's lowest rank, the *leader*; the leader answers *go* once all members have. Only then does a rank commit,
+//! as one local act. So when a member dies, no survivor is more than one step ahead of another, and whoever is one
+//! behind is prepared for what the other has committed ([`recover`]).
+//!
+//! Every message carries the generation; one of another generation is ignored. There is no IO here: a caller feeds
+//! [`Input`]s with the time and carries out the [`Output`]s in order.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The lowest rank of every generation.
+pub const LEADER: u32 = 0;
+
+/// What members say to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// The generation of the sender.
+    pub generation: u64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// Content of a [`Message`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum Body {
+    /// To the leader: all that step `step` needs is here and checked.
+    Prepared {
+        /// The step, counted from 0.
+        step: u64,
+        /// Digest of a rotating part of the state before this step.
+        digest: u64,
+        /// A checkpoint is wanted once this many steps are committed.
+        wanted: Option<u64>,
+    },
+    /// From the leader: everyone is prepared, commit.
+    Go {
+        /// The step.
+        step: u64,
+        /// Whether a checkpoint is taken of the state after it.
+        checkpoint: bool,
+    },
+    /// The sender gives up.
+    Abort {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// This rank is prepared for its next step.
+    Prepared {
+        /// Digest of a rotating part of the state before the step.
+        digest: u64,
+        /// Whether the spec plans a checkpoint after the step.
+        planned: bool,
+    },
+    /// A message arrived.
+    Said {
+        /// Sender, as proved by its connection.
+        from: u32,
+        /// The message.
+        message: Message,
+    },
+    /// A peer is gone.
+    Lost {
+        /// The peer.
+        rank: u32,
+        /// How it was noticed.
+        why: String,
+    },
+    /// This rank's agent wants a checkpoint once so many steps are committed.
+    CheckpointWanted {
+        /// Number of committed steps.
+        step: u64,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message.
+    Send {
+        /// Receiver.
+        to: u32,
+        /// The message.
+        message: Message,
+    },
+    /// Commit the step this rank is prepared for.
+    Commit {
+        /// Whether a checkpoint is taken of the state after it.
+        checkpoint: bool,
+    },
+    /// The generation is over for this rank.
+    Fail {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// A member's view.
+#[derive(Debug, Clone)]
+pub struct State {
+    rank: u32,
+    world: u32,
+    generation: u64,
+    /// Longest wait for the other members once this one is prepared.
+    patience: Duration,
+    committed: u64,
+    phase: Phase,
+    /// Requested by this rank's agent.
+    wanted: Option<u64>,
+    /// Leader only: who is prepared for the next step.
+    claims: BTreeMap<u32, Claim>,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    Computing,
+    Prepared {
+        since: Duration,
+        planned: bool,
+    },
+    /// The generation broke; what this rank was prepared for stays in its memory.
+    Over {
+        prepared: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    digest: u64,
+    wanted: Option<u64>,
+}
+
+impl State {
+    /// A member that has committed `committed` steps and computes the next.
+    pub fn new(rank: u32, world: u32, generation: u64, committed: u64, patience: Duration) -> Self {
+        Self {
+            rank,
+            world,
+            generation,
+            patience,
+            committed,
+            phase: Phase::Computing,
+            wanted: None,
+            claims: BTreeMap::new(),
+        }
+    }
+
+    /// Number of committed steps.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Whether this rank holds all that its next step needs.
+    pub fn is_prepared(&self) -> bool {
+        matches!(self.phase, Phase::Prepared { .. } | Phase::Over { prepared: true })
+    }
+
+    fn over(&self) -> Phase {
+        let prepared = self.is_prepared();
+        Phase::Over { prepared }
+    }
+
+    fn message(&self, body: Body) -> Message {
+        let generation = self.generation;
+        Message { generation, body }
+    }
+
+    fn to_others(&self, body: &Body) -> Vec<Output> {
+        let others = (0..self.world).filter(|rank| *rank != self.rank);
+        let send = |to| Output::Send {
+            to,
+            message: self.message(body.clone()),
+        };
+        others.map(send).collect()
+    }
+}
+
+/// The transition function.
+pub fn step(state: State, input: Input, now: Duration) -> (State, Vec<Output>) {
+    if matches!(state.phase, Phase::Over { .. }) {
+        return (state, Vec::new());
+    }
+    match input {
+        Input::Prepared { digest, planned } => prepared(state, digest, planned, now),
+        Input::Said { from, message } if message.generation == state.generation => said(state, from, message.body),
+        Input::Said { .. } => (state, Vec::new()),
+        Input::Lost { rank, why } => give_up(state, format!("lost rank {rank}: {why}")),
+        Input::CheckpointWanted { step } => {
+            let wanted = Some(state.wanted.map_or(step, |earlier| earlier.min(step)));
+            (State { wanted, ..state }, Vec::new())
+        }
+        Input::Tick => tick(state, now),
+    }
+}
+
+fn prepared(mut state: State, digest: u64, planned: bool, now: Duration) -> (State, Vec<Output>) {
+    state.phase = Phase::Prepared { since: now, planned };
+    let wanted = state.wanted;
+    if state.rank == LEADER {
+        state.claims.insert(LEADER, Claim { digest, wanted });
+        return decide(state);
+    }
+    let step = state.committed;
+    let claim = state.message(Body::Prepared { step, digest, wanted });
+    let message = claim;
+    (state, vec![Output::Send { to: LEADER, message }])
+}
+
+fn said(mut state: State, from: u32, body: Body) -> (State, Vec<Output>) {
+    match body {
+        Body::Prepared { step, digest, wanted } => {
+            if state.rank != LEADER || step != state.committed || state.claims.contains_key(&from) {
+                return give_up(state, format!("rank {from} claims step {step} out of turn"));
+            }
+            state.claims.insert(from, Claim { digest, wanted });
+            decide(state)
+        }
+        Body::Go { step, checkpoint } => {
+            if from != LEADER || step != state.committed || !state.is_prepared() {
+                return give_up(state, format!("rank {from} says go for step {step} out of turn"));
+            }
+            commit(state, checkpoint)
+        }
+        Body::Abort { reason } => {
+            state.phase = state.over();
+            let reason = format!("rank {from} gave up: {reason}");
+            (state, vec![Output::Fail { reason }])
+        }
+    }
+}
+
+/// Leader: says *go* if all members, this one included, are prepared and agree.
+fn decide(state: State) -> (State, Vec<Output>) {
+    let Phase::Prepared { planned, .. } = state.phase else {
+        return (state, Vec::new());
+    };
+    if state.claims.len() < state.world as usize {
+        return (state, Vec::new());
+    }
+    let differ = dissenters(&state.claims);
+    if !differ.is_empty() {
+        let reason = format!(
+            "the state before step {} is not the same everywhere: {} differ from the others",
+            state.committed,
+            names(&differ)
+        );
+        return give_up(state, reason);
+    }
+    let due = |claim: &Claim| claim.wanted.is_some_and(|step| step <= state.committed + 1);
+    let checkpoint = planned || state.claims.values().any(due);
+    let step = state.committed;
+    let mut outputs = state.to_others(&Body::Go { step, checkpoint });
+    let (state, committing) = commit(state, checkpoint);
+    outputs.extend(committing);
+    (state, outputs)
+}
+
+fn commit(mut state: State, checkpoint: bool) -> (State, Vec<Output>) {
+    state.committed += 1;
+    state.phase = Phase::Computing;
+    state.claims.clear();
+    if checkpoint {
+        state.wanted = state.wanted.filter(|step| *step > state.committed);
+    }
+    (state, vec![Output::Commit { checkpoint }])
+}
+
+fn tick(state: State, now: Duration) -> (State, Vec<Output>) {
+    let Phase::Prepared { since, .. } = state.phase else {
+        return (state, Vec::new());
+    };
+    if now.saturating_sub(since) <= state.patience {
+        return (state, Vec::new());
+    }
+    let missing: Vec<u32> = match state.rank {
+        LEADER => (0..state.world)
+            .filter(|rank| !state.claims.contains_key(rank))
+            .collect(),
+        _ => vec![LEADER],
+    };
+    let reason = format!(
+        "{} did not answer for step {} within {} s",
+        names(&missing),
+        state.committed,
+        state.patience.as_secs()
+    );
+    give_up(state, reason)
+}
+
+fn give_up(mut state: State, reason: String) -> (State, Vec<Output>) {
+    state.phase = state.over();
+    let reason_for_peers = reason.clone();
+    let mut outputs = state.to_others(&Body::Abort {
+        reason: reason_for_peers,
+    });
+    outputs.push(Output::Fail { reason });
+    (state, outputs)
+}
+
+/// Ranks whose digest is not the commonest one; among equally common ones the leader's counts.
+fn dissenters(claims: &BTreeMap<u32, Claim>) -> Vec<u32> {
+    let votes = |digest: u64| claims.values().filter(|claim| claim.digest == digest).count();
+    let leading = |rank: u32| std::cmp::Reverse(rank);
+    let agreed = claims
+        .iter()
+        .max_by_key(|(rank, claim)| (votes(claim.digest), leading(**rank)))
+        .map(|(_, claim)| claim.digest);
+    let differs = |(rank, claim): (&u32, &Claim)| (Some(claim.digest) != agreed).then_some(*rank);
+    claims.iter().filter_map(differs).collect()
+}
+
+fn names(ranks: &[u32]) -> String {
+    let names: Vec<String> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
+    names.join(", ")
+}
+
+/// What a member of a broken generation still holds in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Number of committed steps.
+    pub committed: u64,
+    /// Whether it is prepared for the next.
+    pub prepared: bool,
+}
+
+/// How a survivor reaches the step that all survivors go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// It is there; prepared work, if any, is dropped and redone.
+    Ready,
+    /// It commits what it is prepared for, from its own memory.
+    CommitPrepared,
+    /// Its memory is too old: it takes part as a joiner.
+    Join,
+}
+
+/// Recovery without a copy of state: the number of steps to go on from, and what each survivor does.
+///
+/// The highest committed number among survivors counts: it was committed only after *all* members were prepared, so a
+/// survivor of the same generation that is one behind is prepared for it. None without survivors: then the stage
+/// starts from its last checkpoint.
+pub fn recover(survivors: &[Memory]) -> Option<(u64, Vec<Recovery>)> {
+    let committed = survivors.iter().map(|memory| memory.committed).max()?;
+    let path = |memory: &Memory| match memory {
+        memory if memory.committed == committed => Recovery::Ready,
+        memory if memory.committed + 1 == committed && memory.prepared => Recovery::CommitPrepared,
+        _ => Recovery::Join,
+    };
+    Some((committed, survivors.iter().map(path).collect()))
+}
+
+#[cfg(test)]
+mod tests;

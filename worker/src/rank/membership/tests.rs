@@ -1,0 +1,260 @@
+//! A generation simulated message by message, with members lost at any moment.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const NOW: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Members and the connections between them; each connection keeps its order.
+struct Generation {
+    members: Vec<Option<State>>,
+    wires: BTreeMap<(u32, u32), VecDeque<Message>>,
+    /// Per member: what it committed, and whether with a checkpoint.
+    commits: Vec<Vec<bool>>,
+    failures: Vec<Option<String>>,
+}
+
+impl Generation {
+    fn new(world: u32) -> Self {
+        Self {
+            members: (0..world)
+                .map(|rank| Some(State::new(rank, world, 7, 0, PATIENCE)))
+                .collect(),
+            wires: BTreeMap::new(),
+            commits: vec![Vec::new(); world as usize],
+            failures: vec![None; world as usize],
+        }
+    }
+
+    fn feed(&mut self, rank: u32, input: Input, now: Duration) {
+        let Some(state) = self.members[rank as usize].take() else {
+            return;
+        };
+        let (state, outputs) = step(state, input, now);
+        self.members[rank as usize] = Some(state);
+        for output in outputs {
+            match output {
+                Output::Send { to, message } => self.wires.entry((rank, to)).or_default().push_back(message),
+                Output::Commit { checkpoint } => self.commits[rank as usize].push(checkpoint),
+                Output::Fail { reason } => self.failures[rank as usize] = Some(reason),
+            }
+        }
+    }
+
+    fn prepare(&mut self, rank: u32, digest: u64) {
+        let member = self.members[rank as usize].as_ref();
+        if member.is_some_and(|member| matches!(member.phase, Phase::Computing)) {
+            let planned = false;
+            self.feed(rank, Input::Prepared { digest, planned }, NOW);
+        }
+    }
+
+    fn deliver(&mut self, from: u32, to: u32) {
+        let Some(message) = self.wires.entry((from, to)).or_default().pop_front() else {
+            return;
+        };
+        self.feed(to, Input::Said { from, message }, NOW);
+    }
+
+    fn lose(&mut self, rank: u32) {
+        self.members[rank as usize] = None;
+        for other in 0..self.members.len() as u32 {
+            let why = "reset".into();
+            self.feed(other, Input::Lost { rank, why }, NOW);
+        }
+    }
+
+    fn deliver_all(&mut self) {
+        while let Some((from, to)) = self
+            .wires
+            .iter()
+            .find(|(_, wire)| !wire.is_empty())
+            .map(|(pair, _)| *pair)
+        {
+            self.deliver(from, to);
+        }
+    }
+
+    fn memories(&self) -> Vec<Memory> {
+        let memory = |state: &State| Memory {
+            committed: state.committed(),
+            prepared: state.is_prepared(),
+        };
+        self.members.iter().flatten().map(memory).collect()
+    }
+
+    fn check(&self) {
+        let memories = self.memories();
+        let (Some(low), Some(high)) = (
+            memories.iter().map(|m| m.committed).min(),
+            memories.iter().map(|m| m.committed).max(),
+        ) else {
+            return;
+        };
+        assert!(high - low <= 1, "members are at most one step apart: {memories:?}");
+        let whole = self.failures.iter().all(Option::is_none) && self.members.iter().all(Option::is_some);
+        if whole {
+            let (_, paths) = recover(&memories).unwrap();
+            assert!(
+                !paths.contains(&Recovery::Join),
+                "whoever is behind is prepared: {memories:?}"
+            );
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Prepare(u32),
+    Deliver(u32, u32),
+    Lose(u32),
+}
+
+fn events(world: u32) -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        8 => (0..world).prop_map(Event::Prepare),
+        16 => (0..world, 0..world).prop_map(|(from, to)| Event::Deliver(from, to)),
+        1 => (0..world).prop_map(Event::Lose),
+    ];
+    proptest::collection::vec(event, 1..200)
+}
+
+proptest! {
+    #[test]
+    fn no_schedule_takes_members_more_than_one_step_apart(
+        (world, events) in (1_u32..6).prop_flat_map(|world| (Just(world), events(world)))
+    ) {
+        let mut generation = Generation::new(world);
+        for event in events {
+            match event {
+                Event::Prepare(rank) => generation.prepare(rank, 1),
+                Event::Deliver(from, to) => generation.deliver(from, to),
+                Event::Lose(rank) => generation.lose(rank),
+            }
+            generation.check();
+        }
+    }
+
+    #[test]
+    fn nobody_commits_what_a_member_was_not_prepared_for(
+        (world, order, absent) in (2_u32..6).prop_flat_map(|world| {
+            let order = Just((0..world).collect::<Vec<_>>()).prop_shuffle();
+            (Just(world), order, 0..world)
+        })
+    ) {
+        let mut generation = Generation::new(world);
+        for rank in order.into_iter().filter(|rank| *rank != absent) {
+            generation.prepare(rank, 1);
+            generation.deliver_all();
+        }
+        prop_assert!(generation.commits.iter().all(Vec::is_empty));
+        generation.prepare(absent, 1);
+        generation.deliver_all();
+        prop_assert!(generation.commits.iter().all(|commits| commits.len() == 1));
+    }
+}
+
+fn whole_step(generation: &mut Generation) {
+    for rank in 0..generation.members.len() as u32 {
+        generation.prepare(rank, 1);
+    }
+    generation.deliver_all();
+}
+
+#[test]
+fn a_rank_alone_commits_at_once() {
+    let mut generation = Generation::new(1);
+    generation.prepare(0, 9);
+    assert_eq!(generation.commits[0], [false]);
+}
+
+#[test]
+fn a_checkpoint_wanted_by_one_is_taken_by_all_at_its_step_and_once() {
+    let mut generation = Generation::new(3);
+    generation.feed(2, Input::CheckpointWanted { step: 2 }, NOW);
+    for _ in 0..4 {
+        whole_step(&mut generation);
+    }
+    for commits in generation.commits {
+        assert_eq!(commits, [false, true, false, false]);
+    }
+}
+
+#[test]
+fn a_rank_whose_state_differs_is_named() {
+    let mut generation = Generation::new(3);
+    generation.prepare(0, 1);
+    generation.prepare(1, 2);
+    generation.prepare(2, 1);
+    generation.deliver_all();
+    assert!(generation.commits.iter().all(Vec::is_empty));
+    let reason = generation.failures[0].clone().unwrap();
+    assert!(reason.contains("rank 1 differ"), "{reason}");
+    assert!(generation.failures.iter().all(Option::is_some), "all are told");
+}
+
+#[test]
+fn a_lost_peer_ends_the_generation_for_all() {
+    let mut generation = Generation::new(3);
+    generation.prepare(1, 1);
+    generation.lose(2);
+    assert!(generation.failures[0].as_ref().unwrap().contains("lost rank 2"));
+    assert!(generation.failures[1].is_some());
+    whole_step(&mut generation);
+    assert!(generation.commits.iter().all(Vec::is_empty));
+}
+
+#[test]
+fn a_silent_member_is_named_when_patience_ends() {
+    let mut generation = Generation::new(2);
+    generation.prepare(0, 1);
+    generation.feed(0, Input::Tick, NOW + PATIENCE);
+    assert_eq!(generation.failures[0], None);
+    generation.feed(0, Input::Tick, NOW + PATIENCE + Duration::from_secs(1));
+    assert!(
+        generation.failures[0]
+            .as_ref()
+            .unwrap()
+            .contains("rank 1 did not answer")
+    );
+}
+
+#[test]
+fn messages_of_another_generation_are_ignored() {
+    let mut generation = Generation::new(2);
+    generation.prepare(1, 1);
+    let body = Body::Go {
+        step: 0,
+        checkpoint: false,
+    };
+    let message = Message { generation: 6, body };
+    generation.feed(1, Input::Said { from: 0, message }, NOW);
+    assert_eq!(generation.failures[1], None);
+    assert!(generation.commits[1].is_empty());
+}
+
+#[test]
+fn a_survivor_that_missed_the_go_commits_from_memory() {
+    let mut generation = Generation::new(3);
+    for rank in 0..3 {
+        generation.prepare(rank, 1);
+    }
+    generation.deliver(1, 0);
+    generation.deliver(2, 0);
+    generation.deliver(0, 1);
+    let memories = generation.memories();
+    let (committed, paths) = recover(&memories).unwrap();
+    assert_eq!(committed, 1);
+    assert_eq!(paths, [Recovery::Ready, Recovery::Ready, Recovery::CommitPrepared]);
+}
+
+#[test]
+fn old_memory_joins_and_prepared_work_that_nobody_committed_is_dropped() {
+    let memory = |committed, prepared| Memory { committed, prepared };
+    assert_eq!(recover(&[]), None);
+    let (committed, paths) = recover(&[memory(4, true), memory(4, false), memory(2, true)]).unwrap();
+    assert_eq!(committed, 4);
+    assert_eq!(paths, [Recovery::Ready, Recovery::Ready, Recovery::Join]);
+}
