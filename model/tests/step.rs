@@ -1,0 +1,307 @@
+//! One whole step against plain formulas in double precision: losses and every gradient, tied weights, shared keys and
+//! values, and dropout with the same masks included.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod plain;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use medley_model::blip::{Blip, LaneBatch, LaneStep};
+use medley_model::flat::{Flat, Pool};
+use medley_model::layout::Layout;
+use medley_model::loss::itm;
+use medley_model::params::{Objective, Vocabulary};
+use medley_model::random::{Purpose, Stream};
+use medley_model::state::State;
+use medley_protocol::spec::{ModelSpec, Spec};
+use plain::{Plain, TextPass, log_softmax, softmax};
+
+const B: usize = 3;
+const ALPHA: f64 = 0.3;
+const SMOOTHING: f64 = 0.1;
+
+fn model(dropout: f64) -> ModelSpec {
+    let document = serde_json::json!({
+        "name": "t", "kind": "bootstrap", "preset": "nano", "data": {"root": "/d"},
+        "model": {"queue": 16, "text": {"dropout": dropout, "depth": 2}, "vision": {"image_size": 16}},
+        "pretrain": {"image_size": 16}, "captioner": {"image_size": 16}, "filter": {"image_size": 16}
+    });
+    Spec::from_document(&document).unwrap().model
+}
+
+fn vocabulary() -> Vocabulary {
+    Vocabulary {
+        size: 40,
+        pad: 0,
+        cls: 2,
+        sep: 3,
+        dec: 4,
+        enc: 5,
+    }
+}
+
+fn texts() -> Vec<Vec<u32>> {
+    vec![vec![2, 10, 11, 12, 3], vec![2, 13, 3], vec![2, 11, 14, 15, 16, 17, 3]]
+}
+
+fn pixels(n: usize) -> Vec<f32> {
+    let stream = Stream::new(7, Purpose::Init);
+    (0..n as u32)
+        .flat_map(|i| stream.normals([i, 0, 0, 0]))
+        .take(n)
+        .collect()
+}
+
+/// A state some steps into training: moments aside, everything differs from its start.
+fn state(blip: &Blip) -> State {
+    let mut state = State::fresh(blip, 3);
+    let jitter = Stream::new(8, Purpose::Init);
+    for (salt, flat) in [(0, &mut state.params), (1, &mut state.ema)] {
+        for (i, v) in flat.iter_mut().enumerate() {
+            *v += 0.05 * jitter.normals([i as u32, salt, 0, 0])[0];
+        }
+    }
+    state.params[0] = 0.2;
+    state
+}
+
+fn plain<'a>(model: &'a ModelSpec, layout: &Layout, values: &[f32]) -> Plain<'a> {
+    let mut by_entry = std::collections::HashMap::new();
+    let var = |name: &str, id| {
+        let entry = layout.entry(id);
+        let make = || {
+            let values: Vec<f64> = values[entry.range()].iter().map(|&v| f64::from(v)).collect();
+            Var::from_tensor(&Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu).unwrap()).unwrap()
+        };
+        (name.to_owned(), by_entry.entry(id).or_insert_with(make).clone())
+    };
+    Plain {
+        model,
+        vars: layout
+            .names()
+            .map({
+                let mut var = var;
+                move |(name, id)| var(name, id)
+            })
+            .collect(),
+    }
+}
+
+fn to_tensor(values: &[f32], cols: usize) -> Tensor {
+    let values: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+    let rows = values.len() / cols;
+    Tensor::from_vec(values, (rows, cols), &Device::Cpu).unwrap()
+}
+
+fn features(plain: &Plain, images: &[Tensor], stream: Option<Stream>) -> Result<(Tensor, Tensor)> {
+    let image = images
+        .iter()
+        .map(|image| plain.feature("vision_proj", image))
+        .collect::<Result<Vec<_>>>()?;
+    let text = texts().into_iter().enumerate().map(|(i, text)| {
+        let pass = TextPass {
+            decoder: false,
+            image: None,
+            stream,
+            sample: i as u32,
+        };
+        plain.feature("text_proj", &plain.text(&text, pass)?)
+    });
+    Ok((
+        Tensor::cat(&image, 0)?,
+        Tensor::cat(&text.collect::<Result<Vec<_>>>()?, 0)?,
+    ))
+}
+
+/// Image → text and text → image logits with their loss.
+fn contrast(
+    student: &Plain,
+    (image, text): (&Tensor, &Tensor),
+    (image_m, text_m): (&Tensor, &Tensor),
+    state: &State,
+    width: usize,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let images = Tensor::cat(&[image_m, &to_tensor(&state.image_queue, width)], 0)?;
+    let texts = Tensor::cat(&[text_m, &to_tensor(&state.text_queue, width)], 0)?;
+    let t = student.temperature()?;
+    let one_way = |query: &Tensor, teacher: &Tensor, keys: &Tensor| -> Result<(Tensor, Tensor)> {
+        let soft = softmax(&teacher.matmul(&keys.t()?)?.broadcast_div(&t.detach())?)?;
+        let (b, n) = soft.dims2()?;
+        let eye = Tensor::cat(
+            &[
+                Tensor::eye(b, DType::F64, &Device::Cpu)?,
+                Tensor::zeros((b, n - b), DType::F64, &Device::Cpu)?,
+            ],
+            1,
+        )?;
+        let targets = ((soft * ALPHA)? + (eye * (1.0 - ALPHA))?)?.detach();
+        let logits = query.matmul(&keys.t()?)?.broadcast_div(&t)?;
+        let loss = (targets * log_softmax(&logits)?)?.sum_all()?.neg()?;
+        Ok((logits, (loss / b as f64)?))
+    };
+    let (i2t, a) = one_way(image, image_m, &texts)?;
+    let (t2i, b) = one_way(text, text_m, &images)?;
+    Ok((((a + b)? * 0.5)?, i2t, t2i))
+}
+
+fn matching(student: &Plain, images: &[Tensor], negatives: &itm::Negatives, stream: Stream) -> Result<Tensor> {
+    let own = (0..B).map(|i| (i, i));
+    let image = (0..B).map(|i| (i, negatives.image_of_text[i] as usize));
+    let text = (0..B).map(|i| (negatives.text_of_image[i] as usize, i));
+    let rows = own.chain(image).chain(text).enumerate().map(|(sample, (text, image))| {
+        let mut ids = texts()[text].clone();
+        ids[0] = vocabulary().enc;
+        let pass = TextPass {
+            decoder: false,
+            image: Some(&images[image]),
+            stream: Some(stream),
+            sample: sample as u32,
+        };
+        let logits = student.linear("itm_head", &student.text(&ids, pass)?.narrow(0, 0, 1)?)?;
+        log_softmax(&logits)?.narrow(1, usize::from(sample < B), 1)
+    });
+    Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?.mean_all()?.neg()
+}
+
+fn modelling(student: &Plain, images: &[Tensor], stream: Stream) -> Result<Tensor> {
+    let mut losses = Vec::new();
+    for (i, text) in texts().into_iter().enumerate() {
+        let mut ids = text.clone();
+        ids[0] = vocabulary().dec;
+        let pass = TextPass {
+            decoder: true,
+            image: Some(&images[i]),
+            stream: Some(stream),
+            sample: (3 * B + i) as u32,
+        };
+        let logp = log_softmax(&student.predict(&student.text(&ids, pass)?)?)?;
+        for (row, &target) in text.iter().skip(1).enumerate() {
+            let row = logp.narrow(0, row, 1)?;
+            let nll = row.narrow(1, target as usize, 1)?.sum_all()?.neg()?;
+            let uniform = row.mean_all()?.neg()?;
+            losses.push(((nll * (1.0 - SMOOTHING))? + (uniform * SMOOTHING)?)?.reshape(1)?);
+        }
+    }
+    Tensor::cat(&losses, 0)?.mean_all()
+}
+
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+fn compare(dropout: f64, objective: Objective) {
+    let model = model(dropout);
+    let blip = Blip::new(&model, 16, vocabulary());
+    let state = state(&blip);
+    let pixels = pixels(B * 3 * 16 * 16);
+    let step = LaneStep {
+        objective,
+        seed: 5,
+        step: 9,
+        lane: 1,
+        alpha: ALPHA as f32,
+        prompt_tokens: 0,
+    };
+    let mut grad = Flat::zeros(blip.student_layout.len());
+    grad.fill(f32::NAN);
+    let batch = LaneBatch {
+        pixels: &pixels,
+        texts: &texts(),
+    };
+    let output = blip.lane(&state, batch, step, &mut Pool::default(), &mut grad).unwrap();
+
+    let lane = |purpose, pass| Stream::new(5, purpose).at(9).at(1).at(pass);
+    let image = |plain: &Plain, i: usize| {
+        let image = to_tensor(&pixels[i * 768..(i + 1) * 768], 16)
+            .reshape((3, 16, 16))
+            .unwrap();
+        plain.vision(&image).unwrap()
+    };
+    let student = plain(&model, &blip.student_layout, &state.params);
+    let images: Vec<Tensor> = (0..B).map(|i| image(&student, i)).collect();
+    let mut losses = [None, None, None];
+    if objective.understands() {
+        let teacher = plain(&model, &blip.momentum_layout, &state.ema);
+        let teacher_images: Vec<Tensor> = (0..B).map(|i| image(&teacher, i)).collect();
+        let (image_m, text_m) = features(&teacher, &teacher_images, Some(lane(Purpose::Dropout, 1))).unwrap();
+        let (image_m, text_m) = (image_m.detach(), text_m.detach());
+        let (image_s, text_s) = features(&student, &images, Some(lane(Purpose::Dropout, 0))).unwrap();
+        let width = model.embed_dim as usize;
+        let (loss, i2t, t2i) = contrast(&student, (&image_s, &text_s), (&image_m, &text_m), &state, width).unwrap();
+        let flat = |t: &Tensor| {
+            t.to_dtype(DType::F32)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        let negatives = itm::draw(&flat(&i2t), &flat(&t2i), B, lane(Purpose::Negatives, 0));
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(close(&output.image_features, &flat(&image_m)) && close(&output.text_features, &flat(&text_m)));
+        losses[0] = Some(loss);
+        losses[1] = Some(matching(&student, &images, &negatives, lane(Purpose::Dropout, 2)).unwrap());
+    }
+    if objective.generates() {
+        losses[2] = Some(modelling(&student, &images, lane(Purpose::Dropout, 2)).unwrap());
+    }
+    for (ours, exact) in output.losses.iter().zip(&losses) {
+        let exact = exact.as_ref().map_or(0.0, |l| l.to_scalar::<f64>().unwrap());
+        assert!(
+            (f64::from(*ours) - exact).abs() <= 1e-5 * exact.abs(),
+            "loss {ours} against {exact}"
+        );
+    }
+    let total = losses.into_iter().flatten().reduce(|a, b| (a + b).unwrap()).unwrap();
+    let grads = total.backward().unwrap();
+    check_gradients(&blip, &student, &grads, &grad);
+}
+
+/// Each gradient within 1e-5 of its norm, with a floor for those that are zero in exact arithmetic (key biases).
+fn check_gradients(blip: &Blip, student: &Plain, grads: &candle_core::backprop::GradStore, ours: &[f32]) {
+    let exact = |name: &str, len: usize| -> Vec<f64> {
+        let grad = grads.get(student.vars[name].as_tensor());
+        grad.map_or_else(|| vec![0.0; len], |g| g.flatten_all().unwrap().to_vec1().unwrap())
+    };
+    let all: Vec<f64> = blip
+        .student_layout
+        .entries()
+        .iter()
+        .flat_map(|e| exact(&e.name, e.len))
+        .collect();
+    let rms = norm(&all) / (all.len() as f64).sqrt();
+    for entry in blip.student_layout.entries() {
+        let exact = exact(&entry.name, entry.len);
+        let difference: Vec<f64> = ours[entry.range()]
+            .iter()
+            .zip(&exact)
+            .map(|(a, b)| f64::from(*a) - b)
+            .collect();
+        let allowed = 1e-5 * norm(&exact) + 1e-6 * rms * (entry.len as f64).sqrt();
+        assert!(
+            norm(&difference) <= allowed,
+            "{}: {} > {allowed}",
+            entry.name,
+            norm(&difference)
+        );
+    }
+}
+
+#[test]
+fn a_pre_training_step_agrees_with_the_formulas() {
+    compare(0.0, Objective::Pretrain);
+}
+
+#[test]
+fn a_pre_training_step_with_dropout_agrees_with_the_formulas() {
+    compare(0.1, Objective::Pretrain);
+}
+
+#[test]
+fn a_captioning_step_agrees_with_the_formulas() {
+    compare(0.1, Objective::Captioner);
+}
+
+#[test]
+fn a_filtering_step_agrees_with_the_formulas() {
+    compare(0.1, Objective::Filter);
+}
