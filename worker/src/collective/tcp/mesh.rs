@@ -1,0 +1,323 @@
+//! All connections of one rank.
+
+use super::frame::{self, Kind, Tag};
+use super::handshake::{self, Hello};
+use super::inbox::{Inbox, Lost};
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, BufWriter};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Payload bytes buffered between a connection and its threads.
+const BUFFER: usize = 256 << 10;
+/// Pause between two looks at a listener, or two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Deadlines of a mesh.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// For all connections of a generation to come about.
+    pub connect: Duration,
+    /// For one hello and its answer.
+    pub hello: Duration,
+    /// Between two signs of life of this rank.
+    pub beat: Duration,
+    /// Silence after which a peer is lost.
+    pub silence: Duration,
+    /// For a living peer to deliver its part of a step.
+    pub step: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_mins(1),
+            hello: Duration::from_secs(5),
+            beat: Duration::from_secs(1),
+            silence: Duration::from_secs(15),
+            step: Duration::from_mins(10),
+        }
+    }
+}
+
+/// Bounds on what peers may send.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest payload of one frame.
+    pub frame_bytes: usize,
+    /// Most payload of one peer that may wait: what a step can need.
+    pub waiting_bytes: usize,
+}
+
+type Outgoing = (Tag, Arc<Vec<u8>>);
+
+/// Connections to all other ranks of a generation.
+#[derive(Debug)]
+pub struct Mesh {
+    rank: u32,
+    timing: Timing,
+    inbox: Arc<Inbox>,
+    peers: BTreeMap<u32, Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    stream: TcpStream,
+    outgoing: Sender<Outgoing>,
+    writer: JoinHandle<()>,
+}
+
+impl Mesh {
+    /// Connects to all members: `addresses[r]` is where rank `r` listens, `listener` where this one does.
+    ///
+    /// # Errors
+    /// When some member cannot be reached, or refuses, within `timing.connect`.
+    pub fn connect(
+        listener: &TcpListener,
+        hello: &Hello,
+        addresses: &[String],
+        timing: Timing,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let deadline = Instant::now() + timing.connect;
+        let (lower, higher) = thread::scope(|scope| {
+            let accepting = scope.spawn(|| accept_higher(listener, hello, timing, deadline));
+            let lower = connect_lower(hello, addresses, timing, deadline);
+            let higher = accepting
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("accepting ranks failed")));
+            (lower, higher)
+        });
+        let inbox = Arc::new(Inbox::new(limits.waiting_bytes));
+        let mut peers = BTreeMap::new();
+        for (rank, stream) in lower?.into_iter().chain(higher?) {
+            peers.insert(rank, Peer::start(rank, stream, timing, limits, &inbox)?);
+        }
+        Ok(Self {
+            rank: hello.rank,
+            timing,
+            inbox,
+            peers,
+        })
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// All other ranks.
+    pub fn others(&self) -> impl Iterator<Item = u32> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// Hands a frame to the thread that writes; a peer that is gone is noticed when something is awaited.
+    pub fn send(&self, to: u32, tag: Tag, payload: Arc<Vec<u8>>) {
+        if let Some(peer) = self.peers.get(&to) {
+            // Fails only when the writer has ended, which it reported to the inbox.
+            let _ = peer.outgoing.send((tag, payload));
+        }
+    }
+
+    /// Waits for a frame.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost, or if `from` lets a step's deadline pass.
+    pub fn receive(&self, from: u32, tag: Tag) -> Result<Vec<u8>, Lost> {
+        self.inbox.take(from, tag, self.timing.step)
+    }
+
+    /// Waits at most `patience` for a control message.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost and no message waits.
+    pub fn receive_control(&self, patience: Duration) -> Result<Option<(u32, Vec<u8>)>, Lost> {
+        self.inbox.take_control(patience)
+    }
+
+    /// Says goodbye, waits for the others' goodbyes (at most `patience`), and closes.
+    pub fn leave(self, patience: Duration) {
+        let nothing = Arc::new(Vec::new());
+        for peer in self.peers.values() {
+            let _ = peer.outgoing.send((Tag::plain(Kind::Bye), Arc::clone(&nothing)));
+        }
+        self.inbox.wait_for_goodbyes(self.peers.len(), patience);
+        self.close();
+    }
+
+    /// Sends what is queued and closes; peers that have not said goodbye are lost to each other.
+    pub fn close(self) {
+        for peer in self.peers.into_values() {
+            drop(peer.outgoing);
+            // The writer ends by itself: every write has a deadline.
+            let _ = peer.writer.join();
+            let _ = peer.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Peer {
+    fn start(rank: u32, stream: TcpStream, timing: Timing, limits: Limits, inbox: &Arc<Inbox>) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timing.silence))?;
+        stream.set_write_timeout(Some(timing.silence))?;
+        let (outgoing, queue) = mpsc::channel();
+        let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
+        let (reader_inbox, writer_inbox) = (Arc::clone(inbox), Arc::clone(inbox));
+        thread::Builder::new()
+            .name(format!("from-rank-{rank}"))
+            .spawn(move || {
+                let ended = read_all(rank, reading, limits.frame_bytes, &reader_inbox);
+                reader_inbox.lose(rank, explain(&ended, timing.silence));
+            })?;
+        let writer = thread::Builder::new().name(format!("to-rank-{rank}")).spawn(move || {
+            if let Err(e) = write_all(writing, &queue, timing.beat) {
+                writer_inbox.lose(rank, explain(&e, timing.silence));
+            }
+        })?;
+        Ok(Self {
+            stream,
+            outgoing,
+            writer,
+        })
+    }
+}
+
+/// Reads until the connection ends.
+fn read_all(rank: u32, stream: TcpStream, limit: usize, inbox: &Inbox) -> io::Error {
+    let mut input = BufReader::with_capacity(BUFFER, stream);
+    loop {
+        match frame::read(&mut input, limit) {
+            Ok((tag, payload)) => {
+                if !inbox.put(rank, tag, payload) {
+                    return io::Error::other("it broke the rules");
+                }
+            }
+            Err(e) => return e,
+        }
+    }
+}
+
+/// Writes what is queued, and a sign of life when there is nothing, until the mesh closes.
+fn write_all(stream: TcpStream, queue: &Receiver<Outgoing>, beat: Duration) -> io::Result<()> {
+    let mut output = BufWriter::with_capacity(BUFFER, stream);
+    loop {
+        match queue.recv_timeout(beat) {
+            Ok((tag, payload)) => frame::write(&mut output, tag, &payload)?,
+            Err(RecvTimeoutError::Timeout) => frame::write(&mut output, Tag::plain(Kind::Ping), &[])?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+fn explain(error: &io::Error, silence: Duration) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "its connection ended".into(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("silent for {} s", silence.as_secs()),
+        _ => error.to_string(),
+    }
+}
+
+fn connect_lower(
+    hello: &Hello,
+    addresses: &[String],
+    timing: Timing,
+    deadline: Instant,
+) -> io::Result<Vec<(u32, TcpStream)>> {
+    let lower = addresses.iter().take(hello.rank as usize).zip(0..);
+    lower
+        .map(|(address, rank)| Ok((rank, connect_one(hello, rank, address, timing, deadline)?)))
+        .collect()
+}
+
+/// Tries until it works, the other side refuses, or the deadline passes.
+fn connect_one(hello: &Hello, rank: u32, address: &str, timing: Timing, deadline: Instant) -> io::Result<TcpStream> {
+    loop {
+        let error = match try_connect(hello, rank, address, timing) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => e,
+        };
+        if error.kind() == io::ErrorKind::PermissionDenied || Instant::now() >= deadline {
+            let text = format!("cannot connect to rank {rank} at {address}: {error}");
+            return Err(io::Error::new(error.kind(), text));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn try_connect(hello: &Hello, rank: u32, address: &str, timing: Timing) -> io::Result<TcpStream> {
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timing.hello) {
+            Ok(mut stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(timing.hello))?;
+                stream.set_write_timeout(Some(timing.hello))?;
+                handshake::introduce(&mut stream, hello, rank)?;
+                return Ok(stream);
+            }
+            Err(e) => error = e,
+        }
+    }
+    Err(error)
+}
+
+/// Accepts connections until every higher rank has introduced itself; strangers are turned away meanwhile.
+fn accept_higher(
+    listener: &TcpListener,
+    hello: &Hello,
+    timing: Timing,
+    deadline: Instant,
+) -> io::Result<Vec<(u32, TcpStream)>> {
+    let wanted = (hello.world - hello.rank - 1) as usize;
+    let welcomed = Mutex::new(BTreeMap::new());
+    let count = || welcomed.lock().unwrap_or_else(PoisonError::into_inner).len();
+    listener.set_nonblocking(true)?;
+    thread::scope(|scope| {
+        while count() < wanted && Instant::now() < deadline {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    scope.spawn(|| {
+                        if let Ok((rank, stream)) = greet(stream, hello, timing) {
+                            welcomed
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .insert(rank, stream);
+                        }
+                    });
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    })?;
+    let welcomed = welcomed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if welcomed.len() < wanted {
+        let absent = (hello.rank + 1..hello.world).filter(|rank| !welcomed.contains_key(rank));
+        let absent: Vec<String> = absent.map(|rank| rank.to_string()).collect();
+        let text = format!(
+            "no connection from rank {} within {} s",
+            absent.join(", "),
+            timing.connect.as_secs()
+        );
+        return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+    }
+    Ok(welcomed.into_iter().collect())
+}
+
+fn greet(mut stream: TcpStream, hello: &Hello, timing: Timing) -> io::Result<(u32, TcpStream)> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(timing.hello))?;
+    stream.set_write_timeout(Some(timing.hello))?;
+    let rank =
+        handshake::welcome(&mut stream, hello).inspect_err(|e| tracing::warn!("turned a connection away: {e}"))?;
+    Ok((rank, stream))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Ranks as threads, connected over loopback.
+
+use super::*;
+use medley_protocol::ids::StageId;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const LIMITS: Limits = Limits {
+    frame_bytes: 1 << 20,
+    waiting_bytes: 8 << 20,
+};
+
+fn timing() -> Timing {
+    Timing {
+        connect: Duration::from_secs(20),
+        hello: Duration::from_millis(300),
+        beat: Duration::from_millis(20),
+        silence: Duration::from_millis(400),
+        step: Duration::from_secs(20),
+    }
+}
+
+struct Site {
+    listeners: Vec<TcpListener>,
+    addresses: Vec<String>,
+    stage: StageId,
+}
+
+impl Site {
+    fn new(world: u32) -> Self {
+        let listeners: Vec<_> = (0..world).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        Self {
+            addresses: listeners.iter().map(address).collect(),
+            listeners,
+            stage: StageId::generate(),
+        }
+    }
+
+    fn hello(&self, rank: u32) -> Hello {
+        Hello {
+            stage: self.stage,
+            generation: 3,
+            secret: "s3cret".into(),
+            committed: 5,
+            prepared: false,
+            rank,
+            world: self.listeners.len() as u32,
+            fingerprint: "f".into(),
+        }
+    }
+
+    fn join(&self, hello: &Hello, timing: Timing) -> io::Result<Mesh> {
+        Mesh::connect(
+            &self.listeners[hello.rank as usize],
+            hello,
+            &self.addresses,
+            timing,
+            LIMITS,
+        )
+    }
+
+    /// Connects everyone and runs `f` as each rank.
+    fn run<T: Send>(&self, f: impl Fn(u32, Mesh) -> T + Sync) -> Vec<T> {
+        let run = |rank| f(rank, self.join(&self.hello(rank), timing()).unwrap());
+        thread::scope(|scope| {
+            let ranks: Vec<_> = (0..self.listeners.len() as u32)
+                .map(|rank| scope.spawn(move || run(rank)))
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    }
+}
+
+fn tag(step: u64) -> Tag {
+    Tag {
+        step,
+        ..Tag::plain(Kind::Share)
+    }
+}
+
+#[test]
+fn everyone_reaches_everyone() {
+    let heard = Site::new(4).run(|rank, mesh| {
+        for to in mesh.others() {
+            mesh.send(to, tag(0), Arc::new(vec![rank as u8; 100_000]));
+        }
+        let heard: Vec<u8> = mesh
+            .others()
+            .map(|from| mesh.receive(from, tag(0)).unwrap()[99_999])
+            .collect();
+        mesh.leave(Duration::from_secs(20));
+        heard
+    });
+    assert_eq!(heard, [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]);
+}
+
+#[test]
+fn a_rank_that_computes_for_long_is_not_silent() {
+    Site::new(2).run(|rank, mesh| {
+        if rank == 0 {
+            // A step that takes longer than the deadline for silence.
+            let busy = Instant::now();
+            while busy.elapsed() < timing().silence * 2 {
+                std::hint::spin_loop();
+            }
+            mesh.send(1, tag(0), Arc::new(vec![7]));
+        } else {
+            assert_eq!(mesh.receive(0, tag(0)).unwrap(), [7]);
+        }
+        mesh.leave(Duration::from_secs(20));
+    });
+}
+
+#[test]
+fn a_closed_connection_wakes_everyone_at_once() {
+    let started = Instant::now();
+    Site::new(3).run(|rank, mesh| {
+        if rank == 2 {
+            mesh.close();
+            return;
+        }
+        let lost = mesh.receive(1 - rank, tag(0)).unwrap_err();
+        assert!(lost.rank == 2 || lost.why.contains("ended"), "{lost}");
+        mesh.close();
+    });
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_silent_peer_is_lost_although_its_connection_stands() {
+    let site = Site::new(2);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Says hello and then nothing, like a machine that was cut off.
+            let stream = connect_one(&site.hello(1), 0, &site.addresses[0], timing(), Instant::now()).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            drop(stream);
+        });
+        let mesh = site.join(&site.hello(0), timing()).unwrap();
+        let lost = mesh.receive(1, tag(0)).unwrap_err();
+        done.store(true, Ordering::Relaxed);
+        assert!(lost.why.contains("silent"), "{lost}");
+    });
+}
+
+#[test]
+fn strangers_are_turned_away_and_members_are_not_kept_out_by_them() {
+    let site = Site::new(2);
+    let refusals = thread::scope(|scope| {
+        let member = scope.spawn(|| site.join(&site.hello(0), timing()));
+        let strangers: Vec<Hello> = vec![
+            Hello {
+                secret: "guess".into(),
+                ..site.hello(1)
+            },
+            Hello {
+                generation: 2,
+                ..site.hello(1)
+            },
+            Hello {
+                fingerprint: "other build".into(),
+                ..site.hello(1)
+            },
+            Hello {
+                committed: 4,
+                ..site.hello(1)
+            },
+            Hello {
+                rank: 0,
+                ..site.hello(1)
+            },
+        ];
+        let mut refusals = Vec::new();
+        for hello in strangers {
+            let error = connect_one(&hello, 0, &site.addresses[0], timing(), Instant::now()).unwrap_err();
+            refusals.push(error.to_string());
+        }
+        let mut mute = TcpStream::connect(&site.addresses[0]).unwrap();
+        mute.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(
+            mute.read(&mut [0]).unwrap(),
+            0,
+            "a stranger that says nothing is dropped"
+        );
+        site.join(&site.hello(1), timing()).unwrap();
+        member.join().unwrap().unwrap();
+        refusals
+    });
+    for (refusal, word) in
+        refusals
+            .iter()
+            .zip(["secret", "generation 2", "other build", "committed", "does not connect"])
+    {
+        assert!(refusal.contains(word), "{refusal}");
+    }
+}
+
+#[test]
+fn a_member_that_never_comes_is_named() {
+    let site = Site::new(3);
+    let timing = Timing {
+        connect: Duration::from_millis(50),
+        ..timing()
+    };
+    let error = site.join(&site.hello(0), timing).unwrap_err();
+    assert!(error.to_string().contains("rank 1, 2"), "{error}");
+}
