@@ -3,6 +3,8 @@
 //! A rank is a process of its own ([`supervise`] starts it and listens to it).
 
 pub mod agent;
+pub mod checkpoint;
 pub mod collective;
+pub mod objects;
 pub mod rank;
 pub mod supervise;

@@ -1,0 +1,129 @@
+//! Checkpoints: when they are taken, who writes which bytes, and how they are read back.
+//!
+//! A checkpoint is the canonical bytes of a [`State`], cut into as many parts as the generation has ranks; it is loaded
+//! by any number of ranks. A part is copied at the commit and written in the background ([`writer`]); it counts only
+//! when it was read back with the right hash.
+
+pub mod writer;
+
+use crate::objects::{self, Objects};
+use medley_model::state::State;
+use medley_protocol::checkpoint::{CheckpointPart, Manifest};
+use medley_protocol::spec::CheckpointSpec;
+use std::ops::Range;
+
+/// Why a checkpoint cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A part is missing or damaged.
+    #[error("part {part} of the checkpoint at step {step}: {cause}")]
+    Part {
+        /// The part.
+        part: u32,
+        /// Its checkpoint.
+        step: u64,
+        /// What the store says.
+        cause: objects::Error,
+    },
+    /// The parts do not make a whole.
+    #[error("the checkpoint at step {step} is not whole: {cause}")]
+    Torn {
+        /// The checkpoint.
+        step: u64,
+        /// What does not fit.
+        cause: String,
+    },
+    /// It was written for another model.
+    #[error("the checkpoint at step {step} does not fit the spec: {cause}")]
+    Other {
+        /// The checkpoint.
+        step: u64,
+        /// What does not fit.
+        cause: String,
+    },
+}
+
+/// Whether the spec plans a checkpoint once `committed` steps are done.
+///
+/// Periodic ones count from the stage's first step; epochs' ends count where the stage's length is given in epochs; the
+/// last step always counts.
+pub fn is_planned(spec: CheckpointSpec, committed: u64, total: u64, epoch: Option<u64>) -> bool {
+    let every = |steps: u64| steps > 0 && committed.is_multiple_of(steps);
+    committed == total || every(spec.every_steps) || epoch.is_some_and(every)
+}
+
+/// The bytes of the canonical state that part `part` of `parts` holds.
+pub fn part_range(state_bytes: u64, part: u32, parts: u32) -> Range<u64> {
+    let cut = |i: u32| (u128::from(state_bytes) * u128::from(i) / u128::from(parts)) as u64;
+    cut(part)..cut(part + 1)
+}
+
+/// Reads a checkpoint into `state`, verifying every part.
+///
+/// # Errors
+/// [`Error`]; `state` is then unspecified.
+pub fn load(objects: &Objects, manifest: &Manifest, state: &mut State) -> Result<(), Error> {
+    let step = manifest.step;
+    let expected = state.num_bytes() as u64;
+    if manifest.state_bytes != expected {
+        let cause = format!(
+            "it holds {} bytes, this model's state has {expected}",
+            manifest.state_bytes
+        );
+        return Err(Error::Other { step, cause });
+    }
+    check_parts(manifest)?;
+    let mut bytes = Vec::with_capacity(state.num_bytes());
+    for part in &manifest.parts {
+        let piece = objects.get(&part.object).map_err(|cause| Error::Part {
+            part: part.part,
+            step,
+            cause,
+        })?;
+        bytes.extend_from_slice(&piece);
+    }
+    state.load(&bytes).map_err(|e| Error::Other {
+        step,
+        cause: e.to_string(),
+    })?;
+    if state.step != step {
+        let cause = format!("its state says step {}", state.step);
+        return Err(Error::Torn { step, cause });
+    }
+    Ok(())
+}
+
+/// Whether parts follow each other without gap or overlap, before anything is read.
+fn check_parts(manifest: &Manifest) -> Result<(), Error> {
+    let torn = |cause: String| Error::Torn {
+        step: manifest.step,
+        cause,
+    };
+    let mut next = 0;
+    for CheckpointPart {
+        part,
+        step,
+        offset_bytes,
+        state_bytes,
+        object,
+        ..
+    } in &manifest.parts
+    {
+        if *step != manifest.step || *state_bytes != manifest.state_bytes {
+            return Err(torn(format!("part {part} belongs to another checkpoint")));
+        }
+        if *offset_bytes != next {
+            return Err(torn(format!(
+                "part {part} begins at byte {offset_bytes} instead of {next}"
+            )));
+        }
+        next = next.saturating_add(object.size_bytes);
+    }
+    if next != manifest.state_bytes {
+        return Err(torn(format!("its parts hold {next} of {} bytes", manifest.state_bytes)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

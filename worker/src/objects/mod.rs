@@ -1,0 +1,224 @@
+//! The object store as ranks use it: immutable objects named by their content, verified in both directions.
+//!
+//! The store may be a directory (`file://`) or whatever else the `object_store` crate was built with. Calls block: ranks
+//! are threads, not tasks; a small runtime of its own drives the crate underneath.
+
+use medley_protocol::checkpoint::ObjectRef;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Deadline of one operation.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// What went wrong with which object.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL names no store that this build can reach.
+    #[error("object store {url}: {cause}: give a URL such as file:///var/lib/medley/store")]
+    Url {
+        /// The URL.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// The bytes in the store are not those that were written.
+    #[error("object {key} in {url} is damaged: {cause}")]
+    Damaged {
+        /// Key.
+        key: String,
+        /// The store.
+        url: String,
+        /// How it was noticed.
+        cause: String,
+    },
+    /// The store did not do as asked.
+    #[error("object {key} in {url}: {cause}")]
+    Failed {
+        /// Key.
+        key: String,
+        /// The store.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// An open store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    url: String,
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    runtime: Arc<tokio::runtime::Runtime>,
+}
+
+impl Objects {
+    /// Opens the store at `url`.
+    ///
+    /// # Errors
+    /// [`Error::Url`].
+    pub fn open(url: &str) -> Result<Self, Error> {
+        let bad = |cause: String| Error::Url { url: url.into(), cause };
+        let parsed = reqwest::Url::parse(url).map_err(|e| bad(e.to_string()))?;
+        let (store, root) = object_store::parse_url(&parsed).map_err(|e| bad(e.to_string()))?;
+        let store: Arc<dyn ObjectStore> = match parsed.scheme() {
+            // A checkpoint that was reported must survive a loss of power.
+            "file" => Arc::new(LocalFileSystem::new().with_fsync(true)),
+            _ => Arc::from(store),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("objects")
+            .enable_all()
+            .build()
+            .map_err(|e| bad(e.to_string()))?;
+        Ok(Self {
+            url: url.into(),
+            store,
+            root,
+            runtime: Arc::new(runtime),
+        })
+    }
+
+    /// Writes an object under `{name}-{BLAKE3}` and reads it back.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it cannot be written, [`Error::Damaged`] if what is read back differs.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) -> Result<ObjectRef, Error> {
+        let blake3 = blake3::hash(&bytes).to_hex().to_string();
+        let object = ObjectRef {
+            key: format!("{name}-{blake3}"),
+            blake3,
+            size_bytes: bytes.len() as u64,
+        };
+        let path = self.path(&object)?;
+        let payload = PutPayload::from(bytes);
+        let written = self.wait(&object.key, self.put_new(&path, payload.clone()))?;
+        let verified = self.get(&object).map(drop);
+        if !written && verified.is_err() {
+            // A damaged object of this name was there before.
+            self.wait(&object.key, self.store.put(&path, payload))?;
+            self.get(&object)?;
+            return Ok(object);
+        }
+        verified.map(|()| object)
+    }
+
+    /// Reads an object and verifies size and hash; nothing larger than it should be is read.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it is not there or cannot be read, [`Error::Damaged`] if it is not what it should be.
+    pub fn get(&self, object: &ObjectRef) -> Result<Vec<u8>, Error> {
+        let path = self.path(object)?;
+        let size = self.wait(&object.key, self.store.head(&path))?.size;
+        if size != object.size_bytes {
+            return Err(self.damaged(object, format!("it has {size} bytes instead of {}", object.size_bytes)));
+        }
+        let bytes = self.wait(&object.key, async { self.store.get(&path).await?.bytes().await })?;
+        if blake3::hash(&bytes).to_hex().as_str() != object.blake3 {
+            return Err(self.damaged(object, "its BLAKE3 differs from the one recorded".into()));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Writes unless the object exists; false if it does.
+    async fn put_new(&self, path: &Path, payload: PutPayload) -> object_store::Result<bool> {
+        let options = PutOptions::from(PutMode::Create);
+        match self.store.put_opts(path, payload, options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn path(&self, object: &ObjectRef) -> Result<Path, Error> {
+        if !ObjectRef::is_valid_key(&object.key) {
+            return Err(self.failed(&object.key, "the key is not well formed".into()));
+        }
+        let below = Path::from(object.key.as_str());
+        Ok(self.root.parts().chain(below.parts()).collect())
+    }
+
+    fn wait<T>(&self, key: &str, operation: impl Future<Output = object_store::Result<T>>) -> Result<T, Error> {
+        let limited = self
+            .runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, operation).await });
+        match limited {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(self.failed(key, e.to_string())),
+            Err(_) => Err(self.failed(key, format!("no answer within {} s", PATIENCE.as_secs()))),
+        }
+    }
+
+    fn damaged(&self, object: &ObjectRef, cause: String) -> Error {
+        let (key, url) = (object.key.clone(), self.url.clone());
+        Error::Damaged { key, url, cause }
+    }
+
+    fn failed(&self, key: &str, cause: String) -> Error {
+        let (key, url) = (key.into(), self.url.clone());
+        Error::Failed { key, url, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Objects) {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::open(&format!("file://{}", dir.path().display())).unwrap();
+        (dir, objects)
+    }
+
+    #[test]
+    fn an_object_is_read_as_it_was_written_and_writing_it_again_is_harmless() {
+        let (_dir, objects) = store();
+        let object = objects.put("a/b", vec![1, 2, 3]).unwrap();
+        assert_eq!(objects.put("a/b", vec![1, 2, 3]).unwrap(), object);
+        assert_eq!(objects.get(&object).unwrap(), [1, 2, 3]);
+        assert!(object.key.starts_with("a/b-"));
+    }
+
+    #[test]
+    fn a_flipped_bit_and_a_torn_object_are_refused_by_name() {
+        let (dir, objects) = store();
+        let object = objects.put("a", vec![0; 1000]).unwrap();
+        let file = dir.path().join(&object.key);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[500] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let error = objects.get(&object).unwrap_err().to_string();
+        assert!(error.contains(&object.key) && error.contains("BLAKE3"), "{error}");
+        std::fs::write(&file, &bytes[..999]).unwrap();
+        let error = objects.get(&object).unwrap_err().to_string();
+        assert!(error.contains("999 bytes instead of 1000"), "{error}");
+        assert_eq!(
+            objects.put("a", vec![0; 1000]).unwrap(),
+            object,
+            "writing again repairs it"
+        );
+        assert!(objects.get(&object).is_ok());
+    }
+
+    #[test]
+    fn a_missing_object_and_a_bad_url_are_clear() {
+        let (_dir, objects) = store();
+        let object = ObjectRef {
+            key: "nothing".into(),
+            blake3: String::new(),
+            size_bytes: 1,
+        };
+        assert!(matches!(objects.get(&object), Err(Error::Failed { .. })));
+        let escaping = ObjectRef {
+            key: "../x".into(),
+            ..object
+        };
+        assert!(objects.get(&escaping).unwrap_err().to_string().contains("well formed"));
+        assert!(matches!(Objects::open("nowhere"), Err(Error::Url { .. })));
+    }
+}
