@@ -7,4 +7,5 @@ pub mod checkpoint;
 pub mod collective;
 pub mod objects;
 pub mod rank;
+pub mod stage;
 pub mod supervise;

@@ -1,7 +1,9 @@
 //! `medley-worker`: the agent of a node, one rank, or a whole training without a cluster.
 
 use clap::{Parser, Subcommand};
-use medley_worker::agent;
+use medley_worker::{agent, rank};
+use std::io::IsTerminal;
+use std::process::ExitCode;
 
 /// Trains BLIP: the agent of a node, and the ranks it runs.
 #[derive(Debug, Parser)]
@@ -15,10 +17,25 @@ struct Cli {
 enum Command {
     /// Serve a coordinator as one of its nodes.
     Agent(agent::Args),
+    /// Be one rank: started by an agent, or by `train`, and told what to do on standard input.
+    Rank,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(args),
+        Command::Rank => return rank::process::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

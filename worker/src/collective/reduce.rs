@@ -56,6 +56,7 @@ pub struct Local(Vec<Flat>);
 impl Local {
     /// Runs `lane` for each own lane in order; it fills the buffer it is given with the lane's gradient.
     ///
+    /// `pool` must serve nothing but gradients, so that what lies between a buffer's entries stays as it began: zero.
     /// One buffer waits per finished subtree, and at most one per level of the subtree that is being folded.
     ///
     /// # Errors
@@ -64,12 +65,12 @@ impl Local {
         plan: &Plan,
         len: usize,
         pool: &mut Pool,
-        mut lane: impl FnMut(u32, &mut [f32], &mut Pool) -> Result<(), E>,
+        mut lane: impl FnMut(u32, &mut [f32]) -> Result<(), E>,
     ) -> Result<Self, E> {
         let pool = std::cell::RefCell::new(pool);
         let mut leaf = |number| {
             let mut gradient = pool.borrow_mut().take(len);
-            lane(number, &mut gradient, *pool.borrow_mut()).map(|()| gradient)
+            lane(number, &mut gradient).map(|()| gradient)
         };
         let mut add = |mut left: Flat, right: Flat| {
             add_into(&mut left, &right);
@@ -79,21 +80,17 @@ impl Local {
         let sums = plan.own.iter().map(|subtree| fold(*subtree, &mut leaf, &mut add));
         sums.collect::<Result<_, _>>().map(Self)
     }
-
-    /// Gives the buffers back.
-    pub fn release(self, pool: &mut Pool) {
-        self.0.into_iter().for_each(|flat| pool.give(flat));
-    }
 }
 
-/// Turns the local sums into the sum over all lanes, the same bits on every rank.
+/// Turns the local sums into the sum over all lanes, the same bits on every rank. `exchange` grows with every step, and
+/// with every step that is redone.
 ///
 /// # Errors
 /// [`Lost`] when a peer does not deliver.
-pub fn total(plan: &Plan, mut local: Local, step: u64, mesh: &Mesh, pool: &mut Pool) -> Result<Flat, Lost> {
+pub fn total(plan: &Plan, mut local: Local, exchange: u64, mesh: &Mesh, pool: &mut Pool) -> Result<Flat, Lost> {
     let mut run = Run {
         plan,
-        step,
+        exchange,
         mesh,
         local: &mut local,
         made: BTreeMap::new(),
@@ -111,7 +108,7 @@ pub fn total(plan: &Plan, mut local: Local, step: u64, mesh: &Mesh, pool: &mut P
 /// One execution of a plan.
 struct Run<'a> {
     plan: &'a Plan,
-    step: u64,
+    exchange: u64,
     mesh: &'a Mesh,
     local: &'a mut Local,
     /// Partial sums that were received or made here, except totals.
@@ -188,7 +185,7 @@ impl Run<'_> {
     fn tag(&self, what: Partial) -> Tag {
         Tag {
             kind: Kind::Partial,
-            step: self.step,
+            exchange: self.exchange,
             slice: what.slice,
             first: what.subtree.first,
             lanes: what.subtree.lanes,
@@ -200,9 +197,9 @@ impl Run<'_> {
 ///
 /// # Errors
 /// [`Lost`] when a peer does not deliver.
-pub fn share(own: Vec<u8>, step: u64, mesh: &Mesh) -> Result<BTreeMap<u32, Vec<u8>>, Lost> {
+pub fn share(own: Vec<u8>, exchange: u64, mesh: &Mesh) -> Result<BTreeMap<u32, Vec<u8>>, Lost> {
     let tag = Tag {
-        step,
+        exchange,
         ..Tag::plain(Kind::Share)
     };
     let own = Arc::new(own);

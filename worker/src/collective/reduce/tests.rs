@@ -60,7 +60,7 @@ fn run(lanes: u32, nodes: &[u32]) -> Vec<Vec<u32>> {
         let mut pool = Pool::default();
         let mut totals = Vec::new();
         for step in 0..2 {
-            let local = Local::collect(&plan, LEN, &mut pool, |lane, out, _| {
+            let local = Local::collect(&plan, LEN, &mut pool, |lane, out| {
                 gradient(lane, out);
                 Ok::<_, Infallible>(())
             });

@@ -54,9 +54,9 @@ impl Kind {
 pub struct Tag {
     /// What it is.
     pub kind: Kind,
-    /// Training step it belongs to.
-    pub step: u64,
-    /// Slice, or number of the exchange within the step.
+    /// Exchange it belongs to: grows with every step, and with every step that is redone.
+    pub exchange: u64,
+    /// Slice.
     pub slice: u32,
     /// First lane of the subtree.
     pub first: u32,
@@ -65,11 +65,11 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// A tag of a frame that belongs to no step.
+    /// A tag of a frame that belongs to no exchange.
     pub const fn plain(kind: Kind) -> Self {
         Self {
             kind,
-            step: 0,
+            exchange: 0,
             slice: 0,
             first: 0,
             lanes: 0,
@@ -89,7 +89,7 @@ pub fn write(out: &mut impl Write, tag: Tag, payload: &[u8]) -> io::Result<()> {
     header[0..3].copy_from_slice(&MAGIC);
     header[3] = tag.kind as u8;
     header[4..8].copy_from_slice(&len.to_le_bytes());
-    header[8..16].copy_from_slice(&tag.step.to_le_bytes());
+    header[8..16].copy_from_slice(&tag.exchange.to_le_bytes());
     header[16..20].copy_from_slice(&tag.slice.to_le_bytes());
     header[20..24].copy_from_slice(&tag.first.to_le_bytes());
     header[24..28].copy_from_slice(&tag.lanes.to_le_bytes());
@@ -113,7 +113,7 @@ pub fn read(input: &mut impl Read, limit: usize) -> io::Result<(Tag, Vec<u8>)> {
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let tag = Tag {
         kind,
-        step: u64::from(word(8)) | u64::from(word(12)) << 32,
+        exchange: u64::from(word(8)) | u64::from(word(12)) << 32,
         slice: word(16),
         first: word(20),
         lanes: word(24),
@@ -133,7 +133,7 @@ mod tests {
 
     const TAG: Tag = Tag {
         kind: Kind::Partial,
-        step: 1 << 40,
+        exchange: 1 << 40,
         slice: 3,
         first: 4,
         lanes: 2,

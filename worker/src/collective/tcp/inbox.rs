@@ -101,8 +101,7 @@ impl Inbox {
             Err(Lost {
                 rank: from,
                 why: format!(
-                    "it did not deliver its part of step {} within {} s",
-                    tag.step,
+                    "it did not deliver its part of a step within {} s",
                     patience.as_secs()
                 ),
             })

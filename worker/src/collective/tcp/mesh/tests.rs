@@ -72,9 +72,9 @@ impl Site {
     }
 }
 
-fn tag(step: u64) -> Tag {
+fn tag(exchange: u64) -> Tag {
     Tag {
-        step,
+        exchange,
         ..Tag::plain(Kind::Share)
     }
 }
