@@ -18,6 +18,7 @@ pub mod layout;
 pub mod loss;
 pub mod ops;
 pub mod params;
+pub mod positions;
 pub mod random;
 pub mod schedule;
 pub mod state;

@@ -9,6 +9,7 @@ use crate::init;
 use crate::ops::optim::{AdamW, momentum_average};
 use crate::ops::sum::squares_f64;
 use crate::params::{self, Objective};
+use crate::positions;
 use medley_protocol::spec::TrainSpec;
 
 /// State after some committed steps.
@@ -103,6 +104,24 @@ impl State {
         self.queue_next = 0;
         self.m.fill(0.0);
         self.v.fill(0.0);
+    }
+
+    /// This state for the model at another image size: the image towers' position tables are resampled, in parameters and
+    /// momentum encoders; everything else is copied. Moments are not carried over: a stage begins after this.
+    pub fn at_image_size(self, from: &Blip, to: &Blip) -> Self {
+        if from.image_size == to.image_size {
+            return self;
+        }
+        let mut state = Self::zeros(to);
+        positions::adapt((&from.student_layout, &self.params), (&to.student_layout, &mut state.params));
+        positions::adapt((&from.momentum_layout, &self.ema), (&to.momentum_layout, &mut state.ema));
+        Self {
+            step: self.step,
+            queue_next: self.queue_next,
+            image_queue: self.image_queue,
+            text_queue: self.text_queue,
+            ..state
+        }
     }
 
     /// Commits one step: AdamW on what the objective trains (weight decay on everything, as in the reference), the clamp of

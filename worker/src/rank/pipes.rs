@@ -29,11 +29,9 @@ impl Orders {
         let (heard, orders) = mpsc::channel();
         let listen = move || {
             for order in Lines(io::stdin().lock()) {
-                match order {
-                    ToRank::Stop => break,
-                    // The rank has already decided to end.
-                    order if heard.send(order).is_err() => break,
-                    _ => {}
+                // Sending fails when the rank has already decided to end.
+                if order == ToRank::Stop || heard.send(order).is_err() {
+                    break;
                 }
             }
             process::exit(0);

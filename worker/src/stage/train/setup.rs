@@ -1,8 +1,8 @@
-//! What a training stage is made of, and the state it begins with.
+//! What is settled before the first step: data, model, schedule and the state to go on from.
 
-use crate::collective::deal::{Deal, deal};
+use super::shares::LaneShare;
+use crate::objects::Objects;
 use crate::rank::failure::Failure;
-use crate::rank::process::Context;
 use crate::stage::inputs;
 use medley_data::augment::Augment;
 use medley_data::loader::{Loader, Settings};
@@ -10,150 +10,149 @@ use medley_model::blip::Blip;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::State;
-use medley_protocol::agent::Member;
-use medley_protocol::spec::{AugmentSpec, AutoContrast, LaneSpec, Length, TrainSpec};
+use medley_protocol::agent::{Assignment, StageInputs};
+use medley_protocol::spec::{AugmentSpec, AutoContrast, Spec, TrainSpec};
 use medley_protocol::stage::StageKind;
 use medley_protocol::tasks::Set;
 use std::sync::Arc;
 
-/// Everything that is fixed for the stage, and the state.
+/// A stage ready to train.
 pub(super) struct Setup {
-    pub blip: Blip,
-    pub objective: Objective,
-    pub train: TrainSpec,
-    pub lanes: LaneSpec,
-    pub seed: u64,
-    pub schedule: Schedule,
-    /// Tokens of the prompt, which are not predicted.
-    pub prompt_tokens: usize,
-    pub state: State,
-    pub loader: Loader,
+    /// The model at the stage's image size.
+    pub(super) blip: Blip,
+    /// What is trained.
+    pub(super) objective: Objective,
+    /// Rates and lengths.
+    pub(super) schedule: Schedule,
+    /// Seed of the stage's random streams.
+    pub(super) seed: u64,
+    /// Lanes of a step.
+    pub(super) lanes: u32,
+    /// Samples of a lane.
+    pub(super) batch: u32,
+    /// Tokens of the prompt.
+    pub(super) prompt_tokens: usize,
+    /// State to go on from.
+    pub(super) state: State,
+    /// Reads samples.
+    pub(super) loader: Loader,
 }
 
 impl Setup {
-    /// Loads dataset version, vocabulary and weights.
-    pub(super) fn load(context: &Context) -> Result<Self, Failure> {
-        let (assignment, objects) = (&context.assignment, &context.objects);
-        let (spec, stage_inputs) = (&assignment.spec, &assignment.inputs);
-        let (objective, train) = match assignment.kind {
-            StageKind::Captioner => (Objective::Captioner, &spec.captioner),
-            StageKind::Filter => (Objective::Filter, &spec.filter),
-            _ => (Objective::Pretrain, &spec.pretrain),
-        };
+    /// Reads what the assignment names.
+    ///
+    /// # Errors
+    /// [`Failure`]: an input is missing or does not fit.
+    pub(super) fn load(assignment: &Assignment, objects: &Objects) -> Result<Self, Failure> {
+        let spec = &assignment.spec;
+        let (objective, train) = objective(spec, assignment.kind)?;
         let human_only = objective != Objective::Pretrain;
-        let version = inputs::version(objects, stage_inputs)?;
+        let tokenizer = inputs::tokenizer(objects, &assignment.inputs)?;
+        let version = inputs::version(objects, &assignment.inputs)?;
         let corpus = inputs::corpus(objects, &spec.data, &version, |entry| match entry.shard.set {
             Set::Human => true,
             Set::Web => !human_only,
             Set::Test => false,
         })?;
         let pairs = corpus.training_pairs(human_only);
-        let tokenizer = inputs::tokenizer(objects, stage_inputs)?;
-        let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
-        let schedule = Schedule::new(train, pairs.len() as u64, spec.global_batch())
-            .ok_or_else(|| too_few(pairs.len(), spec.global_batch()))?;
+        let schedule = Schedule::new(train, pairs.len() as u64, spec.global_batch()).ok_or_else(|| {
+            Failure::lasting(format!(
+                "lanes.count × lanes.batch: a step needs {} pairs, the dataset version has {}",
+                spec.global_batch(),
+                pairs.len()
+            ))
+        })?;
+        let seed = stage_seed(spec.seed, &assignment.stage_name);
         let prompt_tokens = tokenizer.pieces(&train.prompt).len();
         let settings = Settings {
-            seed: spec.seed,
+            seed,
             lanes: spec.lanes.count,
             batch: spec.lanes.batch,
             image_size: train.image_size,
             augment: augment(train.augment),
-            max_tokens: spec.model.text.max_tokens as usize,
+            max_tokens: (spec.model.text.max_tokens as usize + prompt_tokens).min(spec.model.text.positions as usize),
             prompt: train.prompt.clone(),
         };
-        let loader = Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings);
+        let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
+        let state = initial_state(assignment, objects, &blip)?;
         Ok(Self {
-            state: initial_state(context, &blip)?,
-            blip,
+            state,
             objective,
-            train: train.clone(),
-            lanes: spec.lanes,
-            seed: spec.seed,
             schedule,
+            seed,
+            lanes: spec.lanes.count,
+            batch: spec.lanes.batch,
             prompt_tokens,
-            loader,
+            loader: Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings),
+            blip,
         })
     }
 
-    /// Deals the lanes to the members' nodes.
-    pub(super) fn deal(&self, members: &[Member]) -> Result<Deal, Failure> {
-        let on_same_node = |a: &Member, b: &Member| a.node == b.node;
-        let ranks_of_node: Vec<u32> = members.chunk_by(on_same_node).map(|ranks| ranks.len() as u32).collect();
-        deal(self.lanes.count, &ranks_of_node).map_err(Failure::from)
-    }
-
-    /// Elements of a gradient.
-    pub(super) fn gradient_len(&self) -> usize {
-        self.blip.student_layout.len()
-    }
-
-    /// Most bytes that one rank shares with the others in a step.
-    pub(super) fn share_bytes(&self, deal: &Deal) -> usize {
-        let most = (0..deal.ranks()).map(|rank| deal.lanes(rank).count()).max();
-        most.unwrap_or(0) * self.share_of_lane().bytes()
-    }
-
-    /// What a lane shares.
-    pub(super) fn share_of_lane(&self) -> LaneShare {
-        let rows = if self.objective.understands() { self.lanes.batch } else { 0 };
-        LaneShare {
-            features: (rows * self.blip.model.embed_dim) as usize,
-        }
-    }
-
-    /// Steps of an epoch, where the stage's length is given in epochs.
-    pub(super) fn counted_epoch(&self) -> Option<u64> {
-        matches!(self.train.length, Length::Epochs { .. }).then_some(self.schedule.steps_per_epoch)
+    /// What each lane contributes besides its gradient.
+    pub(super) fn lane_share(&self) -> LaneShare {
+        let features = if self.objective.understands() {
+            (self.batch * self.blip.model.embed_dim) as usize
+        } else {
+            0
+        };
+        LaneShare { features }
     }
 }
 
-/// Layout of what a lane shares: three losses, then image features, then text features.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LaneShare {
-    /// Elements of one modality's features.
-    pub features: usize,
-}
-
-impl LaneShare {
-    /// Elements in all.
-    pub(super) fn len(self) -> usize {
-        3 + 2 * self.features
+fn objective(spec: &Spec, kind: StageKind) -> Result<(Objective, &TrainSpec), Failure> {
+    match kind {
+        StageKind::Pretrain => Ok((Objective::Pretrain, &spec.pretrain)),
+        StageKind::Captioner => Ok((Objective::Captioner, &spec.captioner)),
+        StageKind::Filter => Ok((Objective::Filter, &spec.filter)),
+        other => Err(Failure::lasting(format!("a stage of kind {other} does not train"))),
     }
-
-    /// Bytes in all.
-    pub(super) fn bytes(self) -> usize {
-        self.len() * size_of::<f32>()
-    }
-}
-
-/// The stage's own checkpoint; else the weights it starts from, with a fresh optimiser; else fresh weights.
-fn initial_state(context: &Context, blip: &Blip) -> Result<State, Failure> {
-    let (inputs, objects) = (&context.assignment.inputs, &context.objects);
-    if let Some(manifest) = &inputs.resume {
-        return inputs::state(objects, blip, Some(manifest), "checkpoint to go on from");
-    }
-    if context.assignment.kind == StageKind::Pretrain && inputs.start.is_none() {
-        return Ok(State::fresh(blip, context.assignment.spec.seed));
-    }
-    let mut state = inputs::state(objects, blip, inputs.start.as_ref(), "checkpoint to start from")?;
-    state.begin_stage();
-    Ok(state)
-}
-
-fn too_few(pairs: usize, global_batch: u64) -> Failure {
-    Failure::lasting(format!(
-        "the dataset version has {pairs} pairs for this stage, a step takes {global_batch} (lanes.count × lanes.batch): add data or \
-         lower lanes.batch"
-    ))
 }
 
 fn augment(spec: AugmentSpec) -> Augment {
     match spec {
         AugmentSpec::None => Augment::None,
-        AugmentSpec::Reference { min_crop, auto_contrast } => Augment::Reference {
+        AugmentSpec::Reference {
+            min_crop,
+            auto_contrast,
+        } => Augment::Reference {
             min_crop,
             broken_contrast: auto_contrast == AutoContrast::Reference,
         },
+    }
+}
+
+/// Seed of a stage's order, augmentation, dropout and negatives: stages of one job differ, fresh weights do not.
+fn stage_seed(seed: u64, stage_name: &str) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(stage_name.as_bytes());
+    let hash = hasher.finalize();
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has eight bytes"))
+}
+
+/// The stage's own checkpoint if it has one; else the weights it is fine-tuned from; else fresh weights.
+fn initial_state(assignment: &Assignment, objects: &Objects, blip: &Blip) -> Result<State, Failure> {
+    let StageInputs { start, resume, .. } = &assignment.inputs;
+    if resume.is_some() {
+        return inputs::state(objects, blip, resume.as_ref(), "checkpoint to go on from");
+    }
+    if assignment.kind == StageKind::Pretrain && start.is_none() {
+        return Ok(State::fresh(blip, assignment.spec.seed));
+    }
+    let pretrained = Blip::new(&blip.model, assignment.spec.pretrain.image_size, blip.vocab);
+    let state = inputs::state(objects, &pretrained, start.as_ref(), "checkpoint to start from")?;
+    let mut state = state.at_image_size(&pretrained, blip);
+    state.begin_stage();
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_of_one_job_have_seeds_of_their_own() {
+        assert_ne!(stage_seed(1, "pretrain-0"), stage_seed(1, "pretrain-1"));
+        assert_ne!(stage_seed(1, "pretrain-0"), stage_seed(2, "pretrain-0"));
+        assert_eq!(stage_seed(1, "filter-0"), stage_seed(1, "filter-0"));
     }
 }

@@ -1,93 +1,269 @@
-//! The step loop: compute, be prepared, commit on go, report, take checkpoints.
+//! Step after step: own lanes, the collective, agreement, commit.
 
-use super::batches::Batches;
+use super::member::Speaker;
+use super::samples::Samples;
 use super::setup::Setup;
-use super::step::{Reduced, Workshop};
+use super::shares::{Gathered, LaneShare};
 use crate::checkpoint::writer::{Copied, Writer};
 use crate::checkpoint::{is_planned, part_range};
 use crate::collective::deal::Deal;
-use crate::collective::reduce::Plan;
-use crate::collective::tcp::{Kind, Mesh, Tag};
+use crate::collective::reduce::{Local, Plan, share, total};
+use crate::collective::tcp::Mesh;
 use crate::rank::failure::Failure;
-use crate::rank::membership::{self, Input, Message, Output};
-use crate::rank::process::Context;
-use medley_model::flat::Pool;
-use medley_model::state::Commit;
-use medley_protocol::agent::{FromRank, RankState, ToRank};
+use crate::rank::pipes::{Orders, Voice};
+use medley_model::blip::{Blip, LaneBatch, LaneOutput, LaneStep};
+use medley_model::flat::{Flat, Pool};
+use medley_model::params::Objective;
+use medley_model::schedule::Schedule;
+use medley_model::state::{Commit, State, gradient_norm};
+use medley_protocol::agent::{FromRank, RankState};
 use medley_protocol::metrics::StepMetrics;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use medley_protocol::spec::{CheckpointSpec, Length};
 
-/// Longest wait of a prepared rank for the others.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// Time between two looks at the clock while waiting.
-const TICK: Duration = Duration::from_millis(250);
-/// Time for peers to say goodbye after the last step.
-const GOODBYE: Duration = Duration::from_secs(20);
-/// The state is compared in so many parts, one a step.
+/// A prepared step proves 1/64 of the state before it: every byte is compared once in 64 steps.
 const DIGEST_PARTS: u32 = 64;
+const LOSS_NAMES: [&str; 3] = ["ITC", "ITM", "LM"];
 
-pub(super) struct Trainer {
-    context: Context,
-    setup: Setup,
-    workshop: Workshop,
-    member: membership::State,
-    writer: Writer,
-    started: Instant,
+/// One rank in the middle of its work.
+pub(super) struct Trainer<'a> {
+    blip: Blip,
+    state: State,
+    schedule: Schedule,
+    objective: Objective,
+    seed: u64,
+    prompt_tokens: usize,
+    lane_share: LaneShare,
+    checkpoint: CheckpointSpec,
+    deal: Deal,
+    plan: Plan,
+    rank: u32,
+    lanes: u32,
+    mesh: &'a Mesh,
+    samples: Option<Samples>,
+    loader: Option<medley_data::loader::Loader>,
+    writer: Option<Writer>,
+    activations: Pool,
+    gradients: Pool,
+    /// Number of collectives begun: a redone step does not meet frames of its first try.
+    exchange: u64,
 }
 
-impl Trainer {
+/// All that a step commits.
+struct Prepared {
+    gradient: Flat,
+    gathered: Gathered,
+    gradient_norm: f64,
+}
+
+impl<'a> Trainer<'a> {
+    /// A rank with its part in the generation.
     pub(super) fn new(
-        context: Context,
-        mut setup: Setup,
-        deal: Deal,
-        plan: Plan,
-        mesh: Mesh,
-    ) -> Result<Self, Failure> {
-        let assignment = &context.assignment;
-        let (step, total) = (setup.state.step, setup.schedule.total_steps());
-        let lanes = deal.lanes(context.rank).collect();
-        let batches = Batches::start(setup.take_loader(), step..total, lanes)?;
-        let voice = context.voice.clone();
-        let writer = Writer::start(context.objects.clone(), assignment.stage, move |part| {
-            voice.say(&FromRank::Part { part });
+        setup: Setup,
+        checkpoint: CheckpointSpec,
+        (deal, plan, rank): (Deal, Plan, u32),
+        mesh: &'a Mesh,
+        writer: Writer,
+    ) -> Self {
+        Self {
+            lane_share: setup.lane_share(),
+            blip: setup.blip,
+            state: setup.state,
+            schedule: setup.schedule,
+            objective: setup.objective,
+            seed: setup.seed,
+            prompt_tokens: setup.prompt_tokens,
+            lanes: setup.lanes,
+            loader: Some(setup.loader),
+            checkpoint,
+            deal,
+            plan,
+            rank,
+            mesh,
+            samples: None,
+            writer: Some(writer),
+            activations: Pool::default(),
+            gradients: Pool::default(),
+            exchange: 0,
+        }
+    }
+
+    /// Trains to the end; returns the number of committed steps.
+    pub(super) fn run(mut self, mut speaker: Speaker, orders: &Orders, voice: &Voice) -> Result<u64, Failure> {
+        let total_steps = self.schedule.total_steps();
+        let own = self.deal.lanes(self.rank).collect();
+        if let Some(loader) = self.loader.take() {
+            self.samples = Some(Samples::start(loader, own, self.state.step, total_steps)?);
+        }
+        let committed = self.state.step;
+        voice.state(RankState::Running { committed });
+        while self.state.step < total_steps {
+            let prepared = self.prepare_finite()?;
+            let digest = self.digest();
+            let planned = self.is_planned(self.state.step + 1);
+            let checkpoint = speaker.agree(self.mesh, orders, digest, planned)?;
+            let metrics = self.commit(prepared);
+            if checkpoint {
+                self.take_checkpoint()?;
+            }
+            voice.say(&FromRank::Committed { metrics });
+        }
+        if let Some(writer) = self.writer.take() {
+            writer.finish().map_err(Failure::passing)?;
+        }
+        Ok(self.state.step)
+    }
+
+    /// Prepares the next step. What is not finite is computed once more: if it comes back, it is the model's fault, else a
+    /// device erred. All ranks see the same sums, so all of them do the same.
+    fn prepare_finite(&mut self) -> Result<Prepared, Failure> {
+        let first = self.prepare()?;
+        let Some(what) = not_finite(&first) else {
+            return Ok(first);
+        };
+        let step = self.state.step;
+        tracing::warn!(step, what, "not finite; the step is computed once more");
+        self.gradients.give(first.gradient);
+        if let Some(samples) = &mut self.samples {
+            samples.rewind(step)?;
+        }
+        let second = self.prepare()?;
+        match not_finite(&second) {
+            None => Ok(second),
+            Some(what) => Err(Failure::lasting(format!(
+                "the {what} of step {step} is not finite, twice: lower the stage's peak_lr or lengthen its warm-up"
+            ))),
+        }
+    }
+
+    fn prepare(&mut self) -> Result<Prepared, Failure> {
+        self.exchange += 1;
+        let mut outputs = Vec::new();
+        let step = self.state.step;
+        let alpha = self.schedule.alpha(step) as f32;
+        let len = self.blip.student_layout.len();
+        let Self {
+            blip,
+            state,
+            samples,
+            activations,
+            ..
+        } = self;
+        let samples = samples
+            .as_mut()
+            .ok_or_else(|| Failure::passing("no samples are read"))?;
+        let lane_step = |lane| LaneStep {
+            objective: self.objective,
+            seed: self.seed,
+            step,
+            lane,
+            alpha,
+            prompt_tokens: self.prompt_tokens,
+        };
+        let local = Local::collect(&self.plan, len, &mut self.gradients, |lane, gradient| {
+            let batch = samples.next()?;
+            for (position, tries) in &batch.replaced {
+                tracing::warn!(step, lane, position, tries, "a sample no longer decodes and was replaced");
+            }
+            let batch = LaneBatch {
+                pixels: &batch.pixels,
+                texts: &batch.texts,
+            };
+            outputs.push(run_lane(blip, state, batch, lane_step(lane), activations, gradient)?);
+            Ok::<(), Failure>(())
         })?;
-        let (generation, world) = (assignment.generation, assignment.world);
-        Ok(Self {
-            member: membership::State::new(context.rank, world, generation, step, PATIENCE),
-            workshop: Workshop {
-                deal,
-                plan,
-                mesh,
-                batches,
-                pool: Pool::default(),
-                gradients: Pool::default(),
-            },
-            context,
-            setup,
-            writer,
-            started: Instant::now(),
+        let shares = share(self.lane_share.encode(&outputs), self.exchange, self.mesh)?;
+        let gathered = self.lane_share.gather(&self.deal, &shares)?;
+        let gradient = total(&self.plan, local, self.exchange, self.mesh, &mut self.gradients)?;
+        Ok(Prepared {
+            gradient_norm: gradient_norm(&gradient, self.lanes),
+            gradient,
+            gathered,
         })
     }
 
-    /// Trains to the end of the stage.
-    pub(super) fn run(mut self) -> Result<(), Failure> {
-        let total = self.setup.schedule.total_steps();
-        let committed = self.setup.state.step;
-        self.context.voice.state(RankState::Running { committed });
-        while self.setup.state.step < total {
-            self = match self.step() {
-                Ok(next) => next,
-                Err((this, failure)) => {
-                    // What was said last, such as why, still goes out.
-                    this.workshop.mesh.close();
-                    return Err(failure);
-                }
-            };
+    /// The step's one act on the state: no network, no cancellation point.
+    fn commit(&mut self, prepared: Prepared) -> StepMetrics {
+        let step = self.state.step;
+        let lr = self.schedule.lr(step);
+        let commit = Commit {
+            gradient: &prepared.gradient,
+            lanes: self.lanes,
+            image_features: &prepared.gathered.image_features,
+            text_features: &prepared.gathered.text_features,
+            lr,
+        };
+        self.state
+            .commit(&self.blip, self.objective, &self.schedule.train, commit);
+        self.gradients.give(prepared.gradient);
+        let [itc, itm, lm] = prepared.gathered.losses;
+        StepMetrics {
+            step,
+            epoch: self.schedule.epoch(step),
+            itc,
+            itm,
+            lm,
+            lr,
+            alpha: self.schedule.alpha(step),
+            temperature: f64::from(self.state.temperature(&self.blip)),
+            grad_norm: prepared.gradient_norm,
         }
-        self.writer.finish().map_err(Failure::passing)?;
-        self.workshop.mesh.leave(GOODBYE);
-        self.context.voice.state(RankState::Finished { committed: total });
+    }
+
+    fn is_planned(&self, committed: u64) -> bool {
+        let epoch = match self.schedule.train.length {
+            Length::Epochs { .. } => Some(self.schedule.steps_per_epoch),
+            Length::Steps { .. } => None,
+        };
+        is_planned(self.checkpoint, committed, self.schedule.total_steps(), epoch)
+    }
+
+    /// Copies this rank's part and hands it to the thread that writes.
+    fn take_checkpoint(&mut self) -> Result<(), Failure> {
+        let state_bytes = self.state.num_bytes() as u64;
+        let (part, parts) = (self.rank, self.deal.ranks());
+        let range = part_range(state_bytes, part, parts);
+        let copied = Copied {
+            step: self.state.step,
+            part,
+            parts,
+            offset_bytes: range.start,
+            state_bytes,
+            bytes: self.state.copy_bytes(range.start as usize..range.end as usize),
+        };
+        if let Some(writer) = self.writer.take() {
+            self.writer = Some(writer.write(copied).map_err(Failure::passing)?);
+        }
         Ok(())
     }
+
+    /// Digest of a rotating part of the state before the step.
+    fn digest(&self) -> u64 {
+        let part = (self.state.step % u64::from(DIGEST_PARTS)) as u32;
+        let range = part_range(self.state.num_bytes() as u64, part, DIGEST_PARTS);
+        let mut hasher = blake3::Hasher::new();
+        self.state.for_bytes(range.start as usize..range.end as usize, |bytes| {
+            hasher.update(bytes);
+        });
+        let hash = hasher.finalize();
+        u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has eight bytes"))
+    }
+}
+
+fn run_lane(
+    blip: &Blip,
+    state: &State,
+    batch: LaneBatch,
+    step: LaneStep,
+    activations: &mut Pool,
+    gradient: &mut [f32],
+) -> Result<LaneOutput, Failure> {
+    let output = blip.lane(state, batch, step, activations, gradient);
+    output.map_err(|e| Failure::lasting(format!("a fault of the model's code: {e}")))
+}
+
+/// The first term that is not finite.
+fn not_finite(prepared: &Prepared) -> Option<&'static str> {
+    let losses = prepared.gathered.losses.iter().zip(LOSS_NAMES);
+    let mut terms = losses.chain([(&prepared.gradient_norm, "gradient")]);
+    terms.find(|(value, _)| !value.is_finite()).map(|(_, name)| name)
 }
