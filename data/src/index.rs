@@ -115,9 +115,9 @@ pub fn build(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<ShardInd
     for (i, (key, parts)) in groups.into_iter().enumerate() {
         match sample(&mut file, &key, &parts) {
             Ok(sample) => {
-                words(&sample.text)
-                    .into_iter()
-                    .for_each(|word| *index.words.entry(word).or_default() += 1);
+                for word in words(&sample.text) {
+                    *index.words.entry(word).or_default() += 1;
+                }
                 index.samples.push(sample);
             }
             Err((reason, detail)) => index.broken.push(Broken { key, reason, detail }),

@@ -3,7 +3,8 @@
 //! [`shards`] reads webdataset tar files; [`index`] lists what is readable in them; [`dataset`] puts shards and
 //! overlays together to an immutable dataset version; [`order`] is the keyed permutation that training reads it in;
 //! [`decode`], [`augment`] and [`text`] turn bytes into pixels and tokens; [`loader`] makes the batch of any lane of any
-//! step; [`synth`] draws a corpus whose truth is known; [`metrics`] scores retrieval and captions.
+//! step; [`synth`] draws a corpus whose truth is known; [`metrics`] scores retrieval and captions, and [`evaluation`] keeps what
+//! the figures are computed from.
 //!
 //! Nothing here knows of networks or processes, and every result is a function of its inputs.
 
@@ -12,6 +13,7 @@
 pub mod augment;
 pub mod dataset;
 pub mod decode;
+pub mod evaluation;
 pub mod index;
 pub mod loader;
 pub mod metrics;

@@ -162,14 +162,32 @@ impl Loader {
 }
 
 /// Decoded images and open shards.
-#[derive(Default)]
 pub struct Images {
     decoded: HashMap<u64, Arc<Rgb>>,
-    bytes: usize,
+    /// Bytes that may still be kept.
+    room: usize,
     files: HashMap<u32, File>,
 }
 
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            decoded: HashMap::new(),
+            room: CACHE_BYTES,
+            files: HashMap::new(),
+        }
+    }
+}
+
 impl Images {
+    /// Keeps no image: for reading a corpus once.
+    pub fn read_once() -> Self {
+        Self {
+            room: 0,
+            ..Self::default()
+        }
+    }
+
     /// The image of a pair; none if its bytes do not decode.
     ///
     /// # Errors
@@ -184,8 +202,8 @@ impl Images {
             return Ok(None);
         };
         let image = Arc::new(image);
-        if self.bytes + image.data.len() <= CACHE_BYTES {
-            self.bytes += image.data.len();
+        if image.data.len() <= self.room {
+            self.room -= image.data.len();
             self.decoded.insert(id, image.clone());
         }
         Ok(Some(image))
