@@ -2,9 +2,12 @@
 
 use crate::blip::{Blip, unimodal};
 use crate::flat::Pool;
-use crate::tape::{Tape, Weights};
-use crate::text::{Grounding, Packed};
+use crate::tape::{Tape, Var, Weights};
+use crate::text::{Grounding, ImageKeys, Packed};
 use crate::vision::Tokens;
+
+/// Pairs that go through the multimodal layers together: bounds memory, and does not change a bit of the result.
+const PAIRS_AT_ONCE: usize = 64;
 
 impl Blip {
     /// Unit features of images.
@@ -67,29 +70,36 @@ impl Blip {
         );
         let images = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::All);
         let keys = self.student.text.image_keys(&mut tape, images);
+        let mark = tape.mark();
+        let mut logits = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(PAIRS_AT_ONCE) {
+            let matched = self.match_some(&mut tape, &keys, texts, pairs);
+            logits.extend(tape.value(matched).chunks_exact(2).map(|row| [row[0], row[1]]));
+            tape.rewind(mark);
+        }
+        logits
+    }
+
+    /// Matching logits of a few pairs.
+    ///
+    /// # Shapes
+    /// p pairs → p × 2
+    fn match_some(&self, tape: &mut Tape, keys: &[ImageKeys], texts: &[Vec<u32>], pairs: &[(u32, u32)]) -> Var {
         let mut packed = Packed::new();
         for (i, &(_, text)) in pairs.iter().enumerate() {
             packed.push(self.vocab.enc, &texts[text as usize], i as u32);
         }
-        let image_of = pairs.iter().map(|&(image, _)| image).collect();
-        let grounding = Grounding {
+        let grounding = |image_of| Grounding {
             image_of,
             tokens: self.image_tokens,
         };
-        let none = (
-            Packed::new(),
-            Grounding {
-                image_of: Vec::new(),
-                tokens: self.image_tokens,
-            },
-        );
-        let (states, _) =
-            self.student
-                .text
-                .multimodal(&mut tape, (&packed, &grounding), (&none.0, &none.1), &keys, None);
-        let states = states.expect("matching texts were given");
-        let logits = self.itm_head.linear(&mut tape, states);
-        tape.value(logits).chunks_exact(2).map(|row| [row[0], row[1]]).collect()
+        let matching = grounding(pairs.iter().map(|&(image, _)| image).collect());
+        let (nothing, nowhere) = (Packed::new(), grounding(Vec::new()));
+        let (states, _) = self
+            .student
+            .text
+            .multimodal(tape, (&packed, &matching), (&nothing, &nowhere), keys, None);
+        self.itm_head.linear(tape, states.expect("matching texts were given"))
     }
 }
 
