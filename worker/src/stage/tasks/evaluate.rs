@@ -1,0 +1,267 @@
+//! Evaluation on the held-out set: retrieval both ways and greedy captions (BLIP, sections 4.1 and 4.2).
+//!
+//! Contrastive similarity orders all candidates; the best of each query are scored again by the matching head (score: logit of
+//! a match plus cosine). A pair that both directions ask for is scored once, and an image's keys and values are computed once for all
+//! texts that are scored against it.
+
+use super::trained::Trained;
+use super::{Given, pixels, put_json};
+use crate::rank::failure::Failure;
+use crate::stage::inputs;
+use medley_data::dataset::{Corpus, Pair};
+use medley_data::evaluation::{Details, Ranks, Row, best, rank_after, rank_of};
+use medley_data::loader::Images;
+use medley_data::text::Tokenizer;
+use medley_model::generate::nucleus::GREEDY;
+use medley_model::generate::{Caption, CaptionRequest};
+use medley_model::ops::sum::dot;
+use medley_protocol::spec::Spec;
+use medley_protocol::tasks::{Set, TaskOutput};
+use rayon::prelude::*;
+
+/// Evaluates the checkpoint that the stage starts from.
+pub(super) fn run(given: Given, progress: &mut dyn FnMut(u64, u64)) -> Result<TaskOutput, Failure> {
+    let Given { spec, objects, .. } = given;
+    let mut exam = Exam::load(given)?;
+    let seen = exam.look(progress)?;
+    let rerank = spec.evaluate.rerank as usize;
+    let (images, texts) = (&seen.image_features, &seen.text_features);
+    let from_image = Search::new(images, texts, seen.width, rerank);
+    let from_text = Search::new(texts, images, seen.width, rerank);
+    let scores = exam.match_scores(&seen, &from_image, &from_text, progress)?;
+    let details = exam.details(&seen, &from_image, &from_text, &scores);
+    let figures = details.figures(spec.evaluate.resamples, spec.seed);
+    let details = put_json(objects, "evaluations/details", &details)?;
+    Ok(TaskOutput::Evaluation { details, figures })
+}
+
+/// Everything an evaluation reads.
+struct Exam<'a> {
+    spec: &'a Spec,
+    corpus: Corpus,
+    pairs: Vec<Pair>,
+    /// Token ids of the pairs' texts.
+    texts: Vec<Vec<u32>>,
+    tokenizer: Tokenizer,
+    model: Trained,
+    images: Images,
+}
+
+/// What the model makes of each image and each text alone; pair `i` is image `i` with text `i`.
+struct Seen {
+    /// Unit features, pairs × width.
+    image_features: Vec<f32>,
+    /// Unit features, pairs × width.
+    text_features: Vec<f32>,
+    width: usize,
+    captions: Vec<Caption>,
+}
+
+impl Seen {
+    fn cosine(&self, image: usize, text: usize) -> f32 {
+        let at = |row: usize| row * self.width..(row + 1) * self.width;
+        dot(&self.image_features[at(image)], &self.text_features[at(text)])
+    }
+}
+
+impl<'a> Exam<'a> {
+    fn load(given: Given<'a>) -> Result<Self, Failure> {
+        let Given { spec, inputs, objects } = given;
+        let version = inputs::version(objects, inputs)?;
+        let corpus = inputs::corpus(objects, &spec.data, &version, |entry| entry.shard.set == Set::Test)?;
+        let pairs = corpus.test_pairs();
+        if pairs.is_empty() {
+            return Err(Failure::lasting(
+                "the dataset version has no held-out samples: set data.test",
+            ));
+        }
+        let tokenizer = inputs::tokenizer(objects, inputs)?;
+        let longest = spec.model.text.max_tokens as usize;
+        let texts = pairs.iter().map(|pair| tokenizer.encode(corpus.text(*pair), longest));
+        let (size, start) = (spec.pretrain.image_size, inputs.start.as_ref());
+        Ok(Self {
+            model: Trained::load(given, size, &tokenizer, start, "checkpoint to evaluate")?,
+            texts: texts.collect(),
+            spec,
+            corpus,
+            pairs,
+            tokenizer,
+            images: Images::default(),
+        })
+    }
+
+    fn batch(&self) -> usize {
+        self.spec.evaluate.batch.max(1) as usize
+    }
+
+    /// Units of progress: every image is looked at twice.
+    fn units(&self) -> u64 {
+        2 * self.pairs.len() as u64
+    }
+
+    /// Features of all images and texts, and a caption of each image.
+    fn look(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<Seen, Failure> {
+        let prompt = self.tokenizer.pieces(&self.spec.pretrain.prompt);
+        let (capfilt, text) = (&self.spec.capfilt, &self.spec.model.text);
+        let request = CaptionRequest {
+            sampling: GREEDY,
+            prompt: &prompt,
+            min_tokens: capfilt.min_tokens as usize,
+            max_tokens: capfilt.max_tokens.min(text.positions) as usize,
+            seed: self.spec.seed,
+        };
+        let mut seen = Seen {
+            image_features: Vec::new(),
+            text_features: Vec::new(),
+            width: self.model.width(),
+            captions: Vec::new(),
+        };
+        for start in (0..self.pairs.len()).step_by(self.batch()) {
+            let batch = start..(start + self.batch()).min(self.pairs.len());
+            let view = self.view(batch.clone())?;
+            seen.image_features
+                .extend(self.model.image_features(&view, batch.len()));
+            seen.text_features
+                .extend(self.model.text_features(&self.texts[batch.clone()]));
+            // Greedy captions draw nothing, so that any key serves.
+            let keys: Vec<u64> = batch.clone().map(|i| i as u64).collect();
+            seen.captions.extend(self.model.captions(&view, &keys, &request));
+            progress(batch.end as u64, self.units());
+        }
+        self.check_finite(&seen)?;
+        Ok(seen)
+    }
+
+    fn view(&mut self, batch: std::ops::Range<usize>) -> Result<Vec<f32>, Failure> {
+        let decoded = pixels::read(&mut self.images, &self.corpus, &self.pairs[batch])?;
+        Ok(pixels::squares(&decoded, self.model.image_size()))
+    }
+
+    fn check_finite(&self, seen: &Seen) -> Result<(), Failure> {
+        let finite = |row: usize| {
+            let at = row * seen.width..(row + 1) * seen.width;
+            let features = seen.image_features[at.clone()].iter().chain(&seen.text_features[at]);
+            features
+                .chain([&seen.captions[row].log_probability])
+                .all(|v| v.is_finite())
+        };
+        match (0..self.pairs.len()).find(|row| !finite(*row)) {
+            None => Ok(()),
+            Some(row) => Err(Failure::lasting(format!(
+                "the model gives no finite numbers for held-out sample {}: its training has diverged; lower pretrain.peak_lr",
+                self.place(row).1
+            ))),
+        }
+    }
+
+    /// Shard and key of a pair.
+    fn place(&self, row: usize) -> (&str, &str) {
+        let Pair { shard, sample, .. } = self.pairs[row];
+        let shard = &self.corpus.shards[shard as usize];
+        (&shard.name.file, &shard.index.samples[sample as usize].key)
+    }
+
+    /// Scores every pair that either search retained.
+    fn match_scores(
+        &mut self,
+        seen: &Seen,
+        from_image: &Search,
+        from_text: &Search,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Scores, Failure> {
+        let texts_of = asked(from_image, from_text);
+        let mut scores = Vec::with_capacity(texts_of.len());
+        for start in (0..self.pairs.len()).step_by(self.batch()) {
+            let batch = start..(start + self.batch()).min(self.pairs.len());
+            let view = self.view(batch.clone())?;
+            let of_image = |(i, image): (usize, usize)| texts_of[image].iter().map(move |text| (i as u32, *text));
+            let links: Vec<(u32, u32)> = batch.clone().enumerate().flat_map(of_image).collect();
+            let logits = self.model.match_logits(&view, batch.len(), &self.texts, &links);
+            let mut logits = logits.into_iter();
+            for image in batch.clone() {
+                let score = |(text, logits): (&u32, [f32; 2])| logits[1] + seen.cosine(image, *text as usize);
+                scores.push(texts_of[image].iter().zip(logits.by_ref()).map(score).collect());
+            }
+            progress((self.pairs.len() + batch.end) as u64, self.units());
+        }
+        Ok(Scores { texts_of, scores })
+    }
+
+    fn details(&self, seen: &Seen, from_image: &Search, from_text: &Search, scores: &Scores) -> Details {
+        let row = |i: usize| {
+            let (shard, key) = self.place(i);
+            let caption = &seen.captions[i];
+            Row {
+                shard: shard.to_owned(),
+                key: key.to_owned(),
+                text: self.corpus.text(self.pairs[i]).to_owned(),
+                caption: self.tokenizer.decode(&caption.tokens),
+                log_probability: caption.log_probability,
+                text_to_image: from_text.ranks(i, |image| scores.get(image as usize, i as u32)),
+                image_to_text: from_image.ranks(i, |text| scores.get(i, text)),
+            }
+        };
+        Details {
+            rows: (0..self.pairs.len()).map(row).collect(),
+        }
+    }
+}
+
+/// A search by contrastive similarity in one direction. Query `i`'s true partner is candidate `i`.
+struct Search {
+    /// Place of each query's true partner.
+    places: Vec<u32>,
+    /// Each query's best candidates, best first.
+    retained: Vec<Vec<u32>>,
+}
+
+impl Search {
+    /// # Shapes
+    /// queries: n × width, candidates: n × width
+    fn new(queries: &[f32], candidates: &[f32], width: usize, retain: usize) -> Self {
+        let of_query = |(i, query): (usize, &[f32])| {
+            let similarities: Vec<f32> = candidates.chunks_exact(width).map(|c| dot(query, c)).collect();
+            (rank_of(i, &similarities), best(retain, &similarities))
+        };
+        let (places, retained) = queries.par_chunks_exact(width).enumerate().map(of_query).unzip();
+        Self { places, retained }
+    }
+
+    /// Ranks of query `i`'s true partner, before and after the retained candidates got new scores.
+    fn ranks(&self, i: usize, score: impl Fn(u32) -> f32) -> Ranks {
+        let (itc, retained) = (self.places[i], &self.retained[i]);
+        let rescored: Vec<f32> = retained.iter().map(|candidate| score(*candidate)).collect();
+        let itm = rank_after(i as u32, itc, retained, &rescored);
+        Ranks { itc, itm }
+    }
+}
+
+/// The texts that are to be scored against each image, ascending.
+fn asked(from_image: &Search, from_text: &Search) -> Vec<Vec<u32>> {
+    let mut texts_of = from_image.retained.clone();
+    for (text, images) in from_text.retained.iter().enumerate() {
+        for image in images {
+            texts_of[*image as usize].push(text as u32);
+        }
+    }
+    for texts in &mut texts_of {
+        texts.sort_unstable();
+        texts.dedup();
+    }
+    texts_of
+}
+
+/// Scores of the asked pairs, by image.
+struct Scores {
+    texts_of: Vec<Vec<u32>>,
+    scores: Vec<Vec<f32>>,
+}
+
+impl Scores {
+    fn get(&self, image: usize, text: u32) -> f32 {
+        let at = self.texts_of[image]
+            .binary_search(&text)
+            .expect("what a search retained was scored");
+        self.scores[image][at]
+    }
+}

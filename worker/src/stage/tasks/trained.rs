@@ -1,0 +1,71 @@
+//! A trained model for inference.
+
+use super::Given;
+use crate::rank::failure::Failure;
+use crate::stage::inputs;
+use medley_data::text::Tokenizer;
+use medley_model::blip::Blip;
+use medley_model::flat::{Flat, Pool};
+use medley_model::generate::{Caption, CaptionRequest};
+use medley_protocol::checkpoint::Manifest;
+
+/// A checkpoint's weights in BLIP at one image size. Moments, momentum encoders and queues are not kept.
+pub(super) struct Trained {
+    blip: Blip,
+    params: Flat,
+    pool: Pool,
+}
+
+impl Trained {
+    /// Loads the weights of a checkpoint; `role` names it when it is missing.
+    pub(super) fn load(
+        given: Given,
+        image_size: u32,
+        tokenizer: &Tokenizer,
+        manifest: Option<&Manifest>,
+        role: &str,
+    ) -> Result<Self, Failure> {
+        let blip = inputs::blip(given.spec, image_size, tokenizer.vocabulary());
+        let params = inputs::state(given.objects, &blip, manifest, role)?.params;
+        let pool = Pool::default();
+        Ok(Self { blip, params, pool })
+    }
+
+    /// Side of its images in pixels.
+    pub(super) fn image_size(&self) -> u32 {
+        self.blip.image_size
+    }
+
+    /// Width of its features.
+    pub(super) fn width(&self) -> usize {
+        self.blip.model.embed_dim as usize
+    }
+
+    /// See [`Blip::captions`].
+    pub(super) fn captions(&mut self, pixels: &[f32], samples: &[u64], request: &CaptionRequest) -> Vec<Caption> {
+        self.blip
+            .captions(&self.params, pixels, samples, request, &mut self.pool)
+    }
+
+    /// See [`Blip::image_features`].
+    pub(super) fn image_features(&mut self, pixels: &[f32], b: usize) -> Vec<f32> {
+        self.blip.image_features(&self.params, pixels, b, &mut self.pool)
+    }
+
+    /// See [`Blip::text_features`].
+    pub(super) fn text_features(&mut self, texts: &[Vec<u32>]) -> Vec<f32> {
+        self.blip.text_features(&self.params, texts, &mut self.pool)
+    }
+
+    /// See [`Blip::match_logits`].
+    pub(super) fn match_logits(
+        &mut self,
+        pixels: &[f32],
+        b: usize,
+        texts: &[Vec<u32>],
+        pairs: &[(u32, u32)],
+    ) -> Vec<[f32; 2]> {
+        self.blip
+            .match_logits(&self.params, pixels, b, texts, pairs, &mut self.pool)
+    }
+}
