@@ -15,19 +15,14 @@ pub fn clean(caption: &str) -> String {
     let lower = caption.to_lowercase();
     let blanked = lower.replace(['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'], " ");
     let mut out = String::with_capacity(blanked.len());
-    let mut words = 0;
     // The reference collapses runs of two or more blanks and splits on single spaces, so a lone tab stays in its word.
-    for word in collapse(&blanked)
-        .trim_end_matches('\n')
-        .trim_matches(' ')
-        .split(' ')
-        .take(MAX_WORDS)
-    {
-        if words > 0 {
+    let collapsed = collapse(&blanked);
+    let words = collapsed.trim_end_matches('\n').trim_matches(' ').split(' ');
+    for (i, word) in words.take(MAX_WORDS).enumerate() {
+        if i > 0 {
             out.push(' ');
         }
         out.push_str(word);
-        words += 1;
     }
     out
 }

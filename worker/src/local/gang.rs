@@ -54,7 +54,9 @@ pub(super) fn train(
     Ok(())
 }
 
-fn start(assignment: &Assignment, threads: u32) -> anyhow::Result<(Vec<RankProcess>, Receiver<(u32, Event)>)> {
+type Started = (Vec<RankProcess>, Receiver<(u32, Event)>);
+
+fn start(assignment: &Assignment, threads: u32) -> anyhow::Result<Started> {
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let (heard, events) = mpsc::channel();
     let mut ranks = Vec::new();
