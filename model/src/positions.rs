@@ -90,7 +90,7 @@ mod tests {
         let larger = resample(&table, 1 + 28 * 28, 1);
         assert_eq!(larger[0], 9.0);
         for x in 6..22 {
-            let expected = (x as f32 + 0.5) / 2.0 - 0.5;
+            let expected = f32::midpoint(x as f32, 0.5) - 0.5;
             assert!((larger[1 + 28 * 10 + x] - expected).abs() < 0.04, "{x}");
         }
     }

@@ -113,8 +113,14 @@ impl State {
             return self;
         }
         let mut state = Self::zeros(to);
-        positions::adapt((&from.student_layout, &self.params), (&to.student_layout, &mut state.params));
-        positions::adapt((&from.momentum_layout, &self.ema), (&to.momentum_layout, &mut state.ema));
+        positions::adapt(
+            (&from.student_layout, &self.params),
+            (&to.student_layout, &mut state.params),
+        );
+        positions::adapt(
+            (&from.momentum_layout, &self.ema),
+            (&to.momentum_layout, &mut state.ema),
+        );
         Self {
             step: self.step,
             queue_next: self.queue_next,

@@ -265,7 +265,7 @@ impl Text {
         let v = block.value.linear(tape, x);
         let probabilities = self.dropout(dropout, index, Site::Probabilities);
         let attended = self.attend(tape, q, k, v, &seqs, probabilities);
-        self.output(
+        Self::output(
             tape,
             block,
             attended,
@@ -290,7 +290,6 @@ impl Text {
 
     /// LayerNorm(dropout(dense(attended)) + residual).
     pub(crate) fn output(
-        &self,
         tape: &mut Tape,
         block: &Attention,
         attended: Var,
@@ -409,7 +408,7 @@ impl Text {
         let q = cross.query.linear(tape, x);
         let probabilities = self.dropout(dropout, index, Site::CrossProbabilities);
         let attended = self.attend(tape, q, images.keys, images.values, seqs, probabilities);
-        self.output(
+        Self::output(
             tape,
             cross,
             attended,

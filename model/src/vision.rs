@@ -199,7 +199,7 @@ fn sequences(b: usize, n: usize, queries: usize) -> Rc<[Sequence]> {
 /// b × 3 × s × s → (b·(s/p)²) × (3·p·p)
 fn patchify(pixels: &[f32], b: usize, p: usize) -> Vec<f32> {
     let image = pixels.len() / b;
-    let side = (1..).find(|s| 3 * s * s >= image).expect("an image is a square");
+    let side = (image / 3).isqrt();
     debug_assert_eq!(3 * side * side, image);
     let grid = side / p;
     let mut out = Vec::with_capacity(pixels.len());

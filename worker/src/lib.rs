@@ -1,10 +1,12 @@
 //! What runs on a node: the [`agent`] that talks to the coordinator, and the ranks that compute.
 //!
-//! A rank is a process of its own ([`supervise`] starts it and listens to it).
+//! A rank is a process of its own ([`supervise`] starts it and listens to it); [`stage`] is what it works on. [`local`] runs a
+//! training without a cluster.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod collective;
+pub mod local;
 pub mod objects;
 pub mod rank;
 pub mod stage;

@@ -1,7 +1,7 @@
 //! `medley-worker`: the agent of a node, one rank, or a whole training without a cluster.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, rank};
+use medley_worker::{agent, local, rank};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -19,6 +19,8 @@ enum Command {
     Agent(agent::Args),
     /// Be one rank: started by an agent, or by `train`, and told what to do on standard input.
     Rank,
+    /// Pre-train on this machine alone, without coordinator or agent.
+    Train(local::Args),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(args),
         Command::Rank => return rank::process::run(),
+        Command::Train(args) => local::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

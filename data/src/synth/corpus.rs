@@ -127,7 +127,7 @@ fn right_sample(scene: Scene, key: Key) -> Drawn {
 }
 
 fn test_sample(key: Key, seen: &mut BTreeSet<Scene>) -> Drawn {
-    let fresh = (0..u64::MAX)
+    let fresh = (0..u64::from(u32::MAX))
         .map(|attempt| Scene::random(key.at(100).at(attempt)))
         .find(|scene| seen.insert(*scene));
     right_sample(fresh.expect("there are more scenes than test samples"), key)

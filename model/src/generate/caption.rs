@@ -11,7 +11,7 @@ use crate::ops::dropout::Place;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
 use crate::tape::{Tape, Var, Weights};
-use crate::text::{ImageKeys, Packed};
+use crate::text::{ImageKeys, Packed, Text};
 use crate::vision::Tokens;
 use std::rc::Rc;
 
@@ -146,12 +146,12 @@ impl Blip {
                 tape.input(&cache.values.concat(), width),
             );
             let attended = text.attend(tape, q, keys, values, &one_query_each(tokens.len(), position + 1), None);
-            x = text.output(tape, block, attended, x, &places, None);
+            x = Text::output(tape, block, attended, x, &places, None);
             let cross = layer.cross.as_ref().expect("the student has cross-attention");
             let q = cross.query.linear(tape, x);
             let seqs = one_query_each(tokens.len(), self.image_tokens);
             let attended = text.attend(tape, q, images[i].keys, images[i].values, &seqs, None);
-            x = text.output(tape, cross, attended, x, &places, None);
+            x = Text::output(tape, cross, attended, x, &places, None);
             x = text.feed(tape, (i, layer), x, &places, None);
         }
         x

@@ -111,7 +111,7 @@ fn prepare(c: &mut [f32], n: usize, stride: usize, start: Start, empty_product: 
         Start::Add => false,
         Start::Bias(bias) => {
             for_rows(c, stride, |_, rows| {
-                rows.chunks_mut(stride).for_each(|row| row[..n].copy_from_slice(bias))
+                rows.chunks_mut(stride).for_each(|row| row[..n].copy_from_slice(bias));
             });
             false
         }

@@ -41,15 +41,15 @@ impl AdamW {
     pub fn apply(&self, p: &mut [f32], g: &[f32], scale: f32, m: &mut [f32], v: &mut [f32]) {
         /// Elements of a unit of work.
         const UNIT: usize = 1 << 14;
-        let one = |(((p, g), m), v): (((&mut [f32], &[f32]), &mut [f32]), &mut [f32])| self.unit(p, g, scale, m, v);
         if p.len() > UNIT && rayon::current_num_threads() > 1 {
             let units = p
                 .par_chunks_mut(UNIT)
                 .zip(g.par_chunks(UNIT))
                 .zip(m.par_chunks_mut(UNIT));
-            units.zip(v.par_chunks_mut(UNIT)).for_each(one);
+            let units = units.zip(v.par_chunks_mut(UNIT));
+            units.for_each(|(((p, g), m), v)| self.unit(p, g, scale, m, v));
         } else {
-            one((((p, g), m), v));
+            self.unit(p, g, scale, m, v);
         }
     }
 

@@ -22,8 +22,8 @@ fn accumulate(n: usize, f: impl Fn(usize, f32) -> f32) -> f32 {
     let whole = n / LANES * LANES;
     let mut base = 0;
     while base < whole {
-        for l in 0..LANES {
-            acc[l] = f(base + l, acc[l]);
+        for (l, partial) in acc.iter_mut().enumerate() {
+            *partial = f(base + l, *partial);
         }
         base += LANES;
     }

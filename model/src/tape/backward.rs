@@ -119,7 +119,7 @@ impl<'a> Tape<'a> {
             Node::L2Norm { x, norms, y } => {
                 let cols = self.dims(*x).1;
                 self.contribute(*x, |tape, d, fresh| {
-                    norm::l2_norm_backward(tape.value(*y), norms, &dy, cols, d, fresh)
+                    norm::l2_norm_backward(tape.value(*y), norms, &dy, cols, d, fresh);
                 });
                 self.pool.give(dy);
             }
@@ -175,7 +175,7 @@ impl<'a> Tape<'a> {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(w).len / inner;
         self.param(w, |tape, d, fresh| {
-            gemm(Mat::new(&dy, out).t(), Mat::new(tape.value(x), inner), d, start(fresh))
+            gemm(Mat::new(&dy, out).t(), Mat::new(tape.value(x), inner), d, start(fresh));
         });
         if let Some(b) = b {
             self.param(b, |_, d, fresh| sum_columns(&dy, d, fresh));

@@ -9,7 +9,7 @@ use crate::ops::gemm::{Mat, Start, gemm};
 use crate::ops::{blocks, elementwise, embedding, norm};
 use std::rc::Rc;
 
-impl<'a> Tape<'a> {
+impl Tape<'_> {
     /// A constant matrix with `cols` columns.
     pub fn input(&mut self, data: &[f32], cols: usize) -> Var {
         let mut flat = self.pool.take(data.len());

@@ -53,7 +53,10 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         threads,
     }) = first
     else {
-        return Err(Failure::passing(format!("the first order must be to start, within {} s", START_PATIENCE.as_secs())));
+        return Err(Failure::passing(format!(
+            "the first order must be to start, within {} s",
+            START_PATIENCE.as_secs()
+        )));
     };
     voice.state(RankState::Starting);
     rayon::ThreadPoolBuilder::new()

@@ -61,7 +61,8 @@ pub fn corpus(
             overlay: overlay.transpose()?,
         })
     };
-    let shards: Result<Vec<CorpusShard>, Failure> = version.shards.iter().filter(|entry| wanted(entry)).map(load).collect();
+    let shards: Result<Vec<CorpusShard>, Failure> =
+        version.shards.iter().filter(|entry| wanted(entry)).map(load).collect();
     Corpus::new(shards?, version.threshold).map_err(|e| Failure::lasting(e.to_string()))
 }
 

@@ -100,10 +100,7 @@ impl Inbox {
         let missing = || {
             Err(Lost {
                 rank: from,
-                why: format!(
-                    "it did not deliver its part of a step within {} s",
-                    patience.as_secs()
-                ),
+                why: format!("it did not deliver its part of a step within {} s", patience.as_secs()),
             })
         };
         self.wait(patience, missing, |held| {

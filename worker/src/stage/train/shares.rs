@@ -54,7 +54,10 @@ impl LaneShare {
             let lanes: Vec<u32> = deal.lanes(rank).collect();
             let expected = lanes.len() * self.floats() * size_of::<f32>();
             if bytes.len() != expected {
-                let why = format!("its features and losses have {} bytes instead of {expected}", bytes.len());
+                let why = format!(
+                    "its features and losses have {} bytes instead of {expected}",
+                    bytes.len()
+                );
                 return Err(Lost { rank, why });
             }
             let floats: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);

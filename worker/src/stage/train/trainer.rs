@@ -162,7 +162,13 @@ impl<'a> Trainer<'a> {
         let local = Local::collect(&self.plan, len, &mut self.gradients, |lane, gradient| {
             let batch = samples.next()?;
             for (position, tries) in &batch.replaced {
-                tracing::warn!(step, lane, position, tries, "a sample no longer decodes and was replaced");
+                tracing::warn!(
+                    step,
+                    lane,
+                    position,
+                    tries,
+                    "a sample no longer decodes and was replaced"
+                );
             }
             let batch = LaneBatch {
                 pixels: &batch.pixels,
