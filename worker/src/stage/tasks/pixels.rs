@@ -4,6 +4,7 @@ use crate::rank::failure::Failure;
 use medley_data::dataset::{Corpus, Pair};
 use medley_data::decode::{self, Rgb};
 use medley_data::loader::{Fault, Images};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Reads the images of some pairs.
@@ -41,8 +42,8 @@ fn undecodable(corpus: &Corpus, pair: Pair) -> Failure {
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         let reason = fault.to_string();
-        // A read may succeed elsewhere or later; a file that changed stays so until someone puts it back.
-        let retry = matches!(fault, Fault::Read { .. });
+        // A read may succeed later; a file that is gone or changed stays so until someone puts it back.
+        let retry = matches!(&fault, Fault::Read { source, .. } if source.kind() != ErrorKind::NotFound);
         Self { reason, retry }
     }
 }
