@@ -1,2 +1,126 @@
-//! Entry point.
-fn main() {}
+//! `medley`: starts a cluster on this machine, submits jobs, shows what they do, and runs the demo.
+//!
+//! The command is thin over the REST API: what it knows, it was told by a coordinator ([`connect`]). [`cluster`]
+//! supervises the processes of a cluster on one machine for `up` and [`demo`]; [`follow`] shows a job's progress;
+//! [`report`] scores a finished demo against the truth of its generated corpus. Results go to standard output, progress and
+//! messages to standard error ([`console`]).
+
+mod checkpoints;
+mod cluster;
+mod connect;
+mod console;
+mod demo;
+#[cfg(test)]
+mod fake;
+mod follow;
+mod jobs;
+mod nodes;
+mod report;
+mod signals;
+mod submit;
+mod up;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  medley demo --quick                       the whole recipe on a handful of images
+  medley up --state-dir /var/lib/medley     a cluster on this machine, with its dashboard
+  medley submit job.toml --watch            submit a job and follow it
+  medley jobs                               what is queued, running and done
+  medley jobs show latest                   one job with its stages
+
+Commands that talk to a coordinator find it by --url and --token-file (MEDLEY_URL, MEDLEY_TOKEN_FILE), or by the
+--state-dir (MEDLEY_STATE_DIR) of a coordinator on this machine; .medley if nothing is said.";
+
+/// Trains BLIP on a cluster that may lose machines: start one, submit jobs, watch them.
+#[derive(Debug, Parser)]
+#[command(name = "medley", version, about, after_help = EXAMPLES)]
+struct Cli {
+    /// Print JSON for scripts instead of tables for people.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a coordinator and its nodes on this machine until Ctrl-C.
+    Up(up::Args),
+    /// Generate a small corpus, train BLIP on it with CapFilt, and report how much that helped.
+    Demo(demo::Args),
+    /// Submit a job.
+    Submit(submit::Args),
+    /// List, show, follow and cancel jobs.
+    Jobs(jobs::Args),
+    /// List the nodes of the cluster.
+    Nodes(nodes::Args),
+    /// List and take checkpoints.
+    Checkpoints(checkpoints::Args),
+}
+
+/// How a command ended when nothing went wrong with the command itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// All is well.
+    Success,
+    /// The job that was followed did not succeed.
+    JobFailed,
+    /// A signal ended the command.
+    Interrupted,
+}
+
+impl From<Ending> for ExitCode {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Success => Self::SUCCESS,
+            Ending::JobFailed => Self::FAILURE,
+            Ending::Interrupted => Self::from(130),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(ending) => ending.into(),
+        Err(error) if console::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Ending> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let ending = runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => up::run(args, cli.json).await,
+            Command::Demo(args) => demo::run(args, cli.json).await,
+            Command::Submit(args) => submit::run(args, cli.json).await,
+            Command::Jobs(args) => jobs::run(args, cli.json).await,
+            Command::Nodes(args) => nodes::run(args, cli.json).await,
+            Command::Checkpoints(args) => checkpoints::run(args, cli.json).await,
+        }
+    });
+    // A read of standard input that was given up must not hold the end up.
+    runtime.shutdown_background();
+    ending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

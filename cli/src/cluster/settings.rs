@@ -1,0 +1,119 @@
+//! What a cluster on this machine is made of, and the command lines of its processes.
+
+use anyhow::{Context, Result, bail};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the coordinator listens if nothing is said and the port is free.
+const USUAL_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
+
+/// The programs of a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    /// `medley-coordinator`.
+    pub(crate) coordinator: PathBuf,
+    /// `medley-worker`.
+    pub(crate) worker: PathBuf,
+}
+
+impl Programs {
+    /// The siblings of this executable.
+    ///
+    /// # Errors
+    /// Names the one that is missing.
+    pub(crate) fn beside_this_one() -> Result<Self> {
+        let own = std::env::current_exe().context("cannot tell where this program lies")?;
+        let folder = own.parent().unwrap_or(Path::new("/"));
+        let find = |name: &str| {
+            let path = folder.join(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+            bail!(
+                "{} is missing: build it with `cargo build --release --workspace`",
+                path.display()
+            )
+        };
+        Ok(Self {
+            coordinator: find("medley-coordinator")?,
+            worker: find("medley-worker")?,
+        })
+    }
+}
+
+/// What is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The programs.
+    pub(crate) programs: Programs,
+    /// Absolute path of the state directory.
+    pub(crate) state_dir: PathBuf,
+    /// Number of nodes.
+    pub(crate) nodes: u32,
+    /// Devices of each node.
+    pub(crate) devices: u32,
+    /// Threads of each rank.
+    pub(crate) threads: u32,
+    /// Where the coordinator listens.
+    pub(crate) listen: SocketAddr,
+}
+
+/// The address to listen on: the one asked for; otherwise the usual one, or a free one if that is taken.
+pub(crate) fn address(asked: Option<SocketAddr>) -> SocketAddr {
+    let usual_is_free = || TcpListener::bind(USUAL_ADDRESS).is_ok();
+    match asked {
+        Some(address) => address,
+        None if usual_is_free() => USUAL_ADDRESS,
+        None => SocketAddr::new(USUAL_ADDRESS.ip(), 0),
+    }
+}
+
+/// Makes the state directory and returns its absolute path.
+///
+/// # Errors
+/// Names it.
+pub(crate) fn make_state_dir(given: &Path) -> Result<PathBuf> {
+    let context = || format!("cannot make the state directory {}", given.display());
+    std::fs::create_dir_all(given.join("logs")).with_context(context)?;
+    given.canonicalize().with_context(context)
+}
+
+impl Settings {
+    /// The folder of the logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+
+    /// The name of a node, counted from 1.
+    pub(crate) fn node_name(number: u32) -> String {
+        format!("node-{number}")
+    }
+
+    /// Starts the coordinator.
+    pub(crate) fn coordinator(&self, listen: SocketAddr) -> Command {
+        let mut command = Command::new(&self.programs.coordinator);
+        command
+            .arg("serve")
+            .args([Path::new("--state-dir"), &self.state_dir])
+            .args(["--listen", &listen.to_string()]);
+        command
+    }
+
+    /// Starts the agent of a node.
+    pub(crate) fn agent(&self, name: &str, url: &str) -> Command {
+        let mut command = Command::new(&self.programs.worker);
+        command
+            .arg("agent")
+            .args(["--coordinator", url, "--name", name])
+            .args([Path::new("--token-file"), &self.state_dir.join("tokens/node")])
+            .args([
+                "--devices",
+                &self.devices.to_string(),
+                "--threads",
+                &self.threads.to_string(),
+            ])
+            .args([Path::new("--log-dir"), &self.logs().join(name)]);
+        command
+    }
+}

@@ -1,0 +1,6 @@
+//! Following a job: what each look at it brought ([`progress`], pure), and the loop that looks ([`watch`]).
+
+mod progress;
+mod watch;
+
+pub(crate) use watch::watch;

@@ -1,0 +1,155 @@
+//! `medley jobs show`: one job with all that is known of it.
+
+use super::detail;
+use crate::connect::explain;
+use crate::console::{Align, Table, ago, duration, number, percent, print, print_json, seconds_between, wire_name};
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use medley_protocol::client::Client;
+use medley_protocol::ids::JobId;
+use medley_protocol::rest::{DatasetView, JobDetail, StageView};
+use medley_protocol::tasks::Recall;
+use serde_json::json;
+
+pub(super) async fn run(client: &Client, job: JobId, json: bool) -> Result<()> {
+    let job = detail(client, job).await?;
+    let datasets: Vec<DatasetView> = client
+        .get(&format!("/jobs/{}/datasets", job.job.id))
+        .await
+        .map_err(explain)?;
+    if json {
+        return print_json(&json!({ "job": job, "datasets": datasets }));
+    }
+    print(&page(&job, &datasets, Utc::now()))
+}
+
+fn page(job: &JobDetail, datasets: &[DatasetView], now: DateTime<Utc>) -> String {
+    let mut page = head(job, now);
+    if !job.stages.is_empty() {
+        page += &format!("\n{}", stages(&job.stages, now).plain());
+    }
+    let figures = figures(&job.stages);
+    if !figures.is_empty() {
+        page += &format!("\n{}", figures.plain());
+    }
+    for dataset in datasets {
+        page += &format!("\ndataset version {}: {}", dataset.version, counts(dataset));
+    }
+    page
+}
+
+fn head(job: &JobDetail, now: DateTime<Utc>) -> String {
+    let view = &job.job;
+    let spec = &job.spec;
+    let mut head = format!(
+        "job        {}\nname       {}\nkind       {}, preset {}, {} lanes of {}\nstate      {}\nsubmitted  {}\n",
+        view.id,
+        view.name,
+        wire_name(&view.kind),
+        spec.preset.name(),
+        spec.lanes.count,
+        spec.lanes.batch,
+        wire_name(&view.state),
+        ago(view.submitted_at, now),
+    );
+    if !view.reason.is_empty() {
+        head += &format!("reason     {}\n", view.reason);
+    }
+    head
+}
+
+fn stages(stages: &[StageView], now: DateTime<Utc>) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("stage", Left),
+        ("state", Left),
+        ("done", Right),
+        ("ranks", Right),
+        ("generation", Right),
+        ("time", Right),
+        ("reason", Left),
+    ]);
+    for stage in stages {
+        let total = stage.total.map_or_else(String::new, |total| format!("/{total}"));
+        let end = stage.finished_at.unwrap_or(now);
+        let time = stage.started_at.map(|start| duration(seconds_between(start, end)));
+        table.row([
+            stage.name.clone(),
+            wire_name(&stage.state),
+            format!("{}{total}", stage.done),
+            stage.world.to_string(),
+            stage.generation.to_string(),
+            time.unwrap_or_default(),
+            stage.reason.clone(),
+        ]);
+    }
+    table
+}
+
+fn figures(stages: &[StageView]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("evaluation", Left),
+        ("retrieval", Left),
+        ("R@1", Right),
+        ("R@5", Right),
+        ("R@10", Right),
+        ("95 % interval of R@1", Left),
+    ]);
+    let evaluated = stages
+        .iter()
+        .filter_map(|stage| Some((&stage.name, stage.evaluation.as_ref()?)));
+    for (name, found) in evaluated {
+        for (what, recall) in [
+            ("text to image, ITC", &found.text_to_image_itc),
+            ("image to text, ITC", &found.image_to_text_itc),
+            ("text to image, re-ranked", &found.text_to_image_itm),
+            ("image to text, re-ranked", &found.image_to_text_itm),
+        ] {
+            table.row(figures_row(name, what, recall));
+        }
+    }
+    table
+}
+
+fn figures_row(stage: &str, what: &str, recall: &Recall) -> [String; 6] {
+    [
+        stage.into(),
+        what.into(),
+        percent(recall.at_1.value),
+        percent(recall.at_5.value),
+        percent(recall.at_10.value),
+        format!("{} to {}", percent(recall.at_1.low), percent(recall.at_1.high)),
+    ]
+}
+
+fn counts(dataset: &DatasetView) -> String {
+    let counts = dataset
+        .counts
+        .iter()
+        .map(|(name, count)| format!("{name} {}", number(*count)));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{self, moment};
+    use medley_protocol::stage::{StageKind, StageState};
+
+    #[test]
+    fn a_job_is_shown_with_its_stages_and_why_they_wait() {
+        let mut job = fake::job("shapes");
+        let mut done = fake::stage("index-0", StageKind::Index, StageState::Done);
+        (done.done, done.total) = (9, Some(9));
+        let mut waiting = fake::stage("pretrain-0", StageKind::Pretrain, StageState::Waiting);
+        (waiting.started_at, waiting.reason) = (None, "no node is alive".into());
+        job.stages = vec![done, waiting];
+        let page = page(&job, &[], moment(100));
+        assert!(
+            page.contains("index-0     done      9/9      4           1  1m 00s"),
+            "{page}"
+        );
+        assert!(page.contains("no node is alive"), "{page}");
+    }
+}
