@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait with `--wait`.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Arguments of `medley checkpoints`.
 #[derive(Debug, clap::Args)]

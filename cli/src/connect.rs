@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, anyhow};
 use medley_protocol::client::{Client, Error};
 use medley_protocol::error::Code;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The state directory when nothing is said.
@@ -49,11 +50,11 @@ impl Connection {
     pub(crate) fn flags(&self) -> String {
         let mut flags = String::new();
         if let Some(url) = &self.url {
-            flags += &format!(" --url {url}");
+            let _ = write!(flags, " --url {url}");
         }
         for (flag, path) in [("--token-file", &self.token_file), ("--state-dir", &self.state_dir)] {
             if let Some(path) = path {
-                flags += &format!(" {flag} {}", path.display());
+                let _ = write!(flags, " {flag} {}", path.display());
             }
         }
         flags

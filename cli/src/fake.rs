@@ -91,7 +91,6 @@ struct World {
     nodes: Vec<NodeView>,
     objects: BTreeMap<String, Vec<u8>>,
     keys: BTreeMap<String, JobId>,
-    documents: Vec<Value>,
     away: bool,
 }
 
@@ -175,11 +174,6 @@ impl Coordinator {
     pub(crate) fn set_away(&self, away: bool) {
         at(&self.world).away = away;
     }
-
-    /// The documents submitted so far.
-    pub(crate) fn documents(&self) -> Vec<Value> {
-        at(&self.world).documents.clone()
-    }
 }
 
 fn at(world: &Mutex<World>) -> MutexGuard<'_, World> {
@@ -225,7 +219,6 @@ async fn submit(State(world): Shared, headers: HeaderMap, Json(document): Json<V
     };
     let key = headers["Idempotency-Key"].to_str().unwrap().to_owned();
     let mut world = at(&world);
-    world.documents.push(document);
     if let Some(known) = world.keys.get(&key).and_then(|id| world.jobs.get(id)) {
         return Json(known.clone()).into_response();
     }

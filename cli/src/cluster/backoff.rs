@@ -7,7 +7,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A process that ran this long was well: what happened before is forgotten.
-const WELL_AFTER: Duration = Duration::from_secs(60);
+const WELL_AFTER: Duration = Duration::from_mins(1);
 /// So many quick ends in a row, and it is not tried again.
 const MAX_QUICK_ENDS: u32 = 8;
 
@@ -32,7 +32,7 @@ impl Backoff {
     }
 
     /// Quick ends in a row.
-    pub(crate) fn quick_ends(&self) -> u32 {
+    pub(crate) fn quick_ends(self) -> u32 {
         self.quick_ends
     }
 }

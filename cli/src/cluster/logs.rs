@@ -45,7 +45,8 @@ pub(crate) fn end_of(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     let last = &all[all.len().saturating_sub(lines)..];
-    last.iter().map(|line| format!("\n  {line}")).collect()
+    let indented = |line: &&str| ["\n  ", *line].concat();
+    last.iter().map(indented).collect()
 }
 
 #[cfg(test)]

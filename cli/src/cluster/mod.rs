@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Longest wait for the coordinator to listen; its first start makes a database.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_PATIENCE: Duration = Duration::from_mins(1);
 /// What the coordinator prints when it serves, before its URL.
 const READY_LINE: &str = "listening on ";
 /// Time that an agent has to stop its ranks.

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Time between plain lines where there is no terminal.
 const PLAIN: Duration = Duration::from_secs(5);
 /// A coordinator that has been away for so long is given up; the job itself may go on.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const PATIENCE: Duration = Duration::from_mins(15);
 /// Rows of one request.
 const MAX_ROWS: u64 = 500;
 /// Losses are shown from so many steps before the present one.

@@ -10,6 +10,7 @@ use medley_protocol::ids::JobId;
 use medley_protocol::rest::{DatasetView, JobDetail, StageView};
 use medley_protocol::tasks::Recall;
 use serde_json::json;
+use std::fmt::Write;
 
 pub(super) async fn run(client: &Client, job: JobId, json: bool) -> Result<()> {
     let job = detail(client, job).await?;
@@ -26,14 +27,14 @@ pub(super) async fn run(client: &Client, job: JobId, json: bool) -> Result<()> {
 fn page(job: &JobDetail, datasets: &[DatasetView], now: DateTime<Utc>) -> String {
     let mut page = head(job, now);
     if !job.stages.is_empty() {
-        page += &format!("\n{}", stages(&job.stages, now).plain());
+        let _ = write!(page, "\n{}", stages(&job.stages, now).plain());
     }
     let figures = figures(&job.stages);
     if !figures.is_empty() {
-        page += &format!("\n{}", figures.plain());
+        let _ = write!(page, "\n{}", figures.plain());
     }
     for dataset in datasets {
-        page += &format!("\ndataset version {}: {}", dataset.version, counts(dataset));
+        let _ = write!(page, "\ndataset version {}: {}", dataset.version, counts(dataset));
     }
     page
 }
@@ -53,7 +54,7 @@ fn head(job: &JobDetail, now: DateTime<Utc>) -> String {
         ago(view.submitted_at, now),
     );
     if !view.reason.is_empty() {
-        head += &format!("reason     {}\n", view.reason);
+        let _ = writeln!(head, "reason     {}", view.reason);
     }
     head
 }

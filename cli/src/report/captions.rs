@@ -18,13 +18,13 @@ pub(crate) struct CaptionQuality {
 }
 
 /// Which attributes a caption names rightly, in the order of [`Attribute::ALL`].
-pub(crate) fn right(caption: &str, scene: &Scene) -> [bool; 5] {
+pub(crate) fn right(caption: &str, scene: Scene) -> [bool; 5] {
     let named = parse(caption);
     std::array::from_fn(|i| named[i] == Some(scene.get(Attribute::ALL[i])))
 }
 
 /// Whether a caption names every attribute rightly.
-pub(crate) fn is_exact(caption: &str, scene: &Scene) -> bool {
+pub(crate) fn is_exact(caption: &str, scene: Scene) -> bool {
     right(caption, scene) == [true; 5]
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn is_exact(caption: &str, scene: &Scene) -> bool {
 pub(crate) fn score<'a>(captions: impl Iterator<Item = (&'a str, &'a Scene)>) -> CaptionQuality {
     let (mut count, mut exact, mut by_attribute) = (0u64, 0u64, [0u64; 5]);
     for (caption, scene) in captions {
-        let right = right(caption, scene);
+        let right = right(caption, *scene);
         count += 1;
         exact += u64::from(right == [true; 5]);
         for (total, right) in by_attribute.iter_mut().zip(right) {
@@ -54,7 +54,7 @@ pub(crate) fn score<'a>(captions: impl Iterator<Item = (&'a str, &'a Scene)>) ->
 }
 
 /// A scene in words, for people.
-pub(crate) fn in_words(scene: &Scene) -> String {
+pub(crate) fn in_words(scene: Scene) -> String {
     let word = |a: Attribute| a.words()[scene.get(a) as usize][0];
     format!(
         "{} {} {}, {}, on {}",
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn a_synonym_is_right_and_a_missing_attribute_is_wrong() {
-        assert!(is_exact("a tiny violet donut middle on white", &SCENE));
+        assert!(is_exact("a tiny violet donut middle on white", SCENE));
         assert_eq!(
-            right("a tiny violet donut on white", &SCENE),
+            right("a tiny violet donut on white", SCENE),
             [true, true, true, false, true]
         );
     }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_scene_in_words_names_every_attribute() {
-        assert_eq!(in_words(&SCENE), "small purple ring, centre, on white");
-        assert!(is_exact(&in_words(&SCENE).replace(',', ""), &SCENE));
+        assert_eq!(in_words(SCENE), "small purple ring, centre, on white");
+        assert!(is_exact(&in_words(SCENE).replace(',', ""), SCENE));
     }
 }

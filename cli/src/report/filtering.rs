@@ -106,7 +106,7 @@ impl Judged<'_> {
 
     /// Whether the captioner's text is right in every attribute.
     pub(super) fn is_exact(&self) -> bool {
-        is_exact(&self.entry.synthetic, &self.truth.scene)
+        is_exact(&self.entry.synthetic, self.truth.scene)
     }
 }
 
@@ -146,7 +146,7 @@ pub(super) fn figures(round: &Round, web: &[Truth]) -> Result<Filtering> {
     })
 }
 
-fn count(all: &[Judged], of: impl Fn(&Judged) -> bool) -> u64 {
+fn count<'a>(all: &[Judged<'a>], of: impl Fn(&Judged<'a>) -> bool) -> u64 {
     all.iter().filter(|judged| of(judged)).count() as u64
 }
 
@@ -160,7 +160,7 @@ fn web_texts(all: &[Judged]) -> WebTexts {
         texts: count(all, |j| j.truth.noise == noise),
         kept: count(all, |j| j.truth.noise == noise && j.keeps_web()),
     };
-    let (texts, kept) = (all.len() as u64, count(all, |j| j.keeps_web()));
+    let (texts, kept) = (all.len() as u64, count(all, Judged::keeps_web));
     let right = of_kind(Noise::Right);
     WebTexts {
         texts,
@@ -173,10 +173,9 @@ fn web_texts(all: &[Judged]) -> WebTexts {
 }
 
 fn synthetic_texts(all: &[Judged]) -> SyntheticTexts {
-    let (texts, kept) = (all.len() as u64, count(all, |j| j.keeps_synthetic()));
-    let exact = count(all, |j| j.is_exact());
+    let (texts, kept) = (all.len() as u64, count(all, Judged::keeps_synthetic));
+    let exact = count(all, Judged::is_exact);
     let exact_kept = count(all, |j| j.is_exact() && j.keeps_synthetic());
-    let pair = |j: &&Judged<'_>| j.keeps_synthetic();
     SyntheticTexts {
         texts,
         kept,
@@ -186,7 +185,7 @@ fn synthetic_texts(all: &[Judged]) -> SyntheticTexts {
         before: score(all.iter().map(|j| (j.entry.synthetic.as_str(), &j.truth.scene))),
         after: score(
             all.iter()
-                .filter(pair)
+                .filter(|j| j.keeps_synthetic())
                 .map(|j| (j.entry.synthetic.as_str(), &j.truth.scene)),
         ),
     }

@@ -87,7 +87,7 @@ fn differences(differences: &[Difference]) -> Table {
             found.measure.clone(),
             percent(found.raw),
             percent(found.bootstrapped),
-            points(&found.difference),
+            points(&found.gain),
             found.verdict.words().into(),
         ]);
     }

@@ -25,6 +25,7 @@ pub(crate) struct Model {
 
 /// What recall would be by guessing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the recalls it is compared with")]
 pub(crate) struct Chance {
     /// Recall@1.
     pub(crate) at_1: f64,
@@ -56,7 +57,7 @@ pub(crate) struct Difference {
     /// The last model's figure.
     pub(crate) bootstrapped: f64,
     /// Bootstrapped − raw, with the 95 % interval of a paired bootstrap over the pairs.
-    pub(crate) difference: Interval,
+    pub(crate) gain: Interval,
     /// What may be said.
     pub(crate) verdict: Verdict,
 }
@@ -74,10 +75,10 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    fn of(difference: &Interval) -> Self {
-        if difference.low > 0.0 {
+    fn of(gain: &Interval) -> Self {
+        if gain.low > 0.0 {
             Self::Better
-        } else if difference.high < 0.0 {
+        } else if gain.high < 0.0 {
             Self::Worse
         } else {
             Self::NoClearDifference
@@ -130,7 +131,7 @@ fn scenes<'a>(evaluation: &Evaluated, test: &'a [Truth]) -> Result<Vec<&'a Scene
     .collect()
 }
 
-type Measure = (&'static str, fn(&Row, &Scene) -> bool);
+type Measure = (&'static str, fn(&Row, Scene) -> bool);
 
 const MEASURES: [Measure; 5] = [
     ("text to image R@1, ITC", |row, _| row.text_to_image.itc == 0),
@@ -167,7 +168,8 @@ pub(super) fn differences(inputs: &Inputs) -> Result<Vec<Difference>> {
     let compare = |(number, (measure, hit)): (usize, &Measure)| {
         let hits = |of: &Evaluated| -> Vec<f64> {
             let rows = of.details.rows.iter().zip(&scenes);
-            rows.map(|(row, scene)| f64::from(u8::from(hit(row, scene)))).collect()
+            rows.map(|(row, scene)| f64::from(u8::from(hit(row, **scene))))
+                .collect()
         };
         let key = Key::new(seed).at(number as u64);
         difference(measure, &hits(first), &hits(last), resamples, key)
@@ -177,13 +179,13 @@ pub(super) fn differences(inputs: &Inputs) -> Result<Vec<Difference>> {
 
 fn difference(measure: &str, raw: &[f64], bootstrapped: &[f64], resamples: u32, key: Key) -> Difference {
     let each: Vec<f64> = bootstrapped.iter().zip(raw).map(|(b, a)| b - a).collect();
-    let difference = bootstrap(&each, resamples, key);
+    let gain = bootstrap(&each, resamples, key);
     Difference {
         measure: measure.into(),
         raw: mean(raw.iter().copied(), raw.len()),
         bootstrapped: mean(bootstrapped.iter().copied(), bootstrapped.len()),
-        verdict: Verdict::of(&difference),
-        difference,
+        verdict: Verdict::of(&gain),
+        gain,
     }
 }
 
@@ -238,7 +240,7 @@ mod tests {
         let mut other = [0.0; 100];
         (almost[3], other[4], other[5]) = (1.0, 1.0, 1.0);
         let found = compare(&almost, &other);
-        assert!((found.difference.value - 0.01).abs() < 1e-12);
+        assert!((found.gain.value - 0.01).abs() < 1e-12);
         assert_eq!(found.verdict, Verdict::NoClearDifference);
     }
 

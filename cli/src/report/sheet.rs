@@ -38,7 +38,7 @@ pub(super) struct Card {
 /// A text of a card.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Text {
-    pub(super) text: String,
+    pub(super) words: String,
     pub(super) probability: f32,
     pub(super) kept: bool,
     pub(super) right: bool,
@@ -62,16 +62,16 @@ pub(super) fn choose(inputs: &Inputs) -> Result<Vec<Card>> {
             let shard = shard.ok_or_else(|| anyhow!("shard {} is not in its round", judged.file))?;
             cards.push(Card {
                 jpeg: read(&inputs.web_dir, shard, judged.sample)?,
-                truth: in_words(&judged.truth.scene),
+                truth: in_words(judged.truth.scene),
                 noise: kind,
                 web: Text {
-                    text: shard.index.samples[judged.sample].text.clone(),
+                    words: shard.index.samples[judged.sample].text.clone(),
                     probability: judged.entry.web_probability,
                     kept: judged.keeps_web(),
                     right: kind == Noise::Right,
                 },
                 synthetic: Text {
-                    text: judged.entry.synthetic.clone(),
+                    words: judged.entry.synthetic.clone(),
                     probability: judged.entry.synthetic_probability,
                     kept: judged.keeps_synthetic(),
                     right: judged.is_exact(),
@@ -112,10 +112,10 @@ pub(super) fn html(cards: &[Card]) -> String {
          same number of each kind of noise; they are not picked for their results.</p><main>\n"
     );
     for card in cards {
-        let _ = write!(
+        let _ = writeln!(
             page,
             "<article><img alt=\"{truth}\" src=\"data:image/jpeg;base64,{image}\"><h3>in truth: {truth}<br>web text: \
-             {noise}</h3>{web}{synthetic}</article>\n",
+             {noise}</h3>{web}{synthetic}</article>",
             truth = escape(&card.truth),
             image = base64(&card.jpeg),
             noise = noise_in_words(card.noise),
@@ -141,7 +141,7 @@ fn paragraph(name: &str, text: &Text) -> String {
         if text.kept { "kept" } else { "dropped" },
         if text.right { "✓" } else { "✗" },
         text.probability,
-        escape(&text.text)
+        escape(&text.words)
     )
 }
 
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn texts_cannot_leave_their_place_in_the_page() {
         let text = Text {
-            text: "<script>\"'&".into(),
+            words: "<script>\"'&".into(),
             probability: 0.25,
             kept: false,
             right: false,

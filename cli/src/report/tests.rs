@@ -185,7 +185,7 @@ async fn a_better_model_is_called_better_with_its_interval() {
         report
             .differences
             .iter()
-            .all(|d| d.verdict == Verdict::Better && d.difference.value == 1.0)
+            .all(|d| d.verdict == Verdict::Better && d.gain.value == 1.0)
     );
     assert_eq!(
         (report.models[0].captions.exact, report.models[1].captions.exact),
