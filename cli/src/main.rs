@@ -36,7 +36,7 @@ Commands that talk to a coordinator find it by --url and --token-file (MEDLEY_UR
 
 /// Trains BLIP on a cluster that may lose machines: start one, submit jobs, watch them.
 #[derive(Debug, Parser)]
-#[command(name = "medley", version, about, after_help = EXAMPLES)]
+#[command(name = "medley", version, after_help = EXAMPLES)]
 struct Cli {
     /// Print JSON for scripts instead of tables for people.
     #[arg(long, global = true)]

@@ -106,7 +106,9 @@ impl Cluster {
         // From now on at the address it got, which the agents know.
         coordinator.keep(coordinator_member(settings, address), process);
         for number in 1..=settings.nodes {
-            let member = agent_member(settings, &Settings::node_name(number), &url);
+            let name = Settings::node_name(number);
+            std::fs::create_dir_all(settings.logs().join(&name))?;
+            let member = agent_member(settings, &name, &url);
             let process = member.start(Output::Log)?;
             agents.keep(member, process);
         }
