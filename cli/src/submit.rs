@@ -94,7 +94,7 @@ fn announce(job: &JobDetail, connection: &Connection, json: bool) -> Result<Endi
 /// Follows a job to its end, or until a signal.
 ///
 /// # Errors
-/// As for [`watch`].
+/// As for [`watch()`].
 pub(crate) async fn follow(
     client: &Client,
     job: JobId,

@@ -1,7 +1,7 @@
 //! A coordinator and its nodes on this machine, as child processes.
 //!
 //! Processes are children with a process group of their own that die with this one ([`process`]); those that end
-//! unexpectedly are started again ([`keep`], [`backoff`]). A [`lock`] makes it one cluster per state directory. Everything
+//! unexpectedly are started again ([`mod@keep`], [`backoff`]). A [`lock`] makes it one cluster per state directory. Everything
 //! that lasts lies in the state directory: the next start goes on with the same jobs.
 
 mod backoff;

@@ -29,7 +29,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Prints a value as JSON.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub(crate) fn print_json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }

@@ -1,4 +1,4 @@
-//! Following a job: what each look at it brought ([`progress`], pure), and the loop that looks ([`watch`]).
+//! Following a job: what each look at it brought ([`progress`], pure), and the loop that looks ([`mod@watch`]).
 
 mod progress;
 mod watch;

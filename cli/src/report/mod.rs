@@ -1,7 +1,7 @@
 //! What a finished demo shows: how well the models retrieve and caption before and after CapFilt, and what CapFilt kept.
 //!
 //! [`inputs`] reads everything over REST and from the truth beside the generated corpus; [`figures`] and its parts
-//! ([`retrieval`], [`captions`], [`filtering`]) are pure; [`markdown`] and [`sheet`] write it down. Figures are those of this
+//! ([`retrieval`], [`captions`], [`filtering`]) are pure; [`mod@markdown`] and [`sheet`] write it down. Figures are those of this
 //! run, favourable or not.
 
 mod captions;
