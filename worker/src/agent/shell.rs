@@ -130,7 +130,7 @@ impl Shell {
     fn perform(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Register(body) => {
-                self.call(async move |client| Input::Registered(calls::register(&client, &body).await))
+                self.call(async move |client| Input::Registered(calls::register(&client, &body).await));
             }
             Output::Beat { beat, patience } => {
                 self.call(async move |client| Input::Ordered(calls::beat(&client, &beat, patience).await));

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// A deadline that a healthy machine never meets.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const NAP: &str = "exec sleep 600";
 
 /// An agent that runs in this process.

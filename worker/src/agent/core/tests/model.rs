@@ -355,7 +355,9 @@ impl World {
             }
             Request::Lease { .. } => {
                 self.leases += 1;
-                return Ok(Reply::Lease((self.leases % 3 > 0).then(|| lease(self.leases))));
+                return Ok(Reply::Lease(
+                    (!self.leases.is_multiple_of(3)).then(|| lease(self.leases)),
+                ));
             }
             Request::Finish { body, .. } => {
                 self.results.insert(body.token);
