@@ -66,6 +66,8 @@ impl Client {
             .timeout(REQUEST_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
             .no_proxy()
+            // A redirect would carry a body, or the token, to somebody who was not asked.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .expect("a client without certificates of its own can be built");
         Self {

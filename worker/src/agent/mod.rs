@@ -1,13 +1,174 @@
-//! The agent of a node.
+//! The agent of a node: the one process on it that talks to the coordinator, and that starts and supervises its ranks.
+//!
+//! [`core`] decides and knows no IO; [`shell`] carries out what it decides, with [`calls`] to the coordinator and
+//! processes of [`supervise`](crate::supervise).
+
+pub mod calls;
+pub mod core;
+pub mod shell;
+
+use crate::rank;
+use anyhow::{Context, bail};
+use medley_protocol::agent::Register;
+use medley_protocol::client::Client;
+use medley_protocol::ids::IncarnationId;
+use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `medley-worker agent`.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// URL of the coordinator, such as http://127.0.0.1:7700
+    #[arg(long, env = "MEDLEY_URL", value_name = "URL", value_parser = coordinator_url)]
+    coordinator: String,
+    /// File that holds the coordinator's token for nodes
+    #[arg(long, env = "MEDLEY_TOKEN_FILE", value_name = "FILE")]
+    token_file: PathBuf,
+    /// Name of this node: small letters, digits and dashes, unique in the cluster, the same at each start
+    #[arg(long, env = "MEDLEY_NODE_NAME", value_parser = node_name)]
+    name: String,
+    /// Host name or address under which other nodes reach this node's ranks
+    #[arg(long, env = "MEDLEY_HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Devices of this node: it runs as many ranks at once
+    #[arg(long, env = "MEDLEY_DEVICES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    devices: u32,
+    /// Threads of each rank
+    #[arg(long, env = "MEDLEY_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Folder for the logs of ranks, one file per device; without it they go where the agent's log goes
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+}
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is told to stop (SIGTERM or SIGINT), or the coordinator refuses it for good.
 ///
 /// # Errors
-/// Always, until the agent is written.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no agent")
+/// When a setting is wrong, the token is refused, or another agent of the same name has taken over.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let token = read_token(&args.token_file)?;
+    let settings = shell::Settings {
+        client: Client::new(&args.coordinator, &token),
+        register: Register {
+            name: args.name,
+            incarnation: IncarnationId::generate(),
+            host: args.host,
+            devices: args.devices,
+            threads: args.threads,
+            fingerprint: rank::fingerprint(),
+        },
+        program: std::env::current_exe().context("cannot find this program's own file, which runs the ranks")?,
+        log_dir: args.log_dir,
+    };
+    if let Some(dir) = &settings.log_dir {
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("cannot make the folder {} of --log-dir", dir.display()))?;
+    }
+    tracing::info!(
+        name = settings.register.name,
+        coordinator = args.coordinator,
+        "agent starts"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(shell::serve(settings, stop).await?)
+    });
+    // Requests that still wait for a name to be resolved must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Reads a token file: one line of visible characters.
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the token from --token-file {}", path.display()))?;
+    let token = text.trim();
+    if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+        bail!("--token-file {} must hold one token on one line", path.display());
+    }
+    Ok(token.to_owned())
+}
+
+fn coordinator_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|e| format!("{e}; give a URL such as http://127.0.0.1:7700"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(text.to_owned()),
+        _ => Err("must begin with http:// or https:// and name a host".into()),
+    }
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    let harmless = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=63).contains(&text.len()) && text.chars().all(harmless) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 63 small letters, digits or dashes".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(more: &[&str]) -> Result<Args, String> {
+        let line = [
+            "agent",
+            "--token-file",
+            "/none/token",
+            "--coordinator",
+            "http://h:1",
+            "--name",
+            "n1",
+        ];
+        let line = line.into_iter().chain(more.iter().copied());
+        Cli::try_parse_from(line).map(|cli| cli.args).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_missing_token_file_names_the_flag_and_the_file() {
+        let error = format!("{:#}", run(parse(&[]).unwrap()).unwrap_err());
+        assert!(error.contains("--token-file /none/token"), "{error}");
+    }
+
+    #[test]
+    fn a_token_is_one_line_of_visible_characters() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_token(&path)
+        };
+        assert_eq!(read("medley_node_x\n").unwrap(), "medley_node_x");
+        for bad in ["", "\n", "two words", "one\ntwo", "umläut"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_with_what_is_expected() {
+        let wrong = [("--devices", "0", "1..=64"), ("--threads", "0", "1..=1024")];
+        for (flag, value, expected) in wrong {
+            let error = parse(&[flag, value]).unwrap_err();
+            assert!(error.contains(flag) && error.contains(expected), "{error}");
+        }
+        assert!(coordinator_url("127.0.0.1:7700").is_err());
+        assert!(coordinator_url("ftp://h").is_err());
+        for bad in ["", "Node", "a b", "a.b"] {
+            assert!(node_name(bad).is_err(), "{bad:?}");
+        }
+    }
 }

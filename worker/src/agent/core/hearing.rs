@@ -1,0 +1,102 @@
+//! What rank processes say, and how they end.
+
+use super::courier::Lane;
+use super::leases::Work;
+use super::message::{Output, ProcessId, Request};
+use super::ranks::Process;
+use super::{Phase, State};
+use crate::rank::membership::LEADER;
+use crate::supervise::Event;
+use medley_protocol::agent::{FromRank, RankState};
+use medley_protocol::rest::{PartHandedIn, TaskFinished, TaskGivenUp, TaskRenewal};
+use std::time::Duration;
+
+pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration, out: &mut Vec<Output>) {
+    let Some(process) = state.ranks.process(id) else {
+        return;
+    };
+    match event {
+        Event::Said(message) => said(state, id, process, message, now, out),
+        Event::Babbled(what) => {
+            out.push(Output::Warn(format!("{} is killed: {what}", process.describe())));
+            let reason = format!("it said something unreadable: {what}");
+            state.ranks.reached(id, RankState::Failed { reason, retry: true });
+        }
+        Event::Exited(how) => exited(state, id, &how, out),
+    }
+}
+
+/// Facts count whoever says them; everything else counts only from a rank that is still wanted.
+fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, now: Duration, out: &mut Vec<Output>) {
+    let Process {
+        stage,
+        rank,
+        generation,
+        lowest,
+        ..
+    } = process;
+    match message {
+        FromRank::State { state: reached } => state.ranks.reached(id, reached),
+        FromRank::Committed { metrics } => {
+            state.ranks.committed(id, metrics.step + 1);
+            if lowest && state.rings.push(stage, rank == LEADER, metrics) {
+                let lost =
+                    format!("too many metrics of stage {stage} wait for the coordinator: the oldest are dropped");
+                out.push(Output::Warn(lost));
+            }
+        }
+        FromRank::Part { part } => {
+            let body = PartHandedIn { generation, part };
+            state.courier.push(Lane::Parts(stage), Request::Part { stage, body });
+        }
+        FromRank::LeaseWanted => state.ranks.wants_task(id, now),
+        FromRank::TaskDone { lease, output } => {
+            let token = lease.token;
+            state.ranks.settle(id, token);
+            state.courier.forget_renewals(token);
+            let (task, body) = (lease.task, TaskFinished { token, output });
+            state
+                .courier
+                .push(Lane::Rank(stage, rank), Request::Finish { task, body });
+        }
+        FromRank::TaskFailed { lease, reason, retry } => {
+            let token = lease.token;
+            state.ranks.settle(id, token);
+            state.courier.forget_renewals(token);
+            let (task, body) = (lease.task, TaskGivenUp { token, reason, retry });
+            state
+                .courier
+                .push(Lane::Rank(stage, rank), Request::Fail { task, body });
+        }
+        FromRank::TaskProgress { lease, .. } => {
+            let (task, token) = (lease.task, lease.token);
+            if state.ranks.renew(id, token, now) {
+                state.courier.forget_renewals(token);
+                let body = TaskRenewal { token };
+                state
+                    .courier
+                    .push(Lane::Rank(stage, rank), Request::Renew { task, body });
+            }
+        }
+    }
+}
+
+fn exited(state: &mut State, id: ProcessId, how: &str, out: &mut Vec<Output>) {
+    let Some((process, work)) = state.ranks.exited(id, how) else {
+        return;
+    };
+    out.push(Output::Info(format!("{} {how}", process.describe())));
+    state.courier.forget_process(id);
+    let Work::Holds(held) = work else { return };
+    // Given back at once, so that nobody waits for the lease to end.
+    state.courier.forget_renewals(held.token);
+    if state.phase == Phase::Serving {
+        let body = TaskGivenUp {
+            token: held.token,
+            reason: format!("the process of its rank {how}"),
+            retry: true,
+        };
+        let lane = Lane::Rank(process.stage, process.rank);
+        state.courier.push(lane, Request::Fail { task: held.task, body });
+    }
+}

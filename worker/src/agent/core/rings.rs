@@ -1,0 +1,232 @@
+//! Metrics of committed steps, kept until the coordinator has stored them.
+//!
+//! Every agent of a training stage keeps a ring of rows, because any of them may lead the next generation; only the one
+//! that runs the generation's lowest rank reports. It asks how far the rows are stored and sends what follows. Rows are
+//! functions of the step, so a row that is redone or arrives twice is the same row, and asking again cures every doubt.
+//!
+//! A part of a checkpoint is held back until the rows below its step are stored. A checkpoint therefore never outruns
+//! the metrics: whoever goes on from it, even if every agent of today is lost, commits the next row that is wanted.
+
+use super::message::Request;
+use medley_protocol::ids::StageId;
+use medley_protocol::metrics::{MetricsChunk, StepMetrics};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Rows kept per stage.
+pub(super) const MAX_ROWS: usize = 100_000;
+/// Rows of one chunk.
+pub(super) const MAX_CHUNK_ROWS: usize = 500;
+/// Shortest time between two chunks of a stage.
+const CHUNK_PAUSE: Duration = Duration::from_millis(500);
+/// Time until it is asked again whether somebody else has filled a gap.
+const GAP_PAUSE: Duration = Duration::from_secs(5);
+/// Refusals in a row after which checkpoints no longer wait for the rows, and rows of stages that left are dropped.
+const MAX_CONFLICTS: u32 = 5;
+
+/// The rings of all stages, by stage.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rings(BTreeMap<StageId, Ring>);
+
+#[derive(Debug, Clone)]
+struct Ring {
+    /// Consecutive steps.
+    rows: VecDeque<StepMetrics>,
+    /// The generation that runs here; none before the first.
+    generation: Option<u64>,
+    /// Rows below this step are reported from here: all while this node runs the lowest rank, and what it still had
+    /// when it ceased to.
+    duty: u64,
+    /// Whether the stage still runs here.
+    listed: bool,
+    through: Through,
+    /// Rows below this step were stored when the coordinator was last heard.
+    floor: u64,
+    not_before: Duration,
+    /// Refused chunks in a row.
+    conflicts: u32,
+    /// Rows were lost since the coordinator was last heard.
+    overflows: bool,
+}
+
+/// How far the coordinator has stored the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Through {
+    Unknown,
+    /// The step wanted next.
+    Next(u64),
+    /// Earlier rows than the ring holds are wanted.
+    Gap,
+    /// The coordinator wants none.
+    Refused,
+}
+
+impl Rings {
+    /// The training stages that run here, as (stage, generation, whether this node leads).
+    pub(super) fn list(&mut self, stages: &[(StageId, u64, bool)]) {
+        for ring in self.0.values_mut() {
+            ring.listed = false;
+        }
+        for (stage, generation, leads) in stages {
+            let ring = self.0.entry(*stage).or_insert_with(Ring::new);
+            ring.listed = true;
+            if ring.generation != Some(*generation) {
+                ring.generation = Some(*generation);
+                ring.take_turn(*leads);
+                ring.through = Through::Unknown;
+                ring.conflicts = 0;
+            }
+        }
+        self.sweep();
+    }
+
+    /// Adds the row of a step that a local rank has committed, which may be the generation's lowest. True if the oldest
+    /// rows begin to be lost.
+    pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: StepMetrics) -> bool {
+        if by_leader {
+            // The rank may be dying, and its stage gone from here; its row counts nevertheless.
+            let ring = self.0.entry(stage).or_insert_with(Ring::new);
+            ring.duty = ring.duty.max(row.step + 1);
+        }
+        self.0.get_mut(&stage).is_some_and(|ring| ring.push(row))
+    }
+
+    /// Stages that have, or had, a ring.
+    pub(super) fn stages(&self) -> Vec<StageId> {
+        self.0.keys().copied().collect()
+    }
+
+    /// The request that is due for a stage without one under way. An error says what cannot be reported, once.
+    pub(super) fn due(&mut self, stage: StageId, now: Duration) -> Result<Option<Request>, String> {
+        let Some(ring) = self.0.get_mut(&stage).filter(|ring| now >= ring.not_before) else {
+            return Ok(None);
+        };
+        let Some(first) = ring.first_due() else {
+            return Ok(None);
+        };
+        match ring.through {
+            Through::Unknown | Through::Gap => Ok(Some(Request::MetricsThrough { stage })),
+            Through::Refused => Ok(None),
+            Through::Next(next) if next < first => {
+                ring.through = Through::Gap;
+                ring.not_before = now + GAP_PAUSE;
+                Err(format!(
+                    "metrics of stage {stage} from step {next} to {first} are lost; later ones cannot be stored"
+                ))
+            }
+            Through::Next(_) => {
+                ring.not_before = now + CHUNK_PAUSE;
+                let rows = ring.rows.iter().take(MAX_CHUNK_ROWS).copied().collect();
+                let chunk = MetricsChunk { rows };
+                Ok(Some(Request::Metrics { stage, chunk }))
+            }
+        }
+    }
+
+    /// The coordinator has stored all rows below `next`.
+    pub(super) fn stored(&mut self, stage: StageId, next: u64, now: Duration) {
+        let Some(ring) = self.0.get_mut(&stage) else { return };
+        ring.conflicts = 0;
+        ring.overflows = false;
+        ring.floor = next;
+        ring.drop_below(next);
+        let still_gap = ring.through == Through::Gap && ring.rows.front().is_some_and(|row| row.step > next);
+        if still_gap {
+            ring.not_before = now + GAP_PAUSE;
+        } else {
+            ring.through = Through::Next(next);
+        }
+        self.sweep();
+    }
+
+    /// A request did not fit what the coordinator has: ask it again.
+    pub(super) fn conflicted(&mut self, stage: StageId, now: Duration) {
+        let Some(ring) = self.0.get_mut(&stage) else { return };
+        ring.through = Through::Unknown;
+        ring.conflicts += 1;
+        ring.not_before = now + CHUNK_PAUSE;
+        self.sweep();
+    }
+
+    /// The coordinator does not want the rows.
+    pub(super) fn refused(&mut self, stage: StageId) {
+        if let Some(ring) = self.0.get_mut(&stage) {
+            ring.through = Through::Refused;
+        }
+        self.sweep();
+    }
+
+    /// Whether a part of the stage's checkpoint at `step` has to wait for the rows below that step.
+    pub(super) fn hold(&self, stage: StageId, step: u64) -> bool {
+        self.0.get(&stage).is_some_and(|ring| ring.hold(step))
+    }
+
+    /// Forgets rows of stages that have left this node and that nobody will take.
+    fn sweep(&mut self) {
+        self.0
+            .retain(|_, ring| ring.listed || (ring.first_due().is_some() && !ring.is_hopeless()));
+    }
+}
+
+impl Ring {
+    fn new() -> Self {
+        Self {
+            rows: VecDeque::new(),
+            generation: None,
+            duty: 0,
+            listed: false,
+            through: Through::Unknown,
+            floor: 0,
+            not_before: Duration::ZERO,
+            conflicts: 0,
+            overflows: false,
+        }
+    }
+
+    fn push(&mut self, row: StepMetrics) -> bool {
+        let (first, last) = (
+            self.rows.front().map(|row| row.step),
+            self.rows.back().map(|row| row.step),
+        );
+        // A generation that starts from a checkpoint redoes steps: their rows are here, or stored, and are the same.
+        let is_twin = row.step < self.floor || first.is_some_and(|first| first <= row.step) && Some(row.step) <= last;
+        if is_twin {
+            return false;
+        }
+        if last.is_some_and(|last| last + 1 != row.step) {
+            self.rows.clear();
+        }
+        self.rows.push_back(row);
+        if self.rows.len() <= MAX_ROWS {
+            return false;
+        }
+        self.rows.pop_front();
+        !std::mem::replace(&mut self.overflows, true)
+    }
+
+    fn drop_below(&mut self, next: u64) {
+        while self.rows.front().is_some_and(|row| row.step < next) {
+            self.rows.pop_front();
+        }
+    }
+
+    /// A generation begins, led from here or not.
+    fn take_turn(&mut self, leads: bool) {
+        let had = self.rows.back().map_or(0, |row| row.step + 1);
+        self.duty = if leads { u64::MAX } else { self.duty.min(had) };
+    }
+
+    /// The first row's step, if it is to be reported from here.
+    fn first_due(&self) -> Option<u64> {
+        self.rows.front().map(|row| row.step).filter(|step| *step < self.duty)
+    }
+
+    fn is_hopeless(&self) -> bool {
+        matches!(self.through, Through::Gap | Through::Refused) || self.conflicts >= MAX_CONFLICTS
+    }
+
+    /// Metrics that are refused for good do not keep a checkpoint from being committed.
+    fn hold(&self, step: u64) -> bool {
+        !self.is_hopeless() && self.first_due().is_some_and(|first| first < step)
+    }
+}

@@ -1,0 +1,155 @@
+//! Parts of checkpoints and metrics arrive.
+
+use super::*;
+
+#[test]
+fn a_part_is_sent_until_it_is_accepted() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
+    let (mut asked, mut request) = only_request(&agent.say(ProcessId(0), FromRank::Part { part: part(10, 1) }));
+    for trouble in [
+        away(),
+        refused(Code::Unavailable),
+        refused(Code::Internal),
+        refused(Code::Conflict),
+    ] {
+        agent.answer(asked, Err(trouble));
+        (asked, request) = agent.next_request();
+    }
+    let Request::Part { body, .. } = request else { panic!() };
+    assert_eq!((body.generation, body.part), (2, part(10, 1)));
+    agent.answer(asked, Ok(Reply::Done));
+    agent.stays_silent();
+}
+
+#[test]
+fn a_part_that_will_never_be_accepted_is_dropped_with_a_warning() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Part { part: part(10, 1) }));
+    let outputs = agent.answer(asked, Err(refused(Code::Invalid)));
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Warn(text) if text.contains("because")))
+    );
+    agent.stays_silent();
+}
+
+#[test]
+fn metrics_follow_what_is_stored_and_parts_follow_metrics() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let (asked, request) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(0) }));
+    assert!(matches!(request, Request::MetricsThrough { .. }));
+    for step in 1..1200 {
+        agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
+    }
+    let outputs = agent.say(ProcessId(0), FromRank::Part { part: part(1100, 0) });
+    assert!(sent(&outputs).is_empty(), "the rows below step 1100 come first");
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 100 })));
+    let (asked, request) = only_request(&outputs);
+    assert_eq!(world::steps(&request), (100, 600));
+    agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 600 })));
+    let sent_at = agent.now();
+    let (asked, request) = agent.next_request();
+    assert_eq!(world::steps(&request), (600, 1100));
+    assert!(agent.now() >= sent_at + 475 * MS, "at most a chunk every 500 ms");
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 1100 })));
+    assert!(matches!(only_request(&outputs).1, Request::Part { .. }));
+}
+
+#[test]
+fn only_the_agent_of_the_lowest_rank_reports_metrics() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[1], StageKind::Pretrain)]));
+    for step in 0..3 {
+        agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
+    }
+    agent.stays_silent();
+    let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[0], StageKind::Pretrain)]));
+    let (asked, _) = only_request(&outputs);
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 1 })));
+    assert_eq!(
+        world::steps(&only_request(&outputs).1),
+        (1, 3),
+        "it leads now and has the rows of before"
+    );
+}
+
+#[test]
+fn refused_metrics_are_asked_for_again() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) }));
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 5 })));
+    agent.answer(only_request(&outputs).0, Err(refused(Code::Conflict)));
+    assert!(matches!(agent.next_request().1, Request::MetricsThrough { .. }));
+}
+
+#[test]
+fn rows_that_nobody_has_do_not_keep_a_checkpoint_from_being_committed() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) }));
+    agent.say(ProcessId(0), FromRank::Part { part: part(6, 0) });
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 3 })));
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Warn(text) if text.contains("from step 3 to 5")))
+    );
+    assert!(matches!(only_request(&outputs).1, Request::Part { .. }));
+}
+
+#[test]
+fn redone_steps_report_no_row_twice() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(0) }));
+    for step in [1, 2, 3, 1, 2, 3, 4] {
+        agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
+    }
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 0 })));
+    assert_eq!(world::steps(&only_request(&outputs).1), (0, 5));
+}
+
+#[test]
+fn the_last_rows_of_a_stage_that_left_still_arrive() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(0) }));
+    agent.obey(orders(2, vec![]));
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 0 })));
+    let (asked, request) = only_request(&outputs);
+    assert_eq!(world::steps(&request), (0, 1));
+    agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 1 })));
+    agent.stays_silent();
+}
+
+#[test]
+fn one_request_at_a_time_tries_whether_the_coordinator_is_back() {
+    let mut agent = Agent::registered(4);
+    let stages: Vec<_> = (1..5)
+        .map(|stage| assignment(stage, 1, &[1], StageKind::Pretrain))
+        .collect();
+    let started = starts(&agent.obey(orders(1, stages)));
+    let mut asked = Vec::new();
+    for (process, ..) in started {
+        asked.push(only_request(&agent.say(process, FromRank::Part { part: part(1, 1) })).0);
+    }
+    for id in asked {
+        agent.answer(id, Err(away()));
+    }
+    let mut tried = Vec::new();
+    for _ in 0..4 {
+        let (id, request) = agent.next_request();
+        assert!(sent(&agent.pass(50 * MS)).is_empty());
+        let Request::Part { stage, .. } = request else { panic!() };
+        tried.push(stage);
+        agent.answer(id, Err(away()));
+    }
+    tried.sort_unstable();
+    tried.dedup();
+    assert_eq!(tried.len(), 4, "each in its turn");
+}

@@ -1,0 +1,166 @@
+//! Which rank processes run, what they are told, and how they end.
+
+use super::*;
+
+#[test]
+fn orders_start_ranks_on_devices_of_their_own() {
+    let mut agent = Agent::registered(2);
+    let outputs = agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
+    let devices: Vec<(u32, u32)> = starts(&outputs)
+        .iter()
+        .map(|(_, _, rank, device)| (*rank, *device))
+        .collect();
+    assert_eq!(devices, [(0, 0), (1, 1)]);
+    assert_eq!(states(&agent), [RankState::Starting, RankState::Starting]);
+}
+
+#[test]
+fn a_lower_or_equal_revision_changes_nothing() {
+    let mut agent = Agent::registered(2);
+    agent.obey(orders(5, vec![assignment(7, 3, &[0], StageKind::Pretrain)]));
+    for revision in [1, 4, 5] {
+        let outputs = agent.obey(orders(revision, vec![assignment(8, 1, &[0], StageKind::Pretrain)]));
+        assert!(starts(&outputs).is_empty() && kills(&outputs).is_empty(), "{outputs:?}");
+    }
+    assert_eq!(agent.beat().revision, 5);
+}
+
+#[test]
+fn a_new_generation_starts_only_after_the_old_one_has_ended() {
+    let mut agent = Agent::registered(2);
+    let first = starts(&agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)])));
+    let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[0, 1], StageKind::Pretrain)]));
+    assert_eq!(kills(&outputs), [first[0].0, first[1].0]);
+    assert!(starts(&outputs).is_empty());
+    assert!(
+        agent.reports().iter().all(|report| report.generation == 2),
+        "the new ranks are reported at once"
+    );
+    assert!(starts(&agent.exit(first[0].0, "was killed by signal 9")).is_empty());
+    let started = starts(&agent.exit(first[1].0, "was killed by signal 9"));
+    assert_eq!(
+        started
+            .iter()
+            .map(|(_, generation, ..)| *generation)
+            .collect::<Vec<_>>(),
+        [2, 2]
+    );
+    assert_eq!(states(&agent), [RankState::Starting, RankState::Starting]);
+}
+
+#[test]
+fn another_stage_waits_for_the_device_it_takes_over() {
+    let mut agent = Agent::registered(1);
+    let first = starts(&agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)])));
+    let outputs = agent.obey(orders(2, vec![assignment(8, 1, &[0], StageKind::Index)]));
+    assert_eq!((kills(&outputs).len(), starts(&outputs).len()), (1, 0));
+    assert_eq!(starts(&agent.exit(first[0].0, "was killed by signal 9")).len(), 1);
+}
+
+#[test]
+fn what_is_not_listed_is_killed_once_and_no_longer_reported() {
+    let mut agent = Agent::registered(1);
+    let first = starts(&agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)])));
+    assert_eq!(kills(&agent.obey(orders(2, vec![]))), [first[0].0]);
+    assert!(kills(&agent.obey(orders(3, vec![]))).is_empty());
+    assert!(agent.reports().is_empty());
+    agent.exit(first[0].0, "was killed by signal 9");
+    assert!(agent.reports().is_empty());
+}
+
+#[test]
+fn ranks_are_told_their_peers_and_then_a_wanted_checkpoint_each_once() {
+    let mut agent = Agent::registered(2);
+    let mut listed = assignment(7, 1, &[0, 1], StageKind::Pretrain);
+    let request: CheckpointRequestId = id(3);
+    let wanted = CheckpointWanted { request, step: 10 };
+    listed.checkpoint_after = Some(wanted);
+    let outputs = agent.obey(orders(1, vec![listed.clone()]));
+    assert!(
+        told(&outputs).is_empty(),
+        "the checkpoint waits until the rank has its peers"
+    );
+    listed.members = members(2);
+    let outputs = agent.obey(orders(2, vec![listed.clone()]));
+    let connect = ToRank::Connect { members: members(2) };
+    let checkpoint = ToRank::CheckpointAfter { wanted };
+    let (a, b) = (ProcessId(0), ProcessId(1));
+    let both = [
+        (a, connect.clone()),
+        (a, checkpoint.clone()),
+        (b, connect),
+        (b, checkpoint),
+    ];
+    assert_eq!(told(&outputs), both);
+    listed.checkpoint_after = None;
+    assert!(told(&agent.obey(orders(3, vec![listed.clone()]))).is_empty());
+    listed.checkpoint_after = Some(wanted);
+    assert!(told(&agent.obey(orders(4, vec![listed]))).is_empty());
+}
+
+#[test]
+fn a_rank_that_ends_without_a_last_word_has_failed_and_may_be_tried_again() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), running(4));
+    let outputs = agent.exit(ProcessId(0), "was killed by signal 9");
+    assert!(starts(&outputs).is_empty(), "only a new generation starts it again");
+    let [RankState::Failed { reason, retry: true }] = &states(&agent)[..] else {
+        panic!()
+    };
+    assert!(reason.contains("signal 9"), "{reason}");
+}
+
+#[test]
+fn last_words_outlive_the_process() {
+    let failed = RankState::Failed {
+        reason: "no such shard".into(),
+        retry: false,
+    };
+    for last in [failed, RankState::Finished { committed: 9 }] {
+        let mut agent = Agent::registered(1);
+        agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+        agent.say(ProcessId(0), FromRank::State { state: last.clone() });
+        agent.exit(ProcessId(0), "ended with exit code 1");
+        assert_eq!(states(&agent), [last]);
+    }
+}
+
+#[test]
+fn a_rank_that_babbles_is_reported_as_failed() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.event(ProcessId(0), Event::Babbled("hello".into()));
+    agent.exit(ProcessId(0), "was killed by signal 9");
+    let [RankState::Failed { reason, retry: true }] = &states(&agent)[..] else {
+        panic!()
+    };
+    assert!(reason.contains("hello"), "{reason}");
+}
+
+#[test]
+fn committed_steps_show_in_the_next_beat() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), running(4));
+    agent.say(ProcessId(0), FromRank::Committed { metrics: row(4) });
+    assert_eq!(states(&agent), [RankState::Running { committed: 5 }]);
+}
+
+#[test]
+fn a_rank_that_listens_is_reported_before_the_next_beat_is_due() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.pass(100 * MS);
+    let address = "h:1".into();
+    let outputs = agent.say(
+        ProcessId(0),
+        FromRank::State {
+            state: RankState::Listening { address },
+        },
+    );
+    assert!(
+        outputs.iter().any(|output| matches!(output, Output::Beat { .. })),
+        "{outputs:?}"
+    );
+}
