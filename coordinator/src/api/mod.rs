@@ -1,0 +1,57 @@
+//! The HTTP interface: REST under `/api/v1`, health, metrics and the dashboard.
+//!
+//! One file per part of the endpoint table in [`medley_protocol::rest`]; each gives its `routes()`. A handler takes the
+//! role it needs as its first argument (see [`auth`]), reads its input through [`extract`], and returns [`Error`].
+
+pub mod auth;
+pub mod error;
+pub mod extract;
+
+mod agent;
+mod jobs;
+mod nodes;
+mod stages;
+mod tasks;
+
+use crate::store::Store;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use object_store::ObjectStore;
+use std::sync::Arc;
+
+pub use error::{Error, Result};
+
+/// Largest body that is read.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The job table.
+    pub store: Store,
+    /// Datasets, checkpoints and results.
+    pub objects: Arc<dyn ObjectStore>,
+    /// URL of `objects`, as agents are told it.
+    pub objects_url: Arc<str>,
+}
+
+/// The whole interface.
+pub fn router(app: App) -> Router {
+    let api = Router::new()
+        .merge(jobs::routes())
+        .merge(nodes::routes())
+        .merge(agent::routes())
+        .merge(stages::routes())
+        .merge(tasks::routes())
+        .fallback(no_endpoint)
+        .method_not_allowed_fallback(no_endpoint);
+    Router::new()
+        .nest("/api/v1", api)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(app)
+}
+
+async fn no_endpoint(method: Method, uri: Uri) -> Error {
+    Error::not_found(format!("there is no endpoint {method} {}", uri.path()))
+}

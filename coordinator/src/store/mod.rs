@@ -1,0 +1,35 @@
+//! The job table: the only module with SQL, one file per table.
+//!
+//! Every transition is one guarded `UPDATE` together with its event, so concurrent coordinators and late messages
+//! cannot take a step twice.
+
+mod tokens;
+
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+
+pub use tokens::TokenRow;
+
+/// The schema, forward only.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// Access to the job table. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// A store on a database whose schema is [`MIGRATIONS`].
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Waits for an answer of the database.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop)
+    }
+}
