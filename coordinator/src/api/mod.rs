@@ -11,8 +11,10 @@ mod agent;
 mod jobs;
 mod nodes;
 mod stages;
+mod submission;
 mod tasks;
 
+use crate::reconcile::Control;
 use crate::store::Store;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -34,6 +36,8 @@ pub struct App {
     pub objects: Arc<dyn ObjectStore>,
     /// URL of `objects`, as agents are told it.
     pub objects_url: Arc<str>,
+    /// What nodes say and are told.
+    pub control: Control,
 }
 
 /// The whole interface.

@@ -3,11 +3,31 @@
 //! Every transition is one guarded `UPDATE` together with its event, so concurrent coordinators and late messages
 //! cannot take a step twice.
 
+mod aggregate;
+mod checkpoints;
+mod datasets;
+mod epochs;
+mod events;
+mod idempotency;
+mod jobs;
+mod leader;
+mod metrics;
+mod nodes;
+mod schedule;
+mod stages;
+mod tasks;
 mod tokens;
+mod value;
 
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
+pub use checkpoints::PartOutcome;
+pub use idempotency::Earlier;
+pub use jobs::Submission;
+pub use metrics::MetricsOutcome;
+pub use schedule::{Saved, Scheduling};
+pub use tasks::{Claim, MAX_ATTEMPTS};
 pub use tokens::TokenRow;
 
 /// The schema, forward only.
