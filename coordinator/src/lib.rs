@@ -10,3 +10,4 @@ pub mod postgres;
 pub mod store;
 pub mod test_database;
 pub mod tokens;
+pub mod with_postgres;

@@ -101,6 +101,11 @@ pub enum Error {
     },
 }
 
+/// Asks a process to end.
+pub(crate) fn terminate(pid: u32) {
+    system::signal(pid, system::TERMINATE);
+}
+
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Says what was being done to which file when it failed.

@@ -16,6 +16,9 @@ pub(super) const IMMEDIATE: i32 = libc::SIGQUIT;
 /// Ends a process without asking.
 pub(super) const KILL: i32 = libc::SIGKILL;
 
+/// Asks any process to end.
+pub(super) const TERMINATE: i32 = libc::SIGTERM;
+
 /// Sends a signal to a process. That it is gone already is no error.
 pub(super) fn signal(pid: u32, signal: i32) {
     // Zero and negative numbers would mean groups of processes.
