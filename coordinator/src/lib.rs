@@ -2,13 +2,15 @@
 //!
 //! Layers, from the leaves: [`domain`] (states and transitions) and [`plan`] (pure placement) know no IO; [`store`] is the
 //! only place with SQL; [`reconcile`] decides and carries out; [`api`] answers agents and people; `serve` puts them
-//! together. `postgres` runs the database when the operator has none, [`tokens`] makes and checks credentials, and
+//! together. [`postgres`] runs the database when the operator has none, [`tokens`] makes and checks credentials, and
 //! [`test_database`] gives each test a database of its own.
 
 pub mod api;
 pub mod domain;
 pub mod plan;
+pub mod postgres;
 pub mod reconcile;
 pub mod store;
 pub mod test_database;
 pub mod tokens;
+pub mod with_postgres;

@@ -59,3 +59,6 @@ pub fn router(app: App) -> Router {
 async fn no_endpoint(method: Method, uri: Uri) -> Error {
     Error::not_found(format!("there is no endpoint {method} {}", uri.path()))
 }
+
+#[cfg(test)]
+mod tests;
