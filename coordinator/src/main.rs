@@ -1,7 +1,7 @@
 //! `medley-coordinator`: serves the cluster, and a few commands for its operators.
 
 use clap::{Parser, Subcommand};
-use medley_coordinator::with_postgres;
+use medley_coordinator::{serve, token_command, with_postgres};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -15,6 +15,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the cluster until SIGINT or SIGTERM.
+    Serve(serve::Args),
+    /// Make, list and revoke tokens.
+    Token(token_command::Args),
     /// Run a command with a throw-away database server, named to it in TEST_DATABASE_URL.
     WithPostgres(with_postgres::Args),
 }
@@ -34,6 +38,8 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match Cli::parse().command {
+            Command::Serve(args) => serve::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Token(args) => token_command::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::WithPostgres(args) => with_postgres::run(args).await,
         }
     });

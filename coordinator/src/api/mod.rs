@@ -8,19 +8,26 @@ pub mod error;
 pub mod extract;
 
 mod agent;
+mod assets;
+mod health;
 mod jobs;
 mod nodes;
+mod objects;
+mod observe;
 mod stages;
 mod submission;
 mod tasks;
 
 use crate::reconcile::Control;
 use crate::store::Store;
-use axum::Router;
+use axum::{Extension, Router};
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
+use axum::middleware::{from_fn_with_state, map_response};
 use object_store::ObjectStore;
+use observe::Requests;
 use std::sync::Arc;
+use tower_http::compression::CompressionLayer;
 
 pub use error::{Error, Result};
 
@@ -42,6 +49,7 @@ pub struct App {
 
 /// The whole interface.
 pub fn router(app: App) -> Router {
+    let requests = Requests::default();
     let api = Router::new()
         .merge(jobs::routes())
         .merge(nodes::routes())
@@ -49,10 +57,19 @@ pub fn router(app: App) -> Router {
         .merge(stages::routes())
         .merge(tasks::routes())
         .fallback(no_endpoint)
-        .method_not_allowed_fallback(no_endpoint);
+        .method_not_allowed_fallback(no_endpoint)
+        .layer(CompressionLayer::new())
+        // Not compressed: objects are large and mostly random.
+        .merge(objects::routes());
+    let pages = Router::new().fallback(assets::dashboard).layer(CompressionLayer::new());
     Router::new()
+        .merge(health::routes())
         .nest("/api/v1", api)
+        .fallback_service(pages)
+        .layer(Extension(requests.clone()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(requests, observe::observe))
+        .layer(map_response(observe::harden))
         .with_state(app)
 }
 

@@ -8,6 +8,7 @@ mod checkpoints;
 mod datasets;
 mod epochs;
 mod events;
+mod gauges;
 mod idempotency;
 mod jobs;
 mod leader;

@@ -3,6 +3,8 @@
 //! A token is shown once, when it is made. The database keeps its [`Hash`]; because a token is random, a plain digest
 //! is enough, and looking it up by digest tells an attacker nothing by its timing. `Debug` never shows a token.
 
+pub mod files;
+
 use std::fmt;
 
 /// What a token allows. Every role but [`Role::Node`] includes those before it.
@@ -67,6 +69,9 @@ pub struct Hash(pub [u8; 32]);
 pub struct Token(String);
 
 impl Token {
+    /// A token that somebody chose himself must have this length at least.
+    pub const MIN_BYTES: usize = 32;
+
     /// A new token for a role.
     pub fn generate(role: Role) -> Self {
         // A digest of random bytes is as random as they are, and prints as hexadecimal.
