@@ -23,7 +23,7 @@ COMMENT ON COLUMN nodes.revision IS 'Revision of its orders; grows with every ch
 COMMENT ON COLUMN nodes.registered_at IS 'When its agent last registered';
 
 CREATE TABLE leader (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     term bigint NOT NULL DEFAULT 0,
     holder uuid,
     beat_at timestamptz NOT NULL DEFAULT '-infinity'
@@ -32,7 +32,7 @@ CREATE TABLE leader (
 INSERT INTO leader DEFAULT VALUES;
 
 COMMENT ON TABLE leader IS 'One row: the coordinator that schedules';
-COMMENT ON COLUMN leader.only IS 'Keeps the table at one row';
+COMMENT ON COLUMN leader.is_only IS 'Keeps the table at one row';
 COMMENT ON COLUMN leader.term IS 'Grows with every takeover; scheduling transactions check theirs';
 COMMENT ON COLUMN leader.holder IS 'The coordinator that leads in this term';
 COMMENT ON COLUMN leader.beat_at IS 'When it last said so, by the database''s clock';

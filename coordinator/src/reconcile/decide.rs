@@ -209,10 +209,10 @@ impl Pass<'_> {
             return Ok(None);
         };
         let message = format!(
-            "{}: all {} ranks of generation {} listen",
+            "{}: every rank of generation {} listens ({} in all)",
             stage.name,
-            members.len(),
-            generation.number
+            generation.number,
+            members.len()
         );
         self.decision
             .events

@@ -136,8 +136,13 @@ impl Pass<'_> {
             .checkpoint
             .as_ref()
             .map(|manifest| format!(", from step {}", manifest.step));
+        let ranks = if ranks == 1 {
+            "1 rank".to_owned()
+        } else {
+            format!("{ranks} ranks")
+        };
         format!(
-            "{}: generation {} has {ranks} ranks on {}{}",
+            "{}: generation {} has {ranks} on {}{}",
             stage.name,
             stage.generation,
             on.join(", "),
