@@ -44,11 +44,17 @@ impl Database {
     /// When there is none; the text says what to do.
     pub async fn open(place: &Place, state: &StateDir) -> anyhow::Result<Self> {
         if let Some(url) = &place.database_url {
-            return Ok(Self { pool: reach(foreign(url)?).await?, server: None });
+            return Ok(Self {
+                pool: reach(foreign(url)?).await?,
+                server: None,
+            });
         }
         let server = Server::start(&state.postgres(), Durability::Full).await?;
         let pool = reach(server.connect_options()).await?;
-        Ok(Self { pool, server: Some(server) })
+        Ok(Self {
+            pool,
+            server: Some(server),
+        })
     }
 
     /// Reaches the database also if another process of this machine runs it.
@@ -59,7 +65,10 @@ impl Database {
         if place.database_url.is_none()
             && let Some(options) = postgres::running(&state.postgres())?
         {
-            return Ok(Self { pool: reach(options).await?, server: None });
+            return Ok(Self {
+                pool: reach(options).await?,
+                server: None,
+            });
         }
         Self::open(place, state).await
     }
@@ -99,7 +108,11 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
     let options = options
         .application_name("medley-coordinator")
         .log_slow_statements(tracing::log::LevelFilter::Warn, SLOW_STATEMENT);
-    let place = format!("{} at {}", options.get_database().unwrap_or("the database"), options.get_host());
+    let place = format!(
+        "{} at {}",
+        options.get_database().unwrap_or("the database"),
+        options.get_host()
+    );
     let pool = PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -38,8 +38,8 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match Cli::parse().command {
-            Command::Serve(args) => serve::run(args).await.map(|()| ExitCode::SUCCESS),
-            Command::Token(args) => token_command::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Serve(args) => Box::pin(serve::run(args)).await.map(|()| ExitCode::SUCCESS),
+            Command::Token(args) => Box::pin(token_command::run(args)).await.map(|()| ExitCode::SUCCESS),
             Command::WithPostgres(args) => with_postgres::run(args).await,
         }
     });

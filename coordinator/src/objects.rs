@@ -30,7 +30,8 @@ pub fn open(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
             .to_file_path()
             .map_err(|()| anyhow::anyhow!("it names no directory of this machine"))
             .with_context(advice)?;
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make the store's directory {}", path.display()))?;
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make the store's directory {}", path.display()))?;
         return Ok(Arc::new(LocalFileSystem::new_with_prefix(&path).with_context(advice)?));
     }
     let (store, prefix) = object_store::parse_url(&parsed).with_context(advice)?;

@@ -31,7 +31,12 @@ pub struct Args {
     #[command(flatten)]
     place: Place,
     /// Address to listen on; port 0 takes a free one.
-    #[arg(long, env = "MEDLEY_LISTEN", default_value = "127.0.0.1:7700", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "MEDLEY_LISTEN",
+        default_value = "127.0.0.1:7700",
+        value_name = "ADDRESS"
+    )]
     listen: SocketAddr,
     /// Where datasets, checkpoints and results go, such as file:///var/lib/medley/store; the state directory by default.
     #[arg(long, env = "MEDLEY_STORE", value_name = "URL")]
@@ -114,11 +119,25 @@ impl Service {
             objects_url: objects_url.into(),
             control: Control::new(Settings::default()),
         };
-        Ok(Self { state, database, listener, app, url, _lock: lock })
+        Ok(Self {
+            state,
+            database,
+            listener,
+            app,
+            url,
+            _lock: lock,
+        })
     }
 
     async fn serve(self, mut stop: Stop) -> anyhow::Result<()> {
-        let Self { state, database, listener, app, url, _lock } = self;
+        let Self {
+            state,
+            database,
+            listener,
+            app,
+            url,
+            _lock,
+        } = self;
         let (drain, draining) = watch::channel(false);
         let mut scheduler = tokio::spawn(reconcile::run(
             app.store.clone(),

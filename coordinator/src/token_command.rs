@@ -59,7 +59,10 @@ async fn act(database: &Database, action: Action) -> anyhow::Result<()> {
         Action::Create { role, name } => {
             anyhow::ensure!(!name.trim().is_empty(), "--name is empty: say who will hold the token");
             let token = Token::generate(role);
-            store.add_token(token.hash(), role, &name).await.context("cannot store the token")?;
+            store
+                .add_token(token.hash(), role, &name)
+                .await
+                .context("cannot store the token")?;
             println!("{}", token.reveal());
         }
         Action::List => {
@@ -71,7 +74,10 @@ async fn act(database: &Database, action: Action) -> anyhow::Result<()> {
         }
         Action::Revoke { name } => {
             let revoked = store.revoke_tokens(&name).await.context("cannot revoke tokens")?;
-            anyhow::ensure!(revoked > 0, "no token has the name {name:?}: `token list` shows all names");
+            anyhow::ensure!(
+                revoked > 0,
+                "no token has the name {name:?}: `token list` shows all names"
+            );
             println!("revoked {revoked}");
         }
     }

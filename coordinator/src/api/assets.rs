@@ -24,10 +24,15 @@ const NOT_BUILT: &str = "The dashboard was not built when this coordinator was c
 /// Answers what no other route does.
 pub(super) async fn dashboard(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if method != Method::GET && method != Method::HEAD {
-        let detail = format!("there is no endpoint {method} {}; those of the API are under /api/v1", uri.path());
+        let detail = format!(
+            "there is no endpoint {method} {}; those of the API are under /api/v1",
+            uri.path()
+        );
         return Error::not_found(detail).into_response();
     }
-    match find(uri.path(), |name| Dashboard::get(name).map(|file| (name.to_owned(), file))) {
+    match find(uri.path(), |name| {
+        Dashboard::get(name).map(|file| (name.to_owned(), file))
+    }) {
         Found::File((name, file)) => send(&name, file, &headers),
         Found::Nothing => Error::not_found(format!("there is no page {}", uri.path())).into_response(),
         Found::NotBuilt => (StatusCode::NOT_FOUND, NOT_BUILT).into_response(),
@@ -51,7 +56,11 @@ fn find<T>(path: &str, lookup: impl Fn(&str) -> Option<T>) -> Found<T> {
     };
     let last = name.rsplit('/').next().unwrap_or_default();
     // Whoever asks for a file does not want a page instead.
-    if name.starts_with("api/") || last.contains('.') { Found::Nothing } else { Found::File(index) }
+    if name.starts_with("api/") || last.contains('.') {
+        Found::Nothing
+    } else {
+        Found::File(index)
+    }
 }
 
 fn send(name: &str, file: EmbeddedFile, headers: &HeaderMap) -> Response {
@@ -61,7 +70,11 @@ fn send(name: &str, file: EmbeddedFile, headers: &HeaderMap) -> Response {
         let _ = write!(tag, "{byte:02x}");
     }
     tag.push('"');
-    let caching = if name.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let caching = if name.starts_with("assets/") {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
     let known = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let common = [(CACHE_CONTROL, caching.to_owned()), (ETAG, tag.clone())];
     if known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)) {

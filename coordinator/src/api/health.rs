@@ -43,14 +43,31 @@ async fn metrics(State(app): State<App>, Extension(requests): Extension<Requests
     let requests = requests.by_status();
 
     let mut text = Exposition::default();
-    text.gauge("medley_leader", "whether this coordinator schedules", [("", u8::from(app.control.leads()))]);
+    text.gauge(
+        "medley_leader",
+        "whether this coordinator schedules",
+        [("", u8::from(app.control.leads()))],
+    );
     let jobs = jobs.iter().map(|(state, count)| (format!("state=\"{state}\""), count));
     text.gauge("medley_jobs", "jobs by state", jobs);
     let by_life = [("alive=\"true\"", alive), ("alive=\"false\"", nodes.len() - alive)];
-    text.gauge("medley_nodes", "nodes by whether their agents beat, as the leader sees it", by_life);
-    let connections = [("use=\"busy\"", (open as usize).saturating_sub(idle)), ("use=\"idle\"", idle)];
-    text.gauge("medley_database_connections", "connections to the database", connections);
-    let requests = requests.iter().map(|(status, count)| (format!("status=\"{status}\""), count));
+    text.gauge(
+        "medley_nodes",
+        "nodes by whether their agents beat, as the leader sees it",
+        by_life,
+    );
+    let connections = [
+        ("use=\"busy\"", (open as usize).saturating_sub(idle)),
+        ("use=\"idle\"", idle),
+    ];
+    text.gauge(
+        "medley_database_connections",
+        "connections to the database",
+        connections,
+    );
+    let requests = requests
+        .iter()
+        .map(|(status, count)| (format!("status=\"{status}\""), count));
     text.counter("medley_http_requests_total", "answered requests", requests);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0))
 }
@@ -79,7 +96,11 @@ impl Exposition {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for (labels, value) in rows {
             let labels = labels.as_ref();
-            let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+            let labels = if labels.is_empty() {
+                String::new()
+            } else {
+                format!("{{{labels}}}")
+            };
             let _ = writeln!(self.0, "{name}{labels} {}", value.to_string());
         }
     }

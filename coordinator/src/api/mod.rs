@@ -20,10 +20,10 @@ mod tasks;
 
 use crate::reconcile::Control;
 use crate::store::Store;
-use axum::{Extension, Router};
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn_with_state, map_response};
+use axum::{Extension, Router};
 use object_store::ObjectStore;
 use observe::Requests;
 use std::sync::Arc;

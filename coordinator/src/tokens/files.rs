@@ -22,7 +22,10 @@ pub async fn ensure(state: &StateDir, store: &Store) -> anyhow::Result<()> {
             None => make(&path, role)?,
         };
         let name = format!("state directory's {role}");
-        store.add_token(token.hash(), role, &name).await.context("cannot store a token")?;
+        store
+            .add_token(token.hash(), role, &name)
+            .await
+            .context("cannot store a token")?;
     }
     Ok(())
 }
