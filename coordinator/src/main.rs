@@ -23,9 +23,12 @@ enum Command {
     WithPostgres(with_postgres::Args),
 }
 
+/// What is logged unless RUST_LOG says otherwise: PostgreSQL's notices tell nothing that matters here.
+const LOG: &str = "info,sqlx::postgres::notice=warn";
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| LOG.into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();

@@ -81,3 +81,70 @@ fn bearer(parts: &Parts) -> Result<Token, Error> {
     }
     Ok(Token::received(token))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::{Control, Settings};
+    use crate::store::Store;
+    use crate::test_database;
+    use axum::http::Request;
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    async fn app() -> App {
+        App {
+            store: Store::new(test_database::fresh().await),
+            objects: Arc::new(InMemory::new()),
+            objects_url: "memory:///".into(),
+            control: Control::new(Settings::default()),
+        }
+    }
+
+    async fn let_in(app: &App, role: Role) -> String {
+        let token = Token::generate(role);
+        app.store.add_token(token.hash(), role, "somebody").await.unwrap();
+        token.reveal().to_owned()
+    }
+
+    async fn ask<T: FromRequestParts<App, Rejection = Error>>(app: &App, header: &str) -> Result<(), Code> {
+        let request = Request::builder().header(AUTHORIZATION, header).body(()).unwrap();
+        let (mut parts, ()) = request.into_parts();
+        T::from_request_parts(&mut parts, app)
+            .await
+            .map(drop)
+            .map_err(|e| e.code())
+    }
+
+    #[tokio::test]
+    async fn a_role_opens_what_it_includes_and_nothing_else() {
+        let app = app().await;
+        let submitter = format!("Bearer {}", let_in(&app, Role::Submitter).await);
+        assert_eq!(ask::<Viewer>(&app, &submitter).await, Ok(()));
+        assert_eq!(ask::<Submitter>(&app, &submitter).await, Ok(()));
+        assert_eq!(ask::<Operator>(&app, &submitter).await, Err(Code::Forbidden));
+        assert_eq!(ask::<Admin>(&app, &submitter).await, Err(Code::Forbidden));
+        assert_eq!(ask::<NodeToken>(&app, &submitter).await, Err(Code::Forbidden));
+
+        let node = format!("bearer {}", let_in(&app, Role::Node).await);
+        assert_eq!(ask::<NodeToken>(&app, &node).await, Ok(()));
+        assert_eq!(ask::<Viewer>(&app, &node).await, Err(Code::Forbidden));
+    }
+
+    #[tokio::test]
+    async fn without_a_known_bearer_token_nobody_gets_in() {
+        let app = app().await;
+        let admin = let_in(&app, Role::Admin).await;
+        let cut = &admin[..admin.len() - 1];
+        for header in [
+            "",
+            "Bearer",
+            "Bearer ",
+            &admin,
+            &format!("Basic {admin}"),
+            &format!("Bearer {cut}"),
+        ] {
+            assert_eq!(ask::<Viewer>(&app, header).await, Err(Code::Unauthorized), "{header:?}");
+        }
+    }
+}

@@ -74,7 +74,8 @@ pub fn router(app: App) -> Router {
 }
 
 async fn no_endpoint(method: Method, uri: Uri) -> Error {
-    Error::not_found(format!("there is no endpoint {method} {}", uri.path()))
+    // The path as it is seen below the prefix.
+    Error::not_found(format!("there is no endpoint {method} /api/v1{}", uri.path()))
 }
 
 #[cfg(test)]
