@@ -309,3 +309,6 @@ impl Pass<'_> {
         Ok(next)
     }
 }
+
+#[cfg(test)]
+mod tests;

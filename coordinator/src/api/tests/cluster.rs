@@ -29,31 +29,38 @@ const ROUND_MS: u64 = 500;
 
 /// The API, called with the token of a role.
 #[derive(Clone)]
-pub struct Api {
+pub(super) struct Api {
     router: Router,
     tokens: Arc<Vec<(Role, Token)>>,
 }
 
 /// What came back.
-pub struct Answer {
-    pub status: StatusCode,
-    pub body: Value,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
 }
 
 impl Answer {
-    pub fn read<T: DeserializeOwned>(self) -> T {
+    pub(super) fn read<T: DeserializeOwned>(self) -> T {
         assert!(self.status.is_success(), "{} {}", self.status, self.body);
         serde_json::from_value(self.body).unwrap()
     }
 
     /// Status and code of a refusal.
-    pub fn refusal(&self) -> (u16, &str) {
+    pub(super) fn refusal(&self) -> (u16, &str) {
         (self.status.as_u16(), self.body["code"].as_str().unwrap_or_default())
     }
 }
 
 impl Api {
-    pub async fn call(&self, role: Role, method: &str, path: &str, body: Option<&Value>, key: Option<&str>) -> Answer {
+    pub(super) async fn call(
+        &self,
+        role: Role,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Answer {
         let token = &self.tokens.iter().find(|(of, _)| *of == role).unwrap().1;
         let mut request = Request::builder()
             .method(method)
@@ -71,29 +78,28 @@ impl Api {
         Answer { status, body }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(super) async fn get(&self, path: &str) -> Answer {
         self.call(Role::Viewer, "GET", path, None, None).await
     }
 
-    pub async fn post(&self, role: Role, path: &str, body: &impl Serialize) -> Answer {
+    pub(super) async fn post(&self, role: Role, path: &str, body: &impl Serialize) -> Answer {
         let body = serde_json::to_value(body).unwrap();
         self.call(role, "POST", path, Some(&body), None).await
     }
 }
 
 /// A coordinator and its nodes.
-pub struct Cluster {
-    pub api: Api,
-    pub store: Store,
-    pub leader: Leader,
-    pub nodes: Vec<Node>,
+pub(super) struct Cluster {
+    pub(super) api: Api,
+    pub(super) leader: Leader,
+    pub(super) nodes: Vec<Node>,
     clock_ms: Arc<AtomicU64>,
     data: TempDir,
 }
 
 impl Cluster {
     /// A coordinator that leads, with data sets in place and no node.
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let store = Store::new(test_database::fresh().await);
         let mut tokens = Vec::new();
         for role in [Role::Viewer, Role::Submitter, Role::Operator, Role::Node] {
@@ -119,8 +125,7 @@ impl Cluster {
                 router: router(app),
                 tokens: Arc::new(tokens),
             },
-            leader: Leader::new(store.clone(), control, url),
-            store,
+            leader: Leader::new(store, control, url),
             nodes: Vec::new(),
             clock_ms,
             data,
@@ -130,7 +135,7 @@ impl Cluster {
     }
 
     /// A started cluster with nodes `n0`, `n1`, … of these many devices.
-    pub async fn with_nodes(devices: &[u32]) -> Self {
+    pub(super) async fn with_nodes(devices: &[u32]) -> Self {
         let mut cluster = Self::start().await;
         for (i, devices) in devices.iter().enumerate() {
             let node = Node::register(cluster.api.clone(), &format!("n{i}"), *devices).await;
@@ -141,21 +146,21 @@ impl Cluster {
     }
 
     /// A document of this kind over the cluster's data.
-    pub fn document(&self, kind: &str) -> Value {
+    pub(super) fn document(&self, kind: &str) -> Value {
         json!({"name": "j", "kind": kind, "preset": "nano", "data": {"root": self.data.path()}})
     }
 
-    pub fn data_root(&self) -> &Path {
+    pub(super) fn data_root(&self) -> &Path {
         self.data.path()
     }
 
-    pub async fn submit(&self, document: &Value) -> JobId {
+    pub(super) async fn submit(&self, document: &Value) -> JobId {
         let detail: JobDetail = self.api.post(Role::Submitter, "/jobs", document).await.read();
         detail.job.id
     }
 
     /// One beat of every node that is alive, what its ranks then do, and a decision.
-    pub async fn round(&mut self) {
+    pub(super) async fn round(&mut self) {
         self.clock_ms.fetch_add(ROUND_MS, Ordering::SeqCst);
         for node in self.nodes.iter_mut().filter(|node| node.is_alive) {
             node.beat().await;
@@ -167,31 +172,31 @@ impl Cluster {
     }
 
     /// Decides until nothing overtakes the decision.
-    pub async fn decide(&mut self) {
+    pub(super) async fn decide(&mut self) {
         while self.leader.tick().await.unwrap() {}
     }
 
-    pub async fn job(&self, job: JobId) -> JobDetail {
+    pub(super) async fn job(&self, job: JobId) -> JobDetail {
         self.api.get(&format!("/jobs/{job}")).await.read()
     }
 
-    pub async fn stage(&self, job: JobId, name: &str) -> StageView {
+    pub(super) async fn stage(&self, job: JobId, name: &str) -> StageView {
         let detail = self.job(job).await;
         detail.stages.into_iter().find(|stage| stage.name == name).unwrap()
     }
 
-    pub async fn events(&self, job: JobId) -> Vec<EventView> {
+    pub(super) async fn events(&self, job: JobId) -> Vec<EventView> {
         self.api.get(&format!("/jobs/{job}/events?limit=1000")).await.read()
     }
 
     /// Plays rounds until `reached` holds for the job.
-    pub async fn until(&mut self, job: JobId, reached: impl Fn(&JobDetail) -> bool) -> JobDetail {
+    pub(super) async fn until(&mut self, job: JobId, reached: impl Fn(&JobDetail) -> bool) -> JobDetail {
         for _ in 0..MAX_ROUNDS {
-            let detail = self.job(job).await;
+            let detail = Box::pin(self.job(job)).await;
             if reached(&detail) {
                 return detail;
             }
-            self.round().await;
+            Box::pin(self.round()).await;
         }
         let events = self.events(job).await;
         let story: Vec<String> = events.into_iter().map(|event| event.message).collect();
@@ -203,7 +208,7 @@ impl Cluster {
     }
 
     /// Plays rounds to the job's end.
-    pub async fn finish(&mut self, job: JobId) -> JobDetail {
+    pub(super) async fn finish(&mut self, job: JobId) -> JobDetail {
         self.until(job, |detail| detail.job.state.is_final()).await
     }
 }

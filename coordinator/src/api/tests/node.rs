@@ -18,18 +18,18 @@ const STEPS_PER_ROUND: u64 = 5;
 const STATE_BYTES: u64 = 1000;
 
 /// A played node.
-pub struct Node {
+pub(super) struct Node {
     api: Api,
-    pub name: String,
-    pub id: NodeId,
-    pub incarnation: IncarnationId,
-    pub orders: Orders,
-    pub ranks: BTreeMap<(StageId, u64, u32), RankState>,
-    pub is_alive: bool,
+    pub(super) name: String,
+    pub(super) id: NodeId,
+    pub(super) incarnation: IncarnationId,
+    pub(super) orders: Orders,
+    pub(super) ranks: BTreeMap<(StageId, u64, u32), RankState>,
+    pub(super) is_alive: bool,
 }
 
 impl Node {
-    pub async fn register(api: Api, name: &str, devices: u32) -> Self {
+    pub(super) async fn register(api: Api, name: &str, devices: u32) -> Self {
         let incarnation = IncarnationId::generate();
         let register = Register {
             name: name.into(),
@@ -54,7 +54,7 @@ impl Node {
         }
     }
 
-    pub fn beat_body(&self) -> Beat {
+    pub(super) fn beat_body(&self) -> Beat {
         let report = |(&(stage, generation, rank), state): (&(StageId, u64, u32), &RankState)| RankReport {
             stage,
             generation,
@@ -70,7 +70,7 @@ impl Node {
     }
 
     /// Beats and obeys.
-    pub async fn beat(&mut self) {
+    pub(super) async fn beat(&mut self) {
         let orders: Orders = self.api.post(Role::Node, "/agent/beat", &self.beat_body()).await.read();
         if orders.revision <= self.orders.revision {
             return;
@@ -87,7 +87,7 @@ impl Node {
     }
 
     /// Every rank does what comes next for it.
-    pub async fn work(&mut self) {
+    pub(super) async fn work(&mut self) {
         for assignment in self.orders.assignments.clone() {
             for rank in &assignment.ranks {
                 let id = (assignment.stage, assignment.generation, *rank);
@@ -198,7 +198,7 @@ impl Node {
         state
     }
 
-    pub async fn lease(&self, stage: StageId, generation: u64, rank: u32) -> Option<Lease> {
+    pub(super) async fn lease(&self, stage: StageId, generation: u64, rank: u32) -> Option<Lease> {
         let request = LeaseRequest {
             node: self.id,
             incarnation: self.incarnation,
@@ -235,7 +235,7 @@ fn check_inputs(assignment: &Assignment) {
     assert_eq!(inputs.captioner.is_some(), inputs.filter.is_some());
 }
 
-pub fn object(name: &str, size_bytes: u64) -> ObjectRef {
+pub(super) fn object(name: &str, size_bytes: u64) -> ObjectRef {
     let blake3 = blake3::hash(name.as_bytes()).to_hex().to_string();
     ObjectRef {
         key: format!("objects/{name}"),
@@ -244,7 +244,7 @@ pub fn object(name: &str, size_bytes: u64) -> ObjectRef {
     }
 }
 
-pub fn metrics(step: u64) -> StepMetrics {
+pub(super) fn metrics(step: u64) -> StepMetrics {
     StepMetrics {
         step,
         epoch: 0,
@@ -258,7 +258,7 @@ pub fn metrics(step: u64) -> StepMetrics {
     }
 }
 
-pub fn output(work: &TaskWork) -> TaskOutput {
+pub(super) fn output(work: &TaskWork) -> TaskOutput {
     let counts = |pairs: u64| Counts::from([("pairs".to_owned(), pairs), ("pairs.human".to_owned(), 64)]);
     let dataset = |name, pairs| TaskOutput::Dataset {
         dataset: object(name, 10),
