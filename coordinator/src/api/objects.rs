@@ -42,7 +42,7 @@ async fn get_object(_: Viewer, State(app): State<App>, Path(key): Path<String>) 
 /// The type by the key's suffix; types that a browser would run are not among them. Objects named `{name}-{BLAKE3}` keep
 /// the suffix of their name.
 fn content_type(key: &str) -> &'static str {
-    let suffix = key.rsplit('.').next().unwrap_or_default();
+    let suffix = key.rsplit_once('.').map_or("", |(_, suffix)| suffix);
     match suffix.split('-').next().unwrap_or_default() {
         "json" => "application/json",
         "jpg" | "jpeg" => "image/jpeg",
