@@ -98,10 +98,10 @@ impl Database {
 }
 
 fn foreign(url: &str) -> anyhow::Result<PgConnectOptions> {
-    // The cause may quote the URL, and the URL holds a password.
-    PgConnectOptions::from_str(url).map_err(|_| {
-        anyhow::anyhow!("--database-url (DATABASE_URL) is not a URL such as postgres://user:password@host/medley")
-    })
+    let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let options = postgres.then(|| PgConnectOptions::from_str(url).ok()).flatten();
+    // The URL is not quoted, and neither is the cause: they hold a password.
+    options.context("--database-url (DATABASE_URL) is not a URL such as postgres://user:password@host/medley")
 }
 
 async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
@@ -110,7 +110,7 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
         .log_slow_statements(tracing::log::LevelFilter::Warn, SLOW_STATEMENT);
     let place = format!(
         "{} at {}",
-        options.get_database().unwrap_or("the database"),
+        options.get_database().unwrap_or("(of the user's name)"),
         options.get_host()
     );
     let pool = PgPoolOptions::new()
@@ -121,7 +121,7 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
         match pool.acquire().await {
             Ok(_) => return Ok(pool),
             Err(e) if attempt < TRIES && is_passing(&e) => {
-                tracing::warn!(attempt, cause = %e, "{place} does not answer yet");
+                tracing::warn!(attempt, cause = %e, "the database {place} does not answer yet");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Err(e) => return Err(e).with_context(|| format!("cannot connect to the database {place}")),
@@ -137,5 +137,26 @@ fn is_passing(error: &sqlx::Error) -> bool {
         // Class 57P: starting up, or shutting down.
         sqlx::Error::Database(e) => e.code().is_some_and(|code| code.starts_with("57P")),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_of_another_kind_is_refused_without_showing_its_password() {
+        for url in [
+            "mysql://user:hunter2@host/x",
+            "hunter2",
+            "postgres://user:hunter2@host:port/x",
+        ] {
+            let error = foreign(url).unwrap_err().to_string();
+            assert!(
+                error.contains("--database-url") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+        assert!(foreign("postgres://user:hunter2@host/x").is_ok());
     }
 }
