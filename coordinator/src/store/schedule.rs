@@ -78,3 +78,88 @@ async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Resu
         Effect::ReleaseTasks { stage, blameless } => tasks::release(connection, stage, blameless).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::graph::{Shards, new_job};
+    use crate::domain::{Event, Job, SystemMint};
+    use crate::store::{Earlier, Submission};
+    use crate::test_database;
+    use medley_protocol::ids::JobId;
+    use medley_protocol::spec::Spec;
+    use medley_protocol::stage::JobState;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    async fn with_job() -> (Store, JobId) {
+        let store = Store::new(test_database::fresh().await);
+        let document = json!({"name": "j", "kind": "bootstrap", "preset": "nano", "data": {"root": "/d"}});
+        let spec = Spec::from_document(&document).unwrap();
+        let shards = Shards {
+            human: vec!["h.tar".into()],
+            web: vec!["w.tar".into()],
+            test: vec!["t.tar".into()],
+        };
+        let (job, tasks) = new_job(spec, &shards, chrono::Utc::now(), &mut SystemMint);
+        let submission = Submission {
+            job: &job,
+            tasks: &tasks,
+            events: &[],
+            key: None,
+        };
+        assert_eq!(store.submit(&submission).await.unwrap(), Earlier::Nothing);
+        (store, job.id)
+    }
+
+    fn cancelling(job: Job) -> Decision {
+        let job = job.cancel().unwrap();
+        Decision {
+            changed: [job.id].into(),
+            events: vec![Event::of_job(&job, "job-cancelled", "enough")],
+            jobs: vec![job],
+            effects: Vec::new(),
+        }
+    }
+
+    async fn save(store: &Store, term: i64, decision: &Decision) -> Saved {
+        let scheduling = Scheduling {
+            term,
+            decision,
+            concerned: Vec::new(),
+        };
+        store.save(&scheduling).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_job_is_loaded_as_it_was_submitted() {
+        let (store, id) = with_job().await;
+        let [job] = store.active_jobs().await.unwrap().try_into().unwrap();
+        assert_eq!((job.id, job.version, job.stages.len()), (id, 1, 8));
+        assert_eq!(job.stages[0].facts.tasks.unfinished, 3);
+        assert_eq!(store.job(id).await.unwrap(), Some(job));
+    }
+
+    #[tokio::test]
+    async fn a_decision_of_an_earlier_term_is_not_written() {
+        let (store, id) = with_job().await;
+        let one = Uuid::from_u128(1);
+        let term = store.try_to_lead(one).await.unwrap().unwrap();
+        let later = store.try_to_lead(one).await.unwrap().unwrap();
+        let decision = cancelling(store.job(id).await.unwrap().unwrap());
+        assert_eq!(save(&store, term, &decision).await, Saved::Deposed);
+        assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Queued);
+        assert!(matches!(save(&store, later, &decision).await, Saved::Written { .. }));
+        assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_decision_on_an_older_version_is_not_written_nor_are_its_events() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let decision = cancelling(store.job(id).await.unwrap().unwrap());
+        assert!(matches!(save(&store, term, &decision).await, Saved::Written { .. }));
+        assert_eq!(save(&store, term, &decision).await, Saved::Outdated);
+        assert_eq!(store.events_of_job(id, 0, 10).await.unwrap().len(), 1);
+    }
+}

@@ -93,6 +93,7 @@ pub(super) struct Cluster {
     pub(super) api: Api,
     pub(super) leader: Leader,
     pub(super) nodes: Vec<Node>,
+    store: Store,
     clock_ms: Arc<AtomicU64>,
     data: TempDir,
 }
@@ -108,25 +109,17 @@ impl Cluster {
             tokens.push((role, token));
         }
         let clock_ms = Arc::new(AtomicU64::new(1_000_000));
-        let clock = Arc::clone(&clock_ms);
-        let now = move || Duration::from_millis(clock.load(Ordering::SeqCst));
-        let control = Control::with_clock(Settings::default(), now);
-        let url: Arc<str> = "memory:///".into();
-        let app = App {
-            store: store.clone(),
-            objects: Arc::new(InMemory::new()),
-            objects_url: Arc::clone(&url),
-            control: control.clone(),
-        };
         let data = tempfile::tempdir().unwrap();
         shards(data.path());
+        let (router, leader) = coordinator(&store, &clock_ms);
         let mut cluster = Self {
             api: Api {
-                router: router(app),
+                router,
                 tokens: Arc::new(tokens),
             },
-            leader: Leader::new(store, control, url),
+            leader,
             nodes: Vec::new(),
+            store,
             clock_ms,
             data,
         };
@@ -143,6 +136,17 @@ impl Cluster {
         }
         cluster.round().await;
         cluster
+    }
+
+    /// The coordinator ends, and another one begins on the same job table.
+    pub(super) async fn replace_coordinator(&mut self) {
+        self.leader.resign().await.unwrap();
+        let (router, leader) = coordinator(&self.store, &self.clock_ms);
+        self.leader = leader;
+        self.api.router = router;
+        for node in &mut self.nodes {
+            node.api = self.api.clone();
+        }
     }
 
     /// A document of this kind over the cluster's data.
@@ -211,6 +215,20 @@ impl Cluster {
     pub(super) async fn finish(&mut self, job: JobId) -> JobDetail {
         self.until(job, |detail| detail.job.state.is_final()).await
     }
+}
+
+fn coordinator(store: &Store, clock_ms: &Arc<AtomicU64>) -> (Router, Leader) {
+    let clock = Arc::clone(clock_ms);
+    let now = move || Duration::from_millis(clock.load(Ordering::SeqCst));
+    let control = Control::with_clock(Settings::default(), now);
+    let url: Arc<str> = "memory:///".into();
+    let app = App {
+        store: store.clone(),
+        objects: Arc::new(InMemory::new()),
+        objects_url: Arc::clone(&url),
+        control: control.clone(),
+    };
+    (router(app), Leader::new(store.clone(), control, url))
 }
 
 fn shards(root: &Path) {

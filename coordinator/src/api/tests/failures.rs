@@ -159,3 +159,27 @@ async fn a_cancelled_job_vanishes_from_the_orders() {
     let again = cluster.api.call(Role::Submitter, "POST", &path, None, None).await;
     assert_eq!(again.refusal(), (409, "conflict"));
 }
+
+#[tokio::test]
+async fn another_coordinator_takes_over_without_disturbing_a_generation() {
+    let mut cluster = Cluster::with_nodes(&[2, 2]).await;
+    let job = cluster.submit(&cluster.document("pretrain")).await;
+    cluster.until(job, |detail| trains(detail, 5)).await;
+    let before = cluster.nodes[0].orders.clone();
+    cluster.replace_coordinator().await;
+    let early = cluster
+        .api
+        .post(Role::Node, "/agent/beat", &cluster.nodes[0].beat_body())
+        .await;
+    assert_eq!(early.refusal(), (503, "unavailable"), "it does not lead yet");
+    cluster.decide().await;
+    cluster.round().await;
+    cluster.nodes[0].beat().await;
+    assert!(cluster.nodes[0].orders.revision > before.revision);
+    assert_eq!(cluster.nodes[0].orders.assignments, before.assignments);
+    let detail = cluster.finish(job).await;
+    assert_eq!(
+        (detail.job.state, detail.stages[1].generation),
+        (JobState::Succeeded, 1)
+    );
+}

@@ -19,7 +19,7 @@ const STATE_BYTES: u64 = 1000;
 
 /// A played node.
 pub(super) struct Node {
-    api: Api,
+    pub(super) api: Api,
     pub(super) name: String,
     pub(super) id: NodeId,
     pub(super) incarnation: IncarnationId,
