@@ -1,14 +1,14 @@
 //! A real PostgreSQL server of our own, for operators who have none.
 //!
-//! The server's binaries come from the system ([`find`]); the cluster of files lies under the coordinator's state
-//! directory ([`Layout`]) and is made at the first start ([`init`]). [`Server`] is a handle to a thread that starts the
+//! The server's binaries come from the system (`find`); the cluster of files lies under the coordinator's state
+//! directory (`layout`) and is made at the first start (`init`). [`Server`] is a handle to a thread that starts the
 //! server, watches it, starts it again if it dies, and stops it. The database is fully durable, listens on a private
 //! Unix socket only, and asks for a generated password.
 //!
 //! Three rules keep the files safe:
 //! - One supervisor at a time: it holds `supervisor.lock` for its whole life.
 //! - The server never outlives its supervisor: the kernel sends it a signal when the thread that started it ends, and
-//!   whatever is left of an earlier life is ended before a new server starts ([`leftovers`]).
+//!   whatever is left of an earlier life is ended before a new server starts (`leftovers`).
 //! - Nothing is taken for whole before it is: a new cluster is renamed into place once it is complete.
 
 mod find;

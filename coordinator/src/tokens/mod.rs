@@ -1,6 +1,6 @@
 //! Bearer tokens: 256 random bits with a prefix that says what they are for.
 //!
-//! A token is shown once, when it is made. The database keeps its [`Hash`]; because a token is random, a plain digest
+//! A token is shown once, when it is made. The database keeps its [`struct@Hash`]; because a token is random, a plain digest
 //! is enough, and looking it up by digest tells an attacker nothing by its timing. `Debug` never shows a token.
 
 pub mod files;
