@@ -30,6 +30,16 @@ pub enum Kind {
     Bootstrap,
 }
 
+impl Kind {
+    /// The name used in URLs, logs and storage.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Bootstrap => "bootstrap",
+        }
+    }
+}
+
 /// A completed job specification: every value is explicit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,0 +1,7 @@
+//! Whole jobs through the router, with agents and ranks played by the test and a clock that it moves.
+
+mod cluster;
+mod failures;
+mod node;
+mod refusals;
+mod whole_jobs;

@@ -1,0 +1,48 @@
+//! What a decision asks of the job table, to be carried out in one transaction.
+
+use super::course::Course;
+use super::{Event, Job};
+use medley_protocol::ids::{JobId, StageId};
+use std::collections::BTreeSet;
+
+/// What is to be done to rows beside those of jobs and stages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make the epochs of a training stage.
+    OpenEpochs {
+        /// The stage.
+        stage: StageId,
+        /// Its course.
+        course: Course,
+    },
+    /// All its steps are committed: every epoch is done.
+    CloseEpochs {
+        /// The stage.
+        stage: StageId,
+    },
+    /// All shards are done: make the task that merges them. Harmless when repeated.
+    AddMerge {
+        /// The stage.
+        stage: StageId,
+    },
+    /// Take leases back from ranks of a generation that is over.
+    ReleaseTasks {
+        /// The stage.
+        stage: StageId,
+        /// Whether the attempt does not count.
+        blameless: bool,
+    },
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    /// All jobs, as they should be.
+    pub jobs: Vec<Job>,
+    /// Those that changed.
+    pub changed: BTreeSet<JobId>,
+    /// What happened, in order.
+    pub events: Vec<Event>,
+    /// What else is to be done.
+    pub effects: Vec<Effect>,
+}

@@ -1,0 +1,18 @@
+//! A node, as its agent registered it.
+
+use medley_protocol::ids::{IncarnationId, NodeId};
+
+/// A node as the job table knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownNode {
+    /// Identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The present life of its agent.
+    pub incarnation: IncarnationId,
+    /// Ranks it can run at once.
+    pub devices: u32,
+    /// Numerics fingerprint of its ranks.
+    pub fingerprint: String,
+}

@@ -1,0 +1,380 @@
+//! A stage: one node of a job's graph, the unit that is scheduled.
+
+use super::InvalidTransition;
+use super::course::Course;
+use medley_protocol::agent::{CheckpointWanted, Member};
+use medley_protocol::checkpoint::Manifest;
+use medley_protocol::ids::{IncarnationId, NodeId, StageId};
+use medley_protocol::stage::{StageKind, StageState};
+use serde::{Deserialize, Serialize};
+
+/// A stage gives up after so many generations in a row that ended without progress.
+pub const MAX_SETBACKS: u32 = 8;
+
+/// A stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// Identity.
+    pub id: StageId,
+    /// Name within the job, such as `pretrain-0`.
+    pub name: String,
+    /// What it does.
+    pub kind: StageKind,
+    /// Bootstrap round it belongs to: the dataset version it reads.
+    pub round: u32,
+    /// Stages that must be done before.
+    pub needs: Vec<StageId>,
+    /// State.
+    pub state: State,
+    /// Number of the last generation; 0 before the first.
+    pub generation: u64,
+    /// Generations that failed without progress.
+    pub setbacks: Setbacks,
+    /// Steps of a training stage, once known.
+    pub course: Option<Course>,
+    /// What ranks have handed in. Facts only grow, so nothing here guards a transition.
+    pub facts: Facts,
+}
+
+/// What a stage is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Stages it needs are not done.
+    Blocked,
+    /// Could run.
+    Waiting {
+        /// Why it does not yet, in words.
+        reason: String,
+    },
+    /// The ranks of a generation start.
+    Starting(Generation),
+    /// The ranks of a generation work.
+    Running {
+        /// The generation.
+        generation: Generation,
+        /// Everyone with its address, in rank order; empty for stages of tasks.
+        members: Vec<Member>,
+    },
+    /// Finished with its outputs recorded.
+    Done,
+    /// Failed for good.
+    Failed {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Cancelled with its job.
+    Cancelled,
+}
+
+impl State {
+    /// The state without what it owns.
+    pub const fn label(&self) -> StageState {
+        match self {
+            Self::Blocked => StageState::Blocked,
+            Self::Waiting { .. } => StageState::Waiting,
+            Self::Starting(_) => StageState::Starting,
+            Self::Running { .. } => StageState::Running,
+            Self::Done => StageState::Done,
+            Self::Failed { .. } => StageState::Failed,
+            Self::Cancelled => StageState::Cancelled,
+        }
+    }
+}
+
+/// One membership of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Its fencing number.
+    pub number: u64,
+    /// Shared by its members.
+    pub secret: String,
+    /// Who runs which rank, in rank order, ranks of one node together.
+    pub seats: Vec<Seat>,
+    /// The checkpoint that every member starts from, fixed when the generation is made.
+    pub resume: Option<Manifest>,
+}
+
+/// One rank's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The rank.
+    pub rank: u32,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// The life of that node's agent: the rank dies with it.
+    pub incarnation: IncarnationId,
+}
+
+/// Generations in a row that ended without progress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Setbacks {
+    /// How many.
+    pub in_a_row: u32,
+    /// [`Stage::progress`] when the last one ended.
+    pub progress: u64,
+}
+
+/// What ranks have handed in.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// The last committed checkpoint.
+    pub checkpoint: Option<Manifest>,
+    /// Steps whose metrics are stored.
+    pub metrics_through: u64,
+    /// A requested checkpoint that was not taken yet.
+    pub wanted: Option<CheckpointWanted>,
+    /// Its tasks.
+    pub tasks: Tasks,
+}
+
+/// Tasks of a stage by what became of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// Not finished, leased or not.
+    pub unfinished: u64,
+    /// Finished.
+    pub done: u64,
+    /// Whether the merge exists.
+    pub has_merge: bool,
+    /// Why a task failed for good, if one did.
+    pub failed: Option<String>,
+}
+
+impl Stage {
+    /// The present generation.
+    pub fn present(&self) -> Option<&Generation> {
+        match &self.state {
+            State::Starting(generation) | State::Running { generation, .. } => Some(generation),
+            _ => None,
+        }
+    }
+
+    /// Steps of the last checkpoint, or finished tasks.
+    pub fn progress(&self) -> u64 {
+        if self.kind.is_training() {
+            self.facts.checkpoint.as_ref().map_or(0, |manifest| manifest.step)
+        } else {
+            self.facts.tasks.done
+        }
+    }
+
+    /// Whether the checkpoint of the last step is committed.
+    pub fn has_last_checkpoint(&self) -> bool {
+        let last = self.facts.checkpoint.as_ref().map(|manifest| manifest.step);
+        self.course.is_some_and(|course| last == Some(course.total_steps))
+    }
+
+    /// Whether the stage ends with a merge of its tasks.
+    pub fn merges(&self) -> bool {
+        matches!(self.kind, StageKind::Index | StageKind::Capfilt)
+    }
+
+    /// Blocked → Waiting: everything it needs is done.
+    pub fn unblock(self) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Blocked => Ok(self.with(State::Waiting {
+                reason: "waits to be placed".into(),
+            })),
+            _ => Err(self.invalid("waiting")),
+        }
+    }
+
+    /// Waiting for another reason.
+    pub fn wait(self, reason: String) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Waiting { .. } => Ok(self.with(State::Waiting { reason })),
+            _ => Err(self.invalid("waiting")),
+        }
+    }
+
+    /// Waiting → Starting (training) or Running (tasks), as a new generation.
+    pub fn place(self, seats: Vec<Seat>, secret: String) -> Result<Self, InvalidTransition> {
+        if !matches!(self.state, State::Waiting { .. }) {
+            return Err(self.invalid("placed"));
+        }
+        let number = self.generation + 1;
+        let generation = Generation {
+            number,
+            secret,
+            seats,
+            resume: self.facts.checkpoint.clone(),
+        };
+        let state = if self.kind.is_training() {
+            State::Starting(generation)
+        } else {
+            State::Running {
+                generation,
+                members: Vec::new(),
+            }
+        };
+        Ok(Self {
+            generation: number,
+            ..self.with(state)
+        })
+    }
+
+    /// Starting → Running: every member listens.
+    pub fn run(mut self, members: Vec<Member>) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Starting(generation) => {
+                self.state = State::Running { generation, members };
+                Ok(self)
+            }
+            _ => Err(self.invalid("running")),
+        }
+    }
+
+    /// Starting or Running → Waiting, or Failed if that has happened too often without progress.
+    pub fn set_back(self, reason: &str) -> Result<Self, InvalidTransition> {
+        if self.present().is_none() {
+            return Err(self.invalid("set back"));
+        }
+        let progress = self.progress();
+        let in_a_row = if progress > self.setbacks.progress {
+            1
+        } else {
+            self.setbacks.in_a_row + 1
+        };
+        let setbacks = Setbacks { in_a_row, progress };
+        let state = if in_a_row >= MAX_SETBACKS {
+            let reason = format!("{in_a_row} generations in a row ended without progress; the last because {reason}");
+            State::Failed { reason }
+        } else {
+            let reason = format!("generation {} is over: {reason}", self.generation);
+            State::Waiting { reason }
+        };
+        Ok(Self {
+            setbacks,
+            ..self.with(state)
+        })
+    }
+
+    /// Waiting, Starting or Running → Done. Waiting too: facts may complete a stage after its generation is over.
+    pub fn finish(self) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Waiting { .. } | State::Starting(_) | State::Running { .. } => Ok(self.with(State::Done)),
+            _ => Err(self.invalid("done")),
+        }
+    }
+
+    /// Any state that is not final → Failed.
+    pub fn fail(self, reason: String) -> Result<Self, InvalidTransition> {
+        if self.state.label().is_final() {
+            return Err(self.invalid("failed"));
+        }
+        Ok(self.with(State::Failed { reason }))
+    }
+
+    /// Any state that is not final → Cancelled.
+    pub fn cancel(self) -> Result<Self, InvalidTransition> {
+        if self.state.label().is_final() {
+            return Err(self.invalid("cancelled"));
+        }
+        Ok(self.with(State::Cancelled))
+    }
+
+    fn with(self, state: State) -> Self {
+        Self { state, ..self }
+    }
+
+    fn invalid(&self, to: &'static str) -> InvalidTransition {
+        InvalidTransition {
+            what: format!("stage {}", self.name),
+            from: self.state.label().name(),
+            to,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medley_protocol::ids::CheckpointId;
+    use uuid::Uuid;
+
+    fn stage(kind: StageKind) -> Stage {
+        Stage {
+            id: StageId::from_uuid(Uuid::from_u128(1)),
+            name: format!("{kind}-0"),
+            kind,
+            round: 0,
+            needs: Vec::new(),
+            state: State::Blocked,
+            generation: 0,
+            setbacks: Setbacks::default(),
+            course: None,
+            facts: Facts::default(),
+        }
+    }
+
+    fn placed(stage: Stage) -> Stage {
+        stage.place(Vec::new(), "s".into()).unwrap()
+    }
+
+    fn checkpoint(step: u64) -> Manifest {
+        Manifest {
+            id: CheckpointId::from_uuid(Uuid::from_u128(9)),
+            stage: StageId::from_uuid(Uuid::from_u128(1)),
+            step,
+            state_bytes: 1,
+            parts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn generations_grow_and_keep_the_checkpoint_they_resume_from() {
+        let mut stage = placed(stage(StageKind::Pretrain).unblock().unwrap());
+        assert_eq!(stage.present().unwrap().number, 1);
+        assert_eq!(stage.state.label(), StageState::Starting);
+        stage.facts.checkpoint = Some(checkpoint(5));
+        assert_eq!(stage.present().unwrap().resume, None);
+        let stage = placed(stage.set_back("a node is lost").unwrap());
+        let generation = stage.present().unwrap();
+        assert_eq!(
+            (generation.number, generation.resume.as_ref().map(|m| m.step)),
+            (2, Some(5))
+        );
+    }
+
+    #[test]
+    fn stages_of_tasks_run_as_soon_as_they_are_placed() {
+        let stage = placed(stage(StageKind::Index).unblock().unwrap());
+        assert_eq!(stage.state.label(), StageState::Running);
+    }
+
+    #[test]
+    fn eight_setbacks_without_progress_are_enough() {
+        let mut stage = stage(StageKind::Pretrain).unblock().unwrap();
+        for _ in 1..MAX_SETBACKS {
+            stage = placed(stage).set_back("it died").unwrap();
+        }
+        let stage = placed(stage).set_back("it died again").unwrap();
+        let State::Failed { reason } = stage.state else {
+            panic!("{:?}", stage.state)
+        };
+        assert!(
+            reason.contains("8 generations") && reason.contains("it died again"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn a_new_checkpoint_starts_the_count_again() {
+        let mut stage = stage(StageKind::Pretrain).unblock().unwrap();
+        for step in 1..=3 * u64::from(MAX_SETBACKS) {
+            stage.facts.checkpoint = Some(checkpoint(step));
+            stage = placed(stage).set_back("it died").unwrap();
+            assert_eq!(stage.setbacks.in_a_row, 1);
+        }
+    }
+
+    #[test]
+    fn a_final_state_is_final() {
+        let done = placed(stage(StageKind::Index).unblock().unwrap()).finish().unwrap();
+        assert!(done.clone().cancel().is_err());
+        assert!(done.clone().fail("x".into()).is_err());
+        assert!(done.clone().set_back("x").is_err());
+        let refusal = done.place(Vec::new(), String::new()).unwrap_err();
+        assert_eq!(refusal.to_string(), "stage index-0 is done and cannot become placed");
+    }
+}

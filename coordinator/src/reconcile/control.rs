@@ -1,0 +1,199 @@
+//! The handle that endpoints and the leader's loop share: what nodes say goes in, orders come out.
+//!
+//! Everything here is in memory and answers at once; a beat never waits for a decision. A coordinator that does not
+//! lead refuses beats, so agents find the one that does.
+
+use super::Settings;
+use super::orders::Told;
+use super::sight::{Refused, Sight};
+use crate::domain::node::KnownNode;
+use medley_protocol::agent::{Beat, Orders};
+use medley_protocol::ids::{IncarnationId, NodeId};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Why a beat or a registration cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unheard {
+    /// This coordinator does not lead.
+    NotLeading,
+    /// The node is unknown, or another life of its agent has registered.
+    Refused(Refused),
+}
+
+/// What is in memory about a node, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// Whether its agent beats.
+    pub alive: bool,
+    /// Devices it was told to use.
+    pub busy: u32,
+}
+
+/// Shared by endpoints and loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    clock: Box<dyn Fn() -> Duration + Send + Sync>,
+    wake: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    leading: bool,
+    sight: Sight,
+    /// Orders for a life of each node's agent.
+    orders: BTreeMap<NodeId, (IncarnationId, Arc<Orders>)>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// A handle with the system's monotonic clock.
+    pub fn new(settings: Settings) -> Self {
+        let started = Instant::now();
+        Self::with_clock(settings, move || started.elapsed())
+    }
+
+    /// A handle with a clock of one's own.
+    pub fn with_clock(settings: Settings, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        let inner = Inner {
+            settings,
+            clock: Box::new(clock),
+            wake: Notify::new(),
+            state: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The limits in force.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// The present, on the control plane's clock.
+    pub fn now(&self) -> Duration {
+        (self.inner.clock)()
+    }
+
+    /// Something changed that may call for a decision.
+    pub fn wake(&self) {
+        self.inner.wake.notify_one();
+    }
+
+    /// Waits until [`wake`](Self::wake) is called.
+    pub(super) async fn woken(&self) {
+        self.inner.wake.notified().await;
+    }
+
+    /// Whether this coordinator leads.
+    pub fn leads(&self) -> bool {
+        self.state().leading
+    }
+
+    /// A node registered.
+    pub fn meet(&self, node: KnownNode) {
+        let now = self.now();
+        self.state().sight.meet(node, now);
+        self.wake();
+    }
+
+    /// A node beats; the answer is what it should be running.
+    ///
+    /// # Errors
+    /// [`Unheard`].
+    pub fn beat(&self, beat: Beat) -> Result<Arc<Orders>, Unheard> {
+        let now = self.now();
+        let (node, incarnation) = (beat.node, beat.incarnation);
+        let mut state = self.state();
+        if !state.leading {
+            return Err(Unheard::NotLeading);
+        }
+        let news = state.sight.beat(beat, now).map_err(Unheard::Refused)?;
+        // Orders for an earlier life of the agent are not for this one.
+        let told = state.orders.get(&node).filter(|(life, _)| *life == incarnation);
+        let orders = told.map_or_else(|| Arc::new(nothing()), |(_, orders)| Arc::clone(orders));
+        drop(state);
+        if news {
+            self.wake();
+        }
+        Ok(orders)
+    }
+
+    /// What is in memory about a node.
+    pub fn pulse(&self, node: NodeId) -> Pulse {
+        let now = self.now();
+        let state = self.state();
+        let alive =
+            state.sight.nodes.get(&node).is_some_and(|seen| {
+                seen.has_beaten && now.saturating_sub(seen.heard_at) <= self.inner.settings.silence
+            });
+        let orders = state.orders.get(&node);
+        let busy = orders.map_or(0, |(_, orders)| {
+            orders.assignments.iter().map(|a| a.ranks.len() as u32).sum()
+        });
+        Pulse { alive, busy }
+    }
+
+    /// What the nodes say, as of now.
+    pub(super) fn sight(&self) -> Sight {
+        self.state().sight.clone()
+    }
+
+    /// Gives every node a whole silence from now.
+    pub(super) fn forgive(&self) {
+        let now = self.now();
+        self.state().sight.forgive(now);
+    }
+
+    /// This coordinator leads from now on, and knows these nodes.
+    pub(super) fn lead(&self, nodes: Vec<KnownNode>) {
+        let now = self.now();
+        let mut state = self.state();
+        *state = State {
+            leading: true,
+            ..State::default()
+        };
+        for node in nodes {
+            state.sight.meet(node, now);
+        }
+    }
+
+    /// This coordinator does not lead any more.
+    pub(super) fn resign(&self) {
+        *self.state() = State::default();
+    }
+
+    /// Makes orders known that were decided from `sight`.
+    pub(super) fn publish(&self, told: &Told, sight: &Sight) {
+        let with_life = |(node, orders): (&NodeId, &Arc<Orders>)| {
+            let life = sight.nodes.get(node)?.node.incarnation;
+            Some((*node, (life, Arc::clone(orders))))
+        };
+        self.state().orders = told.orders.iter().filter_map(with_life).collect();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change above is complete before anything that could panic.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nothing() -> Orders {
+    Orders {
+        revision: 0,
+        assignments: Vec::new(),
+    }
+}

@@ -1,0 +1,58 @@
+//! Scheduling: pure decisions, and the loop around them.
+//!
+//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`decide`] what becomes of every job,
+//! [`placing`] the planner's part in it, [`orders`] what every node is to run: all pure. [`control`] is the handle that
+//! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
+
+pub mod control;
+pub mod decide;
+pub mod evidence;
+pub mod orders;
+pub mod placing;
+pub mod sight;
+
+mod leader;
+
+pub use control::Control;
+pub use leader::{Leader, run};
+
+use std::time::Duration;
+
+/// Limits of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Time between beats of an agent.
+    pub beat: Duration,
+    /// Silence after which a node is lost.
+    pub silence: Duration,
+    /// A stage whose generation failed is placed only on nodes that were heard so recently.
+    pub fresh: Duration,
+    /// Pause between the failure of a generation and the next.
+    pub settle: Duration,
+    /// Longest time that a rank may load data and weights.
+    pub start_limit: Duration,
+    /// Longest time that a rank may take for one step.
+    pub step_limit: Duration,
+    /// Time after all ranks are finished in which their last metrics may come.
+    pub facts_grace: Duration,
+    /// Time after all ranks are finished in which the last checkpoint must become whole.
+    pub last_checkpoint_limit: Duration,
+    /// Time between two decisions when nothing calls for one.
+    pub tick: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            beat: Duration::from_millis(500),
+            silence: Duration::from_secs(5),
+            fresh: Duration::from_millis(1500),
+            settle: Duration::from_millis(1500),
+            start_limit: Duration::from_mins(15),
+            step_limit: Duration::from_mins(30),
+            facts_grace: Duration::from_secs(5),
+            last_checkpoint_limit: Duration::from_mins(1),
+            tick: Duration::from_millis(250),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The desired state of every node: a pure function of the jobs.
+
+use crate::domain::inputs::inputs;
+use crate::domain::stage::{Generation, State};
+use crate::domain::{Job, Stage};
+use medley_protocol::agent::{Assignment, Orders};
+use medley_protocol::ids::{NodeId, StageId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the nodes were last told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// The orders in force. Nodes that are to run nothing may be absent.
+    pub orders: BTreeMap<NodeId, Arc<Orders>>,
+    /// The revision at which a node was first told of a generation.
+    first_told: BTreeMap<(NodeId, StageId, u64), u64>,
+}
+
+impl Told {
+    /// The nodes for which `desired` is news.
+    pub fn changed(&self, desired: &BTreeMap<NodeId, Vec<Assignment>>) -> Vec<NodeId> {
+        let differs = |node: &NodeId, assignments: &[Assignment]| {
+            let told = self.orders.get(node).map_or(&[][..], |orders| &orders.assignments);
+            told != assignments
+        };
+        let new = desired.iter().filter(|(node, assignments)| differs(node, assignments));
+        let ended = self
+            .orders
+            .iter()
+            .filter(|(node, orders)| !desired.contains_key(*node) && !orders.assignments.is_empty());
+        let mut nodes: Vec<NodeId> = new.map(|(node, _)| *node).chain(ended.map(|(node, _)| *node)).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    /// The orders of `revisions`' nodes become `desired`, under revisions that the job table has given out.
+    pub fn tell(&mut self, mut desired: BTreeMap<NodeId, Vec<Assignment>>, revisions: &BTreeMap<NodeId, u64>) {
+        for (node, revision) in revisions {
+            let (node, revision) = (*node, *revision);
+            let assignments = desired.remove(&node).unwrap_or_default();
+            let listed = |stage, generation| {
+                assignments
+                    .iter()
+                    .any(|a| (a.stage, a.generation) == (stage, generation))
+            };
+            self.first_told
+                .retain(|(of, stage, generation), _| *of != node || listed(*stage, *generation));
+            for assignment in &assignments {
+                let key = (node, assignment.stage, assignment.generation);
+                self.first_told.entry(key).or_insert(revision);
+            }
+            self.orders.insert(node, Arc::new(Orders { revision, assignments }));
+        }
+    }
+
+    /// The revision at which `node` was first told of a generation, if it was.
+    pub fn first_told(&self, node: NodeId, stage: StageId, generation: u64) -> Option<u64> {
+        self.first_told.get(&(node, stage, generation)).copied()
+    }
+}
+
+/// Everything that should run, by node.
+pub fn desired(jobs: &[Job], store: &str) -> BTreeMap<NodeId, Vec<Assignment>> {
+    let mut desired: BTreeMap<NodeId, Vec<Assignment>> = BTreeMap::new();
+    for job in jobs {
+        for stage in &job.stages {
+            let Some(generation) = stage.present() else { continue };
+            for (node, ranks) in ranks_by_node(generation) {
+                let assignment = assignment(job, stage, generation, ranks, store);
+                desired.entry(node).or_default().push(assignment);
+            }
+        }
+    }
+    desired
+}
+
+fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, Vec<u32>> {
+    let mut ranks: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
+    for seat in &generation.seats {
+        ranks.entry(seat.node).or_default().push(seat.rank);
+    }
+    ranks
+}
+
+fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>, store: &str) -> Assignment {
+    let members = match &stage.state {
+        State::Running { members, .. } => members.clone(),
+        _ => Vec::new(),
+    };
+    Assignment {
+        job: job.id,
+        stage: stage.id,
+        stage_name: stage.name.clone(),
+        kind: stage.kind,
+        generation: generation.number,
+        ranks,
+        world: generation.seats.len() as u32,
+        members,
+        secret: generation.secret.clone(),
+        spec: (*job.spec).clone(),
+        store: store.to_owned(),
+        inputs: inputs(job, stage),
+        checkpoint_after: stage.facts.wanted,
+    }
+}

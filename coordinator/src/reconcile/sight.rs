@@ -1,0 +1,189 @@
+//! What the nodes say of themselves: registrations and heartbeats, kept in the leader's memory alone.
+
+use crate::domain::node::KnownNode;
+use medley_protocol::agent::{Beat, RankState};
+use medley_protocol::ids::{NodeId, StageId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A rank, named by its stage, generation and number.
+pub type RankId = (StageId, u64, u32);
+
+/// A node as it is seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// The node.
+    pub node: KnownNode,
+    /// When it last beat, or was last given time to.
+    pub heard_at: Duration,
+    /// Highest revision it has seen.
+    pub revision: u64,
+    /// Whether it has beaten in this incarnation.
+    pub has_beaten: bool,
+    /// Its ranks.
+    pub ranks: BTreeMap<RankId, Report>,
+}
+
+/// What an agent says of a rank.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// What the rank is doing.
+    pub state: RankState,
+    /// Since when the agent has said just this.
+    pub since: Duration,
+}
+
+/// All nodes as they are seen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sight {
+    /// By id.
+    pub nodes: BTreeMap<NodeId, Seen>,
+}
+
+/// Why a beat is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No such node: its agent has to register.
+    Unknown,
+    /// Another life of the agent has registered since.
+    Stale,
+}
+
+impl Sight {
+    /// A node registered, or is known from the job table: it has a whole silence from `now`.
+    pub fn meet(&mut self, node: KnownNode, now: Duration) {
+        let same_life = |seen: &&mut Seen| seen.node.incarnation == node.incarnation;
+        if let Some(seen) = self.nodes.get_mut(&node.id).filter(same_life) {
+            seen.node = node;
+            seen.heard_at = now;
+            return;
+        }
+        let seen = Seen {
+            heard_at: now,
+            revision: 0,
+            has_beaten: false,
+            ranks: BTreeMap::new(),
+            node,
+        };
+        self.nodes.insert(seen.node.id, seen);
+    }
+
+    /// A node beats. Returns whether a rank does something else than before.
+    ///
+    /// # Errors
+    /// [`Refused`]; the beat then counts for nothing.
+    pub fn beat(&mut self, beat: Beat, now: Duration) -> Result<bool, Refused> {
+        let seen = self.nodes.get_mut(&beat.node).ok_or(Refused::Unknown)?;
+        if seen.node.incarnation != beat.incarnation {
+            return Err(Refused::Stale);
+        }
+        let mut news = !seen.has_beaten || beat.revision != seen.revision || beat.ranks.len() != seen.ranks.len();
+        let mut ranks = BTreeMap::new();
+        for report in beat.ranks {
+            let id = (report.stage, report.generation, report.rank);
+            let before = seen.ranks.get(&id).filter(|before| before.state == report.state);
+            news |= before.is_none() && !is_progress_alone(seen.ranks.get(&id), &report.state);
+            let since = before.map_or(now, |before| before.since);
+            let state = report.state;
+            ranks.insert(id, Report { state, since });
+        }
+        seen.ranks = ranks;
+        seen.heard_at = now;
+        seen.revision = beat.revision;
+        seen.has_beaten = true;
+        Ok(news)
+    }
+
+    /// Gives every node a whole silence from `now`: whoever could not listen must not judge.
+    pub fn forgive(&mut self, now: Duration) {
+        for seen in self.nodes.values_mut() {
+            seen.heard_at = now;
+        }
+    }
+}
+
+/// A step more is no reason to decide anything.
+fn is_progress_alone(before: Option<&Report>, now: &RankState) -> bool {
+    let was_running = before.is_some_and(|before| matches!(before.state, RankState::Running { .. }));
+    was_running && matches!(now, RankState::Running { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medley_protocol::agent::RankReport;
+    use medley_protocol::ids::IncarnationId;
+    use uuid::Uuid;
+
+    fn known(life: u128) -> KnownNode {
+        KnownNode {
+            id: NodeId::from_uuid(Uuid::from_u128(1)),
+            name: "n1".into(),
+            incarnation: IncarnationId::from_uuid(Uuid::from_u128(life)),
+            devices: 2,
+            fingerprint: "a".into(),
+        }
+    }
+
+    fn beat(life: u128, states: &[RankState]) -> Beat {
+        let report = |(rank, state): (u32, &RankState)| RankReport {
+            stage: StageId::from_uuid(Uuid::from_u128(7)),
+            generation: 1,
+            rank,
+            state: state.clone(),
+        };
+        Beat {
+            node: known(life).id,
+            incarnation: known(life).incarnation,
+            revision: 1,
+            ranks: (0..).zip(states).map(report).collect(),
+        }
+    }
+
+    const T0: Duration = Duration::from_secs(100);
+    const T1: Duration = Duration::from_secs(101);
+
+    #[test]
+    fn a_beat_of_an_earlier_life_counts_for_nothing() {
+        let mut sight = Sight::default();
+        assert_eq!(sight.beat(beat(1, &[]), T0), Err(Refused::Unknown));
+        sight.meet(known(1), T0);
+        sight.meet(known(2), T0);
+        assert_eq!(sight.beat(beat(1, &[]), T1), Err(Refused::Stale));
+        assert_eq!(sight.nodes[&known(1).id].heard_at, T0);
+    }
+
+    #[test]
+    fn a_report_keeps_the_time_since_when_it_holds() {
+        let mut sight = Sight::default();
+        sight.meet(known(1), T0);
+        let starting = [RankState::Starting];
+        assert_eq!(sight.beat(beat(1, &starting), T0), Ok(true));
+        assert_eq!(sight.beat(beat(1, &starting), T1), Ok(false));
+        let seen = &sight.nodes[&known(1).id];
+        assert_eq!((seen.heard_at, seen.ranks.values().next().unwrap().since), (T1, T0));
+    }
+
+    #[test]
+    fn a_step_more_is_no_news_but_another_state_is() {
+        let mut sight = Sight::default();
+        sight.meet(known(1), T0);
+        let running = |committed| [RankState::Running { committed }];
+        assert_eq!(sight.beat(beat(1, &running(1)), T0), Ok(true));
+        assert_eq!(sight.beat(beat(1, &running(2)), T0), Ok(false));
+        assert_eq!(
+            sight.beat(beat(1, &[RankState::Finished { committed: 2 }]), T0),
+            Ok(true)
+        );
+        assert_eq!(sight.beat(beat(1, &[]), T0), Ok(true));
+    }
+
+    #[test]
+    fn registering_the_same_life_again_forgets_nothing() {
+        let mut sight = Sight::default();
+        sight.meet(known(1), T0);
+        sight.beat(beat(1, &[RankState::Starting]), T0).unwrap();
+        sight.meet(known(1), T1);
+        assert_eq!(sight.nodes[&known(1).id].ranks.len(), 1);
+    }
+}

@@ -1,0 +1,165 @@
+//! The scheduling transaction: a decision is written whole, in the leader's term, or not at all.
+
+use super::{Store, epochs, events, jobs, leader, nodes, tasks, value};
+use crate::domain::decision::{Decision, Effect};
+use medley_protocol::ids::NodeId;
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+/// What is to be written.
+#[derive(Debug)]
+pub struct Scheduling<'a> {
+    /// The term in which it was decided.
+    pub term: i64,
+    /// The decision.
+    pub decision: &'a Decision,
+    /// Nodes that get new orders.
+    pub concerned: Vec<NodeId>,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saved {
+    /// It is written.
+    Written {
+        /// The revisions of the new orders.
+        revisions: BTreeMap<NodeId, u64>,
+    },
+    /// A job has changed since it was loaded: nothing is written.
+    Outdated,
+    /// Another term has begun: nothing is written.
+    Deposed,
+}
+
+impl Store {
+    /// Writes a decision with its events and mints the revisions of the orders that follow from it.
+    ///
+    /// # Errors
+    /// Those of the database; nothing is written then.
+    pub async fn save(&self, scheduling: &Scheduling<'_>) -> sqlx::Result<Saved> {
+        let Decision {
+            jobs,
+            changed,
+            events,
+            effects,
+        } = scheduling.decision;
+        let mut revisions = BTreeMap::new();
+        if changed.is_empty() && events.is_empty() && effects.is_empty() && scheduling.concerned.is_empty() {
+            return Ok(Saved::Written { revisions });
+        }
+        let mut transaction = self.pool.begin().await?;
+        if !leader::is_term(&mut transaction, scheduling.term).await? {
+            transaction.rollback().await?;
+            return Ok(Saved::Deposed);
+        }
+        for job in jobs.iter().filter(|job| changed.contains(&job.id)) {
+            if !jobs::update(&mut transaction, job).await? {
+                transaction.rollback().await?;
+                return Ok(Saved::Outdated);
+            }
+        }
+        for effect in effects {
+            carry_out(&mut transaction, effect).await?;
+        }
+        events::add(&mut transaction, events).await?;
+        if !scheduling.concerned.is_empty() {
+            revisions = nodes::next_revisions(&mut transaction, &scheduling.concerned).await?;
+        }
+        transaction.commit().await?;
+        Ok(Saved::Written { revisions })
+    }
+}
+
+async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Result<()> {
+    match *effect {
+        Effect::OpenEpochs { stage, course } => epochs::open(connection, stage, course).await,
+        Effect::CloseEpochs { stage } => epochs::close_through(connection, stage, value::stored(u64::MAX)).await,
+        Effect::AddMerge { stage } => tasks::add_merge(connection, stage).await,
+        Effect::ReleaseTasks { stage, blameless } => tasks::release(connection, stage, blameless).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::graph::{Shards, new_job};
+    use crate::domain::{Event, Job, SystemMint};
+    use crate::store::{Earlier, Submission};
+    use crate::test_database;
+    use medley_protocol::ids::JobId;
+    use medley_protocol::spec::Spec;
+    use medley_protocol::stage::JobState;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    async fn with_job() -> (Store, JobId) {
+        let store = Store::new(test_database::fresh().await);
+        let document = json!({"name": "j", "kind": "bootstrap", "preset": "nano", "data": {"root": "/d"}});
+        let spec = Spec::from_document(&document).unwrap();
+        let shards = Shards {
+            human: vec!["h.tar".into()],
+            web: vec!["w.tar".into()],
+            test: vec!["t.tar".into()],
+        };
+        let (job, tasks) = new_job(spec, &shards, chrono::Utc::now(), &mut SystemMint);
+        let submission = Submission {
+            job: &job,
+            tasks: &tasks,
+            events: &[],
+            key: None,
+        };
+        assert_eq!(store.submit(&submission).await.unwrap(), Earlier::Nothing);
+        (store, job.id)
+    }
+
+    fn cancelling(job: Job) -> Decision {
+        let job = job.cancel().unwrap();
+        Decision {
+            changed: [job.id].into(),
+            events: vec![Event::of_job(&job, "job-cancelled", "enough")],
+            jobs: vec![job],
+            effects: Vec::new(),
+        }
+    }
+
+    async fn save(store: &Store, term: i64, decision: &Decision) -> Saved {
+        let scheduling = Scheduling {
+            term,
+            decision,
+            concerned: Vec::new(),
+        };
+        store.save(&scheduling).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_job_is_loaded_as_it_was_submitted() {
+        let (store, id) = with_job().await;
+        let [job] = store.active_jobs().await.unwrap().try_into().unwrap();
+        assert_eq!((job.id, job.version, job.stages.len()), (id, 1, 8));
+        assert_eq!(job.stages[0].facts.tasks.unfinished, 3);
+        assert_eq!(store.job(id).await.unwrap(), Some(job));
+    }
+
+    #[tokio::test]
+    async fn a_decision_of_an_earlier_term_is_not_written() {
+        let (store, id) = with_job().await;
+        let one = Uuid::from_u128(1);
+        let term = store.try_to_lead(one).await.unwrap().unwrap();
+        let later = store.try_to_lead(one).await.unwrap().unwrap();
+        let decision = cancelling(store.job(id).await.unwrap().unwrap());
+        assert_eq!(save(&store, term, &decision).await, Saved::Deposed);
+        assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Queued);
+        assert!(matches!(save(&store, later, &decision).await, Saved::Written { .. }));
+        assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_decision_on_an_older_version_is_not_written_nor_are_its_events() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let decision = cancelling(store.job(id).await.unwrap().unwrap());
+        assert!(matches!(save(&store, term, &decision).await, Saved::Written { .. }));
+        assert_eq!(save(&store, term, &decision).await, Saved::Outdated);
+        assert_eq!(store.events_of_job(id, 0, 10).await.unwrap().len(), 1);
+    }
+}
