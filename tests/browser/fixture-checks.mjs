@@ -58,7 +58,7 @@ export async function fixtureChecks(context, server, shot, timeout) {
     },
     "a bootstrapped job compares its evaluations, in the dark": async () => {
       const { page, faults } = await openJob("bootstrap-first", { colorScheme: "dark" });
-      await page.getByText("bootstrapped, round 1").waitFor({ timeout });
+      await page.getByRole("columnheader", { name: "bootstrapped, round 1" }).first().waitFor({ timeout });
       await curveIsDrawn(page, timeout);
       await shot(page, "dark");
       return { page, faults };

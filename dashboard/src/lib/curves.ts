@@ -83,7 +83,7 @@ export function strokesOf(
   };
   for (const line of lines) {
     const values = line.store.column(line.metric);
-    add(line, "raw", weight > 0 ? 1 : 1.5, weight > 0 ? 0.3 : 1, values);
+    add(line, "raw", weight > 0 ? 1 : 1.5, weight > 0 ? 0.36 : 1, values);
     if (weight > 0) add(line, "smooth", 2, 1, smooth(values, weight));
   }
   return { strokes, data: envelope(curves, shown.from, shown.to, columns) };

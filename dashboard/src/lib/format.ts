@@ -22,17 +22,28 @@ export function figure(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(2).replace("e-", "e−").replace("e+", "e");
+  if (size < 1e-3 || size >= 1e6) return exponential(value, 2);
   if (size >= 1000) return value.toFixed(0);
   if (size >= 100) return value.toFixed(1);
   if (size >= 10) return value.toFixed(2);
   return value.toFixed(size >= 0.1 ? 3 : 4);
 }
 
+/** `1.20e−9`: with a true minus sign. */
+export function exponential(value: number, digits: number): string {
+  return value.toExponential(digits).replace("e+", "e").replaceAll("-", "−");
+}
+
 /** A share between 0 and 1 → `62.5 %`. */
 export function percent(share: number | null | undefined, digits = 1): string {
   if (share === null || share === undefined || !Number.isFinite(share)) return NONE;
   return `${(100 * share).toFixed(digits)}${THIN_SPACE}%`;
+}
+
+/** From one share to another in percentage points: `+6.1`, `−0.6`. */
+export function change(before: number, after: number): string {
+  const points = 100 * (after - before);
+  return Number.isFinite(points) ? `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)}` : NONE;
 }
 
 export function bytes(size: number | null | undefined): string {

@@ -29,30 +29,21 @@ export function evaluations(stages: StageView[]): Evaluated[] {
   return found;
 }
 
-export interface FigureRow {
-  group: string;
-  name: string;
-  of: (figures: Evaluation) => Interval;
-}
+type Direction = Exclude<keyof Evaluation, "pairs" | "bleu_4">;
 
-type Direction = "text_to_image_itm" | "image_to_text_itm" | "text_to_image_itc" | "image_to_text_itc";
-
-const DIRECTIONS: [Direction, string][] = [
-  ["text_to_image_itm", "Text → image, re-ranked (ITM)"],
-  ["image_to_text_itm", "Image → text, re-ranked (ITM)"],
+/** Directions of retrieval, the re-ranked figures first. */
+export const DIRECTIONS: [Direction, string][] = [
+  ["text_to_image_itm", "Text → image, re-ranked with ITM"],
+  ["image_to_text_itm", "Image → text, re-ranked with ITM"],
   ["text_to_image_itc", "Text → image, ITC alone"],
   ["image_to_text_itc", "Image → text, ITC alone"],
 ];
-const CUTS: [keyof Recall, string][] = [
+
+export const CUTS: [keyof Recall, string][] = [
   ["at_1", "R@1"],
   ["at_5", "R@5"],
   ["at_10", "R@10"],
 ];
-
-/** Rows of the recall table, the re-ranked figures first. */
-export const FIGURE_ROWS: FigureRow[] = DIRECTIONS.flatMap(([direction, group]) =>
-  CUTS.map(([cut, name]) => ({ group, name, of: (figures: Evaluation) => figures[direction][cut] })),
-);
 
 /** Whether two intervals have no value in common. */
 export const apart = (a: Interval, b: Interval): boolean => a.high < b.low || b.high < a.low;
