@@ -24,11 +24,13 @@ export async function fixtureChecks(context, server, shot, timeout) {
     "a running stage's curve grows": async () => {
       const { page, faults } = await openJob("bootstrap-demo");
       const { steps } = await curveIsDrawn(page, timeout);
+      await countRebuilds(page);
       await page.waitForFunction(
         (before) => Number(document.querySelector("[data-test=loss-chart]").dataset.steps) > before,
         steps,
         { timeout },
       );
+      assert.equal(await rebuilds(page), 0, "the chart is built anew although only its data changed");
       await page.getByRole("button", { name: "captioner-0" }).click();
       await page.getByText("captioner-0 LM").waitFor({ timeout });
       await page.getByLabel("log scale").check();
@@ -51,6 +53,7 @@ export async function fixtureChecks(context, server, shot, timeout) {
         { timeout },
       );
       const { points } = await curveIsDrawn(page, timeout);
+      await assertQuiet(page);
       assert.ok(points < 5000, `${points} points are drawn`);
       await page.locator("[data-test=evaluation]").waitFor({ timeout });
       await shot(page, "long");
@@ -95,6 +98,25 @@ export async function fixtureChecks(context, server, shot, timeout) {
   }
   await wrongTokenIsAskedAgain(context, server, shot, timeout);
   await lostConnectionIsShownAndHeals(context, shot, timeout);
+}
+
+/** Counts how often the loss chart's canvas is replaced from now on. */
+const countRebuilds = (page) =>
+  page.evaluate(() => {
+    window.rebuilds = 0;
+    const chart = document.querySelector("[data-test=loss-chart] .chart");
+    new MutationObserver((changes) => {
+      for (const change of changes) window.rebuilds += change.addedNodes.length;
+    }).observe(chart, { childList: true });
+  });
+const rebuilds = (page) => page.evaluate(() => window.rebuilds);
+
+/** A job that is over is asked about rarely: two rounds of five questions at most in the time of a live round or two. */
+async function assertQuiet(page) {
+  let asked = 0;
+  page.on("request", () => (asked += 1));
+  await page.waitForTimeout(2500);
+  assert.ok(asked <= 10, `${asked} requests in 2.5 seconds`);
 }
 
 async function assertFits(page) {

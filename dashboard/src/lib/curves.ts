@@ -63,8 +63,9 @@ export function linesOf(sources: Source[]): Line[] {
 export function stepsShown(span: Span, length: number): { from: number; to: number } {
   const last = Math.max(1, length - 1);
   if (span.show === "last") return { from: Math.max(0, last - span.steps + 1), to: last };
-  if (span.show === "fixed") return { from: Math.max(0, span.from), to: Math.max(span.from + 1, span.to) };
-  return { from: 0, to: last };
+  if (span.show === "all") return { from: 0, to: last };
+  const from = Math.max(0, span.from);
+  return { from, to: Math.max(from + 1, span.to) };
 }
 
 /** Reduces lines to strokes. On a log scale what is not positive is a gap. */
