@@ -77,6 +77,21 @@ export async function fixtureChecks(context, server, shot, timeout) {
       await assertFits(page);
       return { page, faults };
     },
+    "a job is asked for a checkpoint, and cancelled after a second look": async () => {
+      const own = await serve();
+      const { page, faults } = await openPage(context, { origin: own.url });
+      await page.goto(`${own.url}/#token=${own.token}`);
+      const jobs = await jobsAreListed(page, timeout);
+      await jobs.filter({ hasText: "bootstrap-demo" }).first().click();
+      await page.getByRole("button", { name: "Take a checkpoint" }).click();
+      await page.getByText("a checkpoint is due after step").waitFor({ timeout });
+      await page.getByRole("button", { name: "Cancel" }).click();
+      await page.getByRole("button", { name: "Yes, cancel it" }).click();
+      await page.locator("h1").getByText("cancelled").waitFor({ timeout });
+      await page.close();
+      await own.close();
+      return { page, faults };
+    },
     "a coordinator without jobs says what to do": async () => {
       const empty = await serve({ empty: true });
       const { page, faults } = await openPage(context, { origin: empty.url });

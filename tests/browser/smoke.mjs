@@ -11,10 +11,9 @@ import assert from "node:assert/strict";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { openBrowser } from "./browser.mjs";
+import { openBrowser, openPage } from "./browser.mjs";
 import { curveIsDrawn, jobsAreListed, stagesAreDrawn } from "./checks.mjs";
 import { fixtureChecks } from "./fixture-checks.mjs";
-import { openPage } from "./browser.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -61,7 +60,7 @@ async function main() {
     await page.locator("[data-test=nodes] section").first().waitFor({ timeout: waitMs });
     await shot(page, "cluster");
     assert.deepEqual(faults, [], "the browser met errors");
-    console.log(`ok: ${await stages} stages, a curve of ${curve.steps} steps in ${curve.points} points`);
+    console.log(`ok: ${stages} stages, a curve of ${curve.steps} steps in ${curve.points} points`);
 
     await page.close();
     if (server.fixture) await fixtureChecks(browser.context, server, shot, waitMs);
