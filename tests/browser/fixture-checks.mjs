@@ -36,6 +36,10 @@ export async function fixtureChecks(context, server, shot, timeout) {
       await page.getByLabel("log scale").check();
       await curveIsDrawn(page, timeout);
       await shot(page, "compare");
+      await page.getByRole("link", { name: /^filter-0/ }).click();
+      await page.getByText("filter-0 ITM").waitFor({ timeout });
+      assert.ok(await page.getByLabel("log scale").isChecked(), "another stage forgot how curves are shown");
+      await curveIsDrawn(page, timeout);
       return { page, faults };
     },
     "names are text, never markup": async () => {
