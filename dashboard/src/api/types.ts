@@ -1,0 +1,173 @@
+// Mirrors what crosses the REST border, field by field: `rest.rs`, `stage.rs`, `metrics.rs`, `tasks.rs`,
+// `checkpoint.rs` and `error.rs` of the `protocol` crate. Times are RFC 3339 strings, ids are UUIDs.
+
+export type JobKind = "pretrain" | "bootstrap";
+export type JobState = "queued" | "running" | "succeeded" | "failed" | "cancelled";
+export type StageKind = "index" | "pretrain" | "captioner" | "filter" | "capfilt" | "evaluate";
+export type StageState = "blocked" | "waiting" | "starting" | "running" | "done" | "failed" | "cancelled";
+
+export interface Page<T> {
+  items: T[];
+  next: string | null;
+}
+
+export interface JobView {
+  id: string;
+  name: string;
+  kind: JobKind;
+  state: JobState;
+  reason: string;
+  submitted_at: string;
+  finished_at: string | null;
+}
+
+export interface JobDetail extends JobView {
+  /** Shown as it is; the dashboard reads no field of it. */
+  spec: unknown;
+  /** In topological order. */
+  stages: StageView[];
+}
+
+export interface StageView {
+  id: string;
+  name: string;
+  kind: StageKind;
+  state: StageState;
+  reason: string;
+  needs: string[];
+  generation: number;
+  world: number;
+  /** Committed steps, or finished tasks. */
+  done: number;
+  total: number | null;
+  epochs: EpochView[];
+  evaluation: Evaluation | null;
+  details: ObjectRef | null;
+  started_at: string | null;
+  finished_at: string | null;
+}
+
+export interface EpochView {
+  epoch: number;
+  first_step: number;
+  steps: number;
+  done: boolean;
+  mean_itc: number | null;
+  mean_itm: number | null;
+  mean_lm: number | null;
+}
+
+export interface StepMetrics {
+  step: number;
+  epoch: number;
+  itc: number;
+  itm: number;
+  lm: number;
+  lr: number;
+  alpha: number;
+  temperature: number;
+  grad_norm: number;
+}
+
+export interface MetricsPage {
+  stage: string;
+  rows: StepMetrics[];
+  next_step: number;
+}
+
+export interface ObjectRef {
+  key: string;
+  blake3: string;
+  size_bytes: number;
+}
+
+export interface CheckpointPart {
+  step: number;
+  part: number;
+  parts: number;
+  offset_bytes: number;
+  state_bytes: number;
+  object: ObjectRef;
+}
+
+export interface CheckpointView {
+  id: string;
+  stage: string;
+  stage_name: string;
+  step: number;
+  state_bytes: number;
+  parts: CheckpointPart[];
+  committed_at: string;
+}
+
+export interface CheckpointRequestView {
+  id: string;
+  stage: string;
+  step: number;
+}
+
+/** `pairs`, `pairs.human`, `pairs.web`, `pairs.synthetic`, `dropped.web`, `dropped.synthetic`, `broken.REASON`. */
+export type Counts = Record<string, number>;
+
+export interface DatasetView {
+  id: string;
+  parent: string | null;
+  stage: string;
+  version: number;
+  object: ObjectRef;
+  vocab: ObjectRef;
+  counts: Counts;
+  created_at: string;
+}
+
+export interface EventView {
+  id: number;
+  at: string;
+  job: string | null;
+  stage: string | null;
+  node: string | null;
+  kind: string;
+  message: string;
+}
+
+export interface NodeView {
+  id: string;
+  name: string;
+  host: string;
+  alive: boolean;
+  devices: number;
+  busy: number;
+  threads: number;
+  fingerprint: string;
+  registered_at: string;
+}
+
+/** A figure with its 95 % bootstrap interval. */
+export interface Interval {
+  value: number;
+  low: number;
+  high: number;
+}
+
+export interface Recall {
+  at_1: Interval;
+  at_5: Interval;
+  at_10: Interval;
+}
+
+export interface Evaluation {
+  pairs: number;
+  text_to_image_itc: Recall;
+  image_to_text_itc: Recall;
+  text_to_image_itm: Recall;
+  image_to_text_itm: Recall;
+  bleu_4: number;
+}
+
+export interface ProblemBody {
+  code: string;
+  title: string;
+  status: number;
+  detail: string;
+  problems?: { path: string; message: string }[];
+}

@@ -1,0 +1,174 @@
+// What only the fixture can show: growth, spikes, hostile names, wrong tokens, a coordinator that goes away.
+
+import assert from "node:assert/strict";
+import { serve } from "../../dashboard/dev/fixture.mjs";
+import { openPage } from "./browser.mjs";
+import { curveIsDrawn, jobsAreListed, stagesAreDrawn } from "./checks.mjs";
+
+export async function fixtureChecks(context, server, shot, timeout) {
+  const open = async (options, hash = "") => {
+    const { page, faults } = await openPage(context, { origin: server.url, ...options });
+    await page.goto(`${server.url}/#token=${server.token}`);
+    if (hash !== "") await page.goto(`${server.url}/${hash}`);
+    return { page, faults };
+  };
+  const openJob = async (name, options) => {
+    const { page, faults } = await open(options);
+    const jobs = await jobsAreListed(page, timeout);
+    await jobs.filter({ hasText: name }).first().click();
+    await stagesAreDrawn(page, timeout);
+    return { page, faults };
+  };
+
+  const checks = {
+    "a running stage's curve grows": async () => {
+      const { page, faults } = await openJob("bootstrap-demo");
+      const { steps } = await curveIsDrawn(page, timeout);
+      await countRebuilds(page);
+      await page.waitForFunction(
+        (before) => Number(document.querySelector("[data-test=loss-chart]").dataset.steps) > before,
+        steps,
+        { timeout },
+      );
+      assert.equal(await rebuilds(page), 0, "the chart is built anew although only its data changed");
+      await page.getByRole("button", { name: "captioner-0" }).click();
+      await page.getByText("captioner-0 LM").waitFor({ timeout });
+      await page.getByLabel("log scale").check();
+      await curveIsDrawn(page, timeout);
+      await shot(page, "compare");
+      await page.getByRole("link", { name: /^filter-0/ }).click();
+      await page.getByText("filter-0 ITM").waitFor({ timeout });
+      assert.ok(await page.getByLabel("log scale").isChecked(), "another stage forgot how curves are shown");
+      await curveIsDrawn(page, timeout);
+      return { page, faults };
+    },
+    "names are text, never markup": async () => {
+      const { page, faults } = await open();
+      await jobsAreListed(page, timeout);
+      await page.getByText("noise <b>ablation</b>").first().waitFor({ timeout });
+      assert.equal(await page.locator("main b").count(), 0, "a name became markup");
+      return { page, faults };
+    },
+    "a long run is reduced, an ended job has its figures": async () => {
+      const { page, faults } = await openJob("pretrain-long");
+      await page.waitForFunction(
+        () => Number(document.querySelector("[data-test=loss-chart]")?.dataset.steps) === 60_000,
+        undefined,
+        { timeout },
+      );
+      const { points } = await curveIsDrawn(page, timeout);
+      await assertQuiet(page);
+      assert.ok(points < 5000, `${points} points are drawn`);
+      await page.locator("[data-test=evaluation]").waitFor({ timeout });
+      await shot(page, "long");
+      return { page, faults };
+    },
+    "a bootstrapped job compares its evaluations, in the dark": async () => {
+      const { page, faults } = await openJob("bootstrap-first", { colorScheme: "dark" });
+      await page.getByRole("columnheader", { name: "bootstrapped, round 1" }).first().waitFor({ timeout });
+      await curveIsDrawn(page, timeout);
+      await shot(page, "dark");
+      return { page, faults };
+    },
+    "400 pixels are enough": async () => {
+      const { page, faults } = await openJob("bootstrap-first", { viewport: { width: 400, height: 800 } });
+      await curveIsDrawn(page, timeout);
+      await shot(page, "narrow");
+      await assertFits(page);
+      await page.getByRole("link", { name: "Jobs" }).first().click();
+      await jobsAreListed(page, timeout);
+      await shot(page, "narrow-jobs");
+      await assertFits(page);
+      return { page, faults };
+    },
+    "a job is asked for a checkpoint, and cancelled after a second look": async () => {
+      const own = await serve();
+      const { page, faults } = await openPage(context, { origin: own.url });
+      await page.goto(`${own.url}/#token=${own.token}`);
+      const jobs = await jobsAreListed(page, timeout);
+      await jobs.filter({ hasText: "bootstrap-demo" }).first().click();
+      await page.getByRole("button", { name: "Take a checkpoint" }).click();
+      await page.getByText("a checkpoint is due after step").waitFor({ timeout });
+      await page.getByRole("button", { name: "Cancel" }).click();
+      await page.getByRole("button", { name: "Yes, cancel it" }).click();
+      await page.locator("h1").getByText("cancelled").waitFor({ timeout });
+      await page.close();
+      await own.close();
+      return { page, faults };
+    },
+    "a coordinator without jobs says what to do": async () => {
+      const empty = await serve({ empty: true });
+      const { page, faults } = await openPage(context, { origin: empty.url });
+      await page.goto(`${empty.url}/#token=${empty.token}`);
+      await page.getByText("medley submit spec.toml").waitFor({ timeout });
+      await shot(page, "empty");
+      await page.goto(`${empty.url}/#/cluster`);
+      await page.getByText("No nodes yet").waitFor({ timeout });
+      await page.close();
+      await empty.close();
+      return { page, faults };
+    },
+  };
+  for (const [name, check] of Object.entries(checks)) {
+    const { page, faults } = await check();
+    assert.deepEqual(faults, [], name);
+    await page.close();
+    console.log(`ok: ${name}`);
+  }
+  await wrongTokenIsAskedAgain(context, server, shot, timeout);
+  await lostConnectionIsShownAndHeals(context, shot, timeout);
+}
+
+/** Counts how often the loss chart's canvas is replaced from now on. */
+const countRebuilds = (page) =>
+  page.evaluate(() => {
+    window.rebuilds = 0;
+    const chart = document.querySelector("[data-test=loss-chart] .chart");
+    new MutationObserver((changes) => {
+      for (const change of changes) window.rebuilds += change.addedNodes.length;
+    }).observe(chart, { childList: true });
+  });
+const rebuilds = (page) => page.evaluate(() => window.rebuilds);
+
+/** A job that is over is asked about rarely: two rounds of five questions at most in the time of a live round or two. */
+async function assertQuiet(page) {
+  let asked = 0;
+  page.on("request", () => (asked += 1));
+  await page.waitForTimeout(2500);
+  assert.ok(asked <= 10, `${asked} requests in 2.5 seconds`);
+}
+
+async function assertFits(page) {
+  const [content, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(content <= window, `the page is ${content} pixels wide in a window of ${window}`);
+}
+
+async function wrongTokenIsAskedAgain(context, server, shot, timeout) {
+  const { page } = await openPage(context, { origin: server.url });
+  await page.goto(`${server.url}/#token=wrong`);
+  await page.getByText("The token was not accepted").waitFor({ timeout });
+  await shot(page, "token");
+  await page.getByLabel("Token").fill(server.token);
+  await page.keyboard.press("Enter");
+  await jobsAreListed(page, timeout);
+  await page.reload();
+  await jobsAreListed(page, timeout);
+  await page.close();
+  console.log("ok: a wrong token is asked for again, a right one is kept for the tab");
+}
+
+async function lostConnectionIsShownAndHeals(context, shot, timeout) {
+  const first = await serve();
+  const { page } = await openPage(context, { origin: first.url });
+  await page.goto(`${first.url}/#token=${first.token}`);
+  await jobsAreListed(page, timeout);
+  await first.close();
+  await page.locator("[data-test=lost]").waitFor({ timeout });
+  await jobsAreListed(page, timeout);
+  await shot(page, "lost");
+  const second = await serve({ port: Number(new URL(first.url).port) });
+  await page.locator("[data-test=lost]").waitFor({ state: "detached", timeout });
+  await page.close();
+  await second.close();
+  console.log("ok: a lost connection is shown, what was read stays, and it heals");
+}
