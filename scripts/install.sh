@@ -34,14 +34,21 @@ as_root() {
 apt_updated=false
 # apt_install PACKAGE...: installs packages of the distribution; false where that is not possible.
 apt_install() {
-  local get=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+  local get=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
   if ! $apt || ! command -v apt-get >/dev/null || ! as_root true; then return 1; fi
   say "installing with apt-get: $*"
   if ! $apt_updated; then
-    as_root timeout 300 "${get[@]}" update >&2 || return 1
+    logged as_root timeout 300 "${get[@]}" update || return 1
     apt_updated=true
   fi
-  as_root timeout 900 "${get[@]}" install --no-install-recommends "$@" >&2
+  logged as_root timeout 900 "${get[@]}" install --no-install-recommends "$@"
+}
+
+# logged COMMAND...: keeps what COMMAND says in target/install.log, and shows the end of it if it fails.
+logged() {
+  if "$@" >>"$fetched/install.log" 2>&1 </dev/null; then return 0; fi
+  tail -n 15 "$fetched/install.log" >&2
+  return 1
 }
 
 # has_pip: whether a pip is there, installed if need be.
@@ -161,6 +168,7 @@ want_browser() {
 
 found=()
 mkdir -p "$fetched"
+: >"$fetched/install.log"
 need_rust
 need_c_compiler
 need_postgres
