@@ -7,7 +7,9 @@ set -euo pipefail
 . "$(dirname "$0")/tools.sh"
 
 # name:seconds it may take. All together may take `budget` seconds, on two cores and with nothing compiled before.
-steps=(install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 licences:300 dashboard:300 demo:900 browser:240)
+steps=(
+  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 licences:300 dashboard:300 demo:900 browser:240
+)
 budget=3600
 # Exit status of a step that cannot be done on this machine.
 skipped=77
@@ -37,7 +39,8 @@ step_tests() { "$root/scripts/test.sh"; }
 
 step_licences() {
   if ! cargo deny --version >/dev/null 2>&1; then
-    say "cargo-deny is not installed: licences and sources of the dependencies were not checked (cargo install --locked cargo-deny)"
+    say "cargo-deny is not installed: the licences and sources of the dependencies were not checked"
+    say "(cargo install --locked cargo-deny)"
     return $skipped
   fi
   cargo deny --locked check bans licenses sources
@@ -67,8 +70,8 @@ step_browser() {
     say "no chromium: the dashboard was not opened in a browser (Debian: apt-get install chromium)"
     return $skipped
   fi
-  if [ -f "$root/tests/browser/package-lock.json" ]; then "$root/scripts/dashboard.sh" packages "$root/tests/browser"; fi
-  CHROMIUM=$chromium node "$root/tests/browser/smoke.mjs"
+  "$root/scripts/dashboard.sh" packages "$root/tests/browser"
+  CHROMIUM=$chromium node "$root/tests/browser/smoke.mjs" --out "$fetched/browser"
 }
 
 # The list around the steps.

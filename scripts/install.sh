@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets the machine up for Medley: checks what is there and installs only what is missing. Safe to repeat, quick when all is there.
+# Sets the machine up for Medley: checks what is there and installs only what is missing. Safe to repeat, quick when all
+# is there.
 #
 #   scripts/install.sh              what building, the demo and the tests need
 #   scripts/install.sh --browser    the browser of the dashboard's smoke test as well
@@ -57,7 +58,8 @@ has_pip() {
   apt_install python3-pip ca-certificates && python3 -m pip --version >/dev/null 2>&1
 }
 
-# fetch_wheel REQUIREMENTS FOLDER [PIP_OPTION...]: unpacks the one pinned package of REQUIREMENTS into FOLDER, its hash checked.
+# fetch_wheel REQUIREMENTS FOLDER [PIP_OPTION...]: unpacks the one pinned package of REQUIREMENTS into FOLDER, its hash
+# checked.
 fetch_wheel() {
   local requirements=$1 folder=$2
   shift 2
@@ -94,7 +96,8 @@ need_c_compiler() {
   found+=("cc")
 }
 
-# Debian would create and start a server of its own along with the binaries. Medley starts private ones, so it is told not to, for this once.
+# Debian would create and start a server of its own along with the binaries. Medley starts private ones, so it is told
+# not to, for this once.
 apt_install_postgres() {
   local folder=/etc/postgresql-common/createcluster.d installed
   as_root mkdir -p "$folder" || return 1
@@ -122,7 +125,8 @@ fetch_postgres() {
 need_postgres() {
   local bin
   if [ -n "${MEDLEY_PG_BINDIR:-}" ] && ! postgres_serves "$MEDLEY_PG_BINDIR"; then
-    die "MEDLEY_PG_BINDIR=$MEDLEY_PG_BINDIR: holds no initdb and postgres of version $oldest_postgres or newer: correct or unset it"
+    die "MEDLEY_PG_BINDIR=$MEDLEY_PG_BINDIR: holds no initdb and postgres of version $oldest_postgres or newer: \
+correct or unset it"
   fi
   if ! find_postgres >/dev/null; then
     if $apt && command -v apt-get >/dev/null && as_root true; then apt_install_postgres || true; fi

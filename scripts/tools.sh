@@ -27,7 +27,8 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; 
 # first_version: the first dotted number of standard input.
 first_version() { grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1; }
 
-# deadline SECONDS COMMAND...: runs COMMAND, ended after SECONDS. On a terminal it stays in the foreground, so that Ctrl-C reaches it.
+# deadline SECONDS COMMAND...: runs COMMAND, ended after SECONDS. On a terminal it stays in the foreground, so that
+# Ctrl-C reaches it.
 deadline() {
   local seconds=$1 foreground=()
   shift
@@ -85,7 +86,8 @@ find_node() {
   fi
 }
 
-# find_chromium: prints the browser of the smoke test. It is asked its version, since some distributions install a stand-in of that name.
+# find_chromium: prints the browser of the smoke test. It is asked its version, since some distributions install a
+# stand-in of that name.
 find_chromium() {
   local name found
   for name in "${CHROMIUM:-chromium}" chromium chromium-browser google-chrome; do

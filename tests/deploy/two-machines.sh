@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A job over two machines, simulated by two network namespaces that are joined by one cable and reach nothing else.
 #
-# On machine a: the coordinator and an agent. On machine b: an agent, and the user who submits. Coordinator and agents read
-# the settings files of deploy/env, with addresses and folders of the test put in. The machines share the file system, as
-# they would share one for data and object store.
+# On machine a: the coordinator and an agent. On machine b: an agent, and the user who submits. Coordinator and agents
+# read the settings files of deploy/env, with addresses and folders of the test put in. The machines share the file
+# system, as they would share one for data and object store.
 #
 # Needs root and the programs in target/release. Exits with 77, and a line that says why, where it cannot run.
 set -euo pipefail
@@ -65,8 +65,8 @@ plug_in() {
   ip -n "$1" link set eth0 up
 }
 
-# settings FILE NAME=VALUE...: the settings of deploy/env/FILE with these values put in. Each NAME must be one of the file's, and each
-# setting of the file must be given, so that the file and this test cannot drift apart.
+# settings FILE NAME=VALUE...: the settings of deploy/env/FILE with these values put in. Each NAME must be one of the
+# file's, and each setting of the file must be given, so that the file and this test cannot drift apart.
 settings() {
   local file=$root/deploy/env/$1 pair given
   shift
@@ -74,7 +74,8 @@ settings() {
     grep -q "^${pair%%=*}=" "$file" || die "$file has no setting ${pair%%=*}"
   done
   given=$(printf '%s\n' "${@%%=*}" | sort)
-  [ "$given" = "$(grep -o '^[A-Z_]*=' "$file" | tr -d = | sort)" ] || die "$file has settings that the test does not give"
+  [ "$given" = "$(grep -o '^[A-Z_]*=' "$file" | tr -d = | sort)" ] ||
+    die "$file has settings that the test does not give"
   printf '%s\n' "$@"
 }
 
@@ -141,8 +142,8 @@ start_coordinator
 start_agent "$machine_a" node-a $address_a
 start_agent "$machine_b" node-b $address_b
 submit_job
-ip netns exec "$machine_b" "$(command -v node)" "$root/tests/deploy/two-machines.mjs" verify $url "$scratch/state/tokens/admin" \
-  node-a=$address_a node-b=$address_b
+ip netns exec "$machine_b" "$(command -v node)" "$root/tests/deploy/two-machines.mjs" verify $url \
+  "$scratch/state/tokens/admin" node-a=$address_a node-b=$address_b
 check_traffic
 for name in node-a node-b; do
   compgen -G "$scratch/$name/rank-*.log" >/dev/null || die "no rank has run on $name"
