@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# Everything that must be green before a change lands, in one list for people and for CI.
+#
+#   scripts/check.sh             all steps, up to the first that fails
+#   scripts/check.sh STEP...     these steps only
+set -euo pipefail
+. "$(dirname "$0")/tools.sh"
+
+# name:seconds it may take. All together may take `budget` seconds, on two cores and with nothing compiled before.
+steps=(
+  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 licences:300 dashboard:300 demo:900 browser:240
+)
+budget=3600
+# Exit status of a step that cannot be done on this machine.
+skipped=77
+
+# Each step is a function `step_NAME`; its first failing command ends it.
+
+step_install() { "$root/scripts/install.sh" --browser; }
+
+step_scripts() {
+  local file scripts=()
+  while IFS= read -r file; do scripts+=("$file"); done < <(git ls-files '*.sh' .ci/run)
+  for file in "${scripts[@]}"; do bash -n "$file"; done
+  if ! command -v shellcheck >/dev/null; then
+    say "shellcheck is not installed: only the syntax was checked"
+    return 0
+  fi
+  shellcheck -x -P SCRIPTDIR "${scripts[@]}"
+}
+
+step_format() { cargo fmt --all --check; }
+
+step_clippy() { cargo clippy --locked --release --workspace --all-targets -- -D warnings; }
+
+step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps; }
+
+step_tests() { "$root/scripts/test.sh"; }
+
+step_licences() {
+  if ! cargo deny --version >/dev/null 2>&1; then
+    say "cargo-deny is not installed: the licences and sources of the dependencies were not checked"
+    say "(cargo install --locked cargo-deny)"
+    return $skipped
+  fi
+  cargo deny --locked check bans licenses sources
+}
+
+step_dashboard() { "$root/scripts/dashboard.sh" check; }
+
+# The whole product once, small: corpus, cluster, a bootstrap job, report.
+step_demo() {
+  local status=0
+  scratch=$(mktemp -d "${TMPDIR:-/tmp}/medley-check.XXXXXX")
+  # The private database server runs as a user of its own, who must be able to come this way.
+  chmod 0755 "$scratch"
+  trap 'rm -rf "$scratch"' EXIT
+  cargo build --locked --release --workspace --bins
+  "$target/release/medley" demo --quick --state-dir "$scratch/state" || status=$?
+  if [ $status != 0 ]; then
+    say "the demo failed; the ends of its logs:"
+    tail -n 30 "$scratch"/state/logs/*.log >&2 || true
+  fi
+  return $status
+}
+
+step_browser() {
+  local chromium
+  if ! chromium=$(find_chromium); then
+    say "no chromium: the dashboard was not opened in a browser (Debian: apt-get install chromium)"
+    return $skipped
+  fi
+  "$root/scripts/dashboard.sh" packages "$root/tests/browser"
+  CHROMIUM=$chromium node "$root/tests/browser/smoke.mjs" --out "$fetched/browser"
+}
+
+# The list around the steps.
+
+run_one() {
+  use_tools
+  cd "$root"
+  "step_$1"
+}
+
+print_times() {
+  local row
+  printf '\n%-10s %8s  %s\n' step seconds result
+  for row in "${rows[@]}"; do
+    # shellcheck disable=SC2086 # a row is three words
+    printf '%-10s %8s  %s\n' $row
+  done
+  printf '%-10s %8s\n\n' total "$SECONDS"
+}
+
+run_list() {
+  local entry name limit began status result
+  rows=()
+  for entry in "$@"; do
+    name=${entry%:*} limit=${entry#*:} began=$SECONDS status=0
+    if [ "$limit" -gt $((budget - SECONDS)) ]; then limit=$((budget - SECONDS)); fi
+    printf '\n== %s\n' "$name"
+    if [ "$limit" -le 0 ]; then
+      status=124
+    else
+      deadline "$limit" "${BASH_SOURCE[0]}" --one "$name" || status=$?
+    fi
+    case $status in
+      0) result=passed ;;
+      "$skipped") result=skipped ;;
+      124 | 137) result=too-long ;;
+      *) result=failed ;;
+    esac
+    rows+=("$name $((SECONDS - began)) $result")
+    if [ $result != passed ] && [ $result != skipped ]; then
+      print_times
+      if [ $result = too-long ]; then die "$name did not end within $limit s"; fi
+      die "$name failed"
+    fi
+  done
+  print_times
+}
+
+if [ "${1:-}" = --one ]; then
+  run_one "$2"
+  exit
+fi
+wanted=()
+for name in "$@"; do
+  for entry in "${steps[@]}"; do
+    if [ "${entry%:*}" = "$name" ]; then wanted+=("$entry") && continue 2; fi
+  done
+  die "unknown step $name: use some of ${steps[*]%:*}"
+done
+if [ $# = 0 ]; then wanted=("${steps[@]}"); fi
+run_list "${wanted[@]}"
