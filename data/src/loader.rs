@@ -44,7 +44,7 @@ pub struct Settings {
 pub struct Batch {
     /// Normalised pixels, b × 3 × s × s.
     pub pixels: Vec<f32>,
-    /// Token ids, [CLS] first and [SEP] last.
+    /// Token ids, `[CLS]` first and `[SEP]` last.
     pub texts: Vec<Vec<u32>>,
     /// Samples that were replaced because their bytes did not decode: (position in the epoch, stand-in's number of the try).
     pub replaced: Vec<(u64, u64)>,

@@ -84,7 +84,7 @@ pub struct Blip {
 pub struct LaneBatch<'a> {
     /// Normalised pixels, b × 3 × s × s.
     pub pixels: &'a [f32],
-    /// Token ids of each text, [CLS] first and [SEP] last, without padding.
+    /// Token ids of each text, `[CLS]` first and `[SEP]` last, without padding.
     pub texts: &'a [Vec<u32>],
 }
 

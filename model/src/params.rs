@@ -13,15 +13,15 @@ use medley_protocol::spec::ModelSpec;
 pub struct Vocabulary {
     /// Number of tokens.
     pub size: u32,
-    /// [PAD]
+    /// `[PAD]`
     pub pad: u32,
-    /// [CLS]: first token of the unimodal encoder.
+    /// `[CLS]`: first token of the unimodal encoder.
     pub cls: u32,
-    /// [SEP]: last token; ends generation.
+    /// `[SEP]`: last token; ends generation.
     pub sep: u32,
-    /// [DEC]: first token of the decoder.
+    /// `[DEC]`: first token of the decoder.
     pub dec: u32,
-    /// [ENC]: first token of the image-grounded encoder.
+    /// `[ENC]`: first token of the image-grounded encoder.
     pub enc: u32,
 }
 

@@ -24,7 +24,7 @@ impl Tokenizer {
         &self.vocabulary
     }
 
-    /// Ids of a text between [CLS] and [SEP], at most `max_tokens` in all.
+    /// Ids of a text between `[CLS]` and `[SEP]`, at most `max_tokens` in all.
     pub fn encode(&self, text: &str, max_tokens: usize) -> Vec<u32> {
         let mut ids = vec![self.vocabulary.special("[CLS]")];
         ids.extend(self.pieces(text));
@@ -38,7 +38,7 @@ impl Tokenizer {
         words(text).iter().flat_map(|word| self.word(word)).collect()
     }
 
-    /// Longest matching pieces from the left; [UNK] if none fits.
+    /// Longest matching pieces from the left; `[UNK]` if none fits.
     fn word(&self, word: &str) -> Vec<u32> {
         let unknown = vec![self.vocabulary.special("[UNK]")];
         let chars: Vec<char> = word.chars().collect();

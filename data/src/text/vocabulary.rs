@@ -32,7 +32,7 @@ pub enum BadVocabulary {
 }
 
 impl Vocabulary {
-    /// Reads one token a line. [DEC] and [ENC] are appended where they are missing, as the reference adds them to BERT's
+    /// Reads one token a line. `[DEC]` and `[ENC]` are appended where they are missing, as the reference adds them to BERT's
     /// vocabulary.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl Vocabulary {
         self.id(token).expect("every vocabulary has the special tokens")
     }
 
-    /// A token; [UNK] for ids that do not exist.
+    /// A token; `[UNK]` for ids that do not exist.
     pub fn token(&self, id: u32) -> &str {
         self.tokens.get(id as usize).map_or("[UNK]", String::as_str)
     }

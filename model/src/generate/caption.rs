@@ -20,9 +20,9 @@ use std::rc::Rc;
 pub struct CaptionRequest<'a> {
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// Tokens after [DEC] that every caption begins with.
+    /// Tokens after `[DEC]` that every caption begins with.
     pub prompt: &'a [u32],
-    /// [SEP] may not come before this many tokens stand, prompt included.
+    /// `[SEP]` may not come before this many tokens stand, prompt included.
     pub min_tokens: usize,
     /// Most tokens, prompt included.
     pub max_tokens: usize,
@@ -33,9 +33,9 @@ pub struct CaptionRequest<'a> {
 /// A caption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caption {
-    /// Tokens after the prompt, without [SEP].
+    /// Tokens after the prompt, without `[SEP]`.
     pub tokens: Vec<u32>,
-    /// Sum of the log-probabilities of all chosen tokens, [SEP] included, by the model before penalty and cuts.
+    /// Sum of the log-probabilities of all chosen tokens, `[SEP]` included, by the model before penalty and cuts.
     pub log_probability: f32,
 }
 

@@ -27,7 +27,7 @@ impl Blip {
         tape.value(features).to_vec()
     }
 
-    /// Unit features of texts ([CLS] first, [SEP] last).
+    /// Unit features of texts (`[CLS]` first, `[SEP]` last).
     ///
     /// # Shapes
     /// t texts → t × e

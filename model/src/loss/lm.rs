@@ -4,7 +4,7 @@ use crate::tape::{Tape, Var};
 use crate::text::{Grounding, Packed, Text};
 use std::rc::Rc;
 
-/// The generated sequences of a lane, one per image, [DEC] first; samples are numbered from `first_sample`.
+/// The generated sequences of a lane, one per image, `[DEC]` first; samples are numbered from `first_sample`.
 pub fn sequences(texts: &[Vec<u32>], first: u32, first_sample: u32, tokens: usize) -> (Packed, Grounding) {
     let mut packed = Packed::new();
     for (i, text) in texts.iter().enumerate() {

@@ -56,7 +56,7 @@ pub struct TextSpec {
     pub ffn: u32,
     /// Rows of the position table (512 in BERT).
     pub positions: u32,
-    /// Longest text in tokens, [CLS] and [SEP] included (30 in pre-training).
+    /// Longest text in tokens, `[CLS]` and `[SEP]` included (30 in pre-training).
     pub max_tokens: u32,
     /// Dropout on hidden states and attention probabilities (0.1 in BERT).
     pub dropout: f64,
