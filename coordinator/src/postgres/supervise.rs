@@ -132,8 +132,8 @@ fn supervise(root: &Path, durability: Durability, stopped: &Receiver<()>, ready:
         let child = start(&setup, &stopping)?;
         Ok((lock, setup, child))
     });
-    // The lock is held until the last line of this function.
-    let (_lock, setup, child) = match prepared {
+    // The lock is held as long as the server may run.
+    let (lock, setup, child) = match prepared {
         Ok(prepared) => prepared,
         Err(e) => {
             let _ = ready.send(Err(e));
@@ -146,6 +146,8 @@ fn supervise(root: &Path, durability: Durability, stopped: &Receiver<()>, ready:
     let _ = ready.send(told);
     let ended = keep_running(&setup, child, &stopping, &tell);
     remove_socket(&setup.socket_dir);
+    // Whoever hears of the end may start again at once.
+    drop(lock);
     tell.send_replace(Health::Ended(ended));
 }
 

@@ -73,11 +73,12 @@ impl LaneShare {
             let (losses, features) = share.split_at(LOSSES);
             let (image, text) = features.split_at(self.features);
             for (mean, loss) in gathered.losses.iter_mut().zip(losses) {
-                *mean += f64::from(*loss) / by_lane.len() as f64;
+                *mean += f64::from(*loss);
             }
             gathered.image_features.extend_from_slice(image);
             gathered.text_features.extend_from_slice(text);
         }
+        gathered.losses = gathered.losses.map(|sum| sum / by_lane.len() as f64);
         Ok(gathered)
     }
 }
