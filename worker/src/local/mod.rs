@@ -8,9 +8,9 @@ mod gang;
 mod prepare;
 
 use crate::objects::Objects;
-use crate::stage::inputs;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use medley_model::schedule::Schedule;
 use medley_protocol::agent::Assignment;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::ids::{JobId, StageId};
@@ -53,7 +53,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let store = format!("file://{}", out.join("store").display());
     fs::create_dir_all(out.join("store"))?;
     let objects = Objects::open(&store)?;
-    let mut stage_inputs = prepare::index(&spec, &objects)?;
+    let (mut stage_inputs, counts) = prepare::index(&spec, &objects)?;
+    let total = total_steps(&spec, counts.get("pairs").copied().unwrap_or(0))?;
     stage_inputs.resume = read_manifest(&out.join(CHECKPOINT))?;
     let resume = stage_inputs.resume.clone();
     if let Some(manifest) = &resume {
@@ -77,7 +78,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         spec,
     };
     let mut log = metrics_log(&out.join(METRICS), resume.as_ref().map_or(0, |manifest| manifest.step))?;
-    let total = total_steps(&assignment, &objects)?;
     let bar = progress_bar(total);
     let mut checkpoint = None;
     gang::train(&assignment, args.threads, |news| match news {
@@ -149,16 +149,9 @@ fn metrics_log(path: &Path, next_step: u64) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn total_steps(assignment: &Assignment, objects: &Objects) -> anyhow::Result<u64> {
-    let spec = &assignment.spec;
-    let version = inputs::version(objects, &assignment.inputs)?;
-    let pairs = inputs::corpus(objects, &spec.data, &version, |_| true)?.training_pairs(false);
-    let schedule = medley_model::schedule::Schedule::new(&spec.pretrain, pairs.len() as u64, spec.global_batch());
-    let schedule = schedule.with_context(|| {
-        let (pairs, needed) = (pairs.len(), spec.global_batch());
-        format!("lanes.count × lanes.batch: a step needs {needed} pairs, the data sets have {pairs}")
-    })?;
-    Ok(schedule.total_steps())
+fn total_steps(spec: &Spec, pairs: u64) -> anyhow::Result<u64> {
+    let schedule = Schedule::new(&spec.pretrain, pairs, spec.global_batch());
+    Ok(schedule.context("the data sets are smaller than a step")?.total_steps())
 }
 
 fn progress_bar(total: u64) -> ProgressBar {

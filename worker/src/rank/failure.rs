@@ -3,6 +3,8 @@
 use crate::checkpoint;
 use crate::collective::{deal, tcp::Lost};
 use crate::objects;
+use medley_data::loader::Fault;
+use std::io::ErrorKind;
 
 /// A rank's last words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +58,15 @@ impl From<objects::Error> for Failure {
     fn from(error: objects::Error) -> Self {
         let retry = matches!(error, objects::Error::Failed { .. });
         let reason = error.to_string();
+        Self { reason, retry }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let reason = fault.to_string();
+        // A read may succeed later; a file that is gone or changed stays so until someone puts it back.
+        let retry = matches!(&fault, Fault::Read { source, .. } if source.kind() != ErrorKind::NotFound);
         Self { reason, retry }
     }
 }

@@ -3,8 +3,7 @@
 use crate::rank::failure::Failure;
 use medley_data::dataset::{Corpus, Pair};
 use medley_data::decode::{self, Rgb};
-use medley_data::loader::{Fault, Images};
-use std::io::ErrorKind;
+use medley_data::loader::Images;
 use std::sync::Arc;
 
 /// Reads the images of some pairs.
@@ -37,13 +36,4 @@ fn undecodable(corpus: &Corpus, pair: Pair) -> Failure {
          change: put the file back or submit a new job",
         shard.path.display()
     ))
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        let reason = fault.to_string();
-        // A read may succeed later; a file that is gone or changed stays so until someone puts it back.
-        let retry = matches!(&fault, Fault::Read { source, .. } if source.kind() != ErrorKind::NotFound);
-        Self { reason, retry }
-    }
 }

@@ -68,7 +68,7 @@ pub fn run(context: Context) -> Result<(), Failure> {
     let written = move |part: CheckpointPart| said.say(&FromRank::Part { part });
     let writer = Writer::start(objects, assignment.stage, written)?;
     let speaker = member::Speaker::new(&hello, wanted);
-    let trainer = Trainer::new(setup, assignment.spec.checkpoint, (deal, plan, rank), &mesh, writer);
+    let trainer = Trainer::new(setup, assignment.spec.checkpoint, (deal, plan, rank), &mesh, writer)?;
     match trainer.run(speaker, &orders, &voice) {
         Ok(committed) => {
             voice.state(RankState::Finished { committed });

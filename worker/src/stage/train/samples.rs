@@ -43,11 +43,7 @@ impl Samples {
     pub(super) fn next(&mut self) -> Result<Batch, Failure> {
         let ended = || Failure::passing("the thread that reads samples ended");
         let reading = self.reading.as_ref().ok_or_else(ended)?;
-        reading.batches.recv().map_err(|_| ended())?.map_err(|fault| {
-            let retry = matches!(&fault, Fault::Read { source, .. } if source.kind() != io::ErrorKind::NotFound);
-            let reason = fault.to_string();
-            Failure { reason, retry }
-        })
+        Ok(reading.batches.recv().map_err(|_| ended())??)
     }
 
     /// Begins again with the first lane of a step.

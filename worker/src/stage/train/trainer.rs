@@ -39,8 +39,7 @@ pub(super) struct Trainer<'a> {
     rank: u32,
     lanes: u32,
     mesh: &'a Mesh,
-    samples: Option<Samples>,
-    loader: Option<medley_data::loader::Loader>,
+    samples: Samples,
     writer: Option<Writer>,
     activations: Pool,
     gradients: Pool,
@@ -56,16 +55,22 @@ struct Prepared {
 }
 
 impl<'a> Trainer<'a> {
-    /// A rank with its part in the generation.
+    /// A rank with its part in the generation; its samples are read from now on.
+    ///
+    /// # Errors
+    /// When no thread can be started.
     pub(super) fn new(
         setup: Setup,
         checkpoint: CheckpointSpec,
         (deal, plan, rank): (Deal, Plan, u32),
         mesh: &'a Mesh,
         writer: Writer,
-    ) -> Self {
-        Self {
-            lane_share: setup.lane_share(),
+    ) -> std::io::Result<Self> {
+        let lane_share = setup.lane_share();
+        let own = deal.lanes(rank).collect();
+        let samples = Samples::start(setup.loader, own, setup.state.step, setup.schedule.total_steps())?;
+        Ok(Self {
+            lane_share,
             blip: setup.blip,
             state: setup.state,
             schedule: setup.schedule,
@@ -73,27 +78,22 @@ impl<'a> Trainer<'a> {
             seed: setup.seed,
             prompt_tokens: setup.prompt_tokens,
             lanes: setup.lanes,
-            loader: Some(setup.loader),
             checkpoint,
             deal,
             plan,
             rank,
             mesh,
-            samples: None,
+            samples,
             writer: Some(writer),
             activations: Pool::default(),
             gradients: Pool::default(),
             exchange: 0,
-        }
+        })
     }
 
     /// Trains to the end; returns the number of committed steps.
     pub(super) fn run(mut self, mut speaker: Speaker, orders: &Orders, voice: &Voice) -> Result<u64, Failure> {
         let total_steps = self.schedule.total_steps();
-        let own = self.deal.lanes(self.rank).collect();
-        if let Some(loader) = self.loader.take() {
-            self.samples = Some(Samples::start(loader, own, self.state.step, total_steps)?);
-        }
         let committed = self.state.step;
         voice.state(RankState::Running { committed });
         while self.state.step < total_steps {
@@ -123,9 +123,7 @@ impl<'a> Trainer<'a> {
         let step = self.state.step;
         tracing::warn!(step, what, "not finite; the step is computed once more");
         self.gradients.give(first.gradient);
-        if let Some(samples) = &mut self.samples {
-            samples.rewind(step)?;
-        }
+        self.samples.rewind(step)?;
         let second = self.prepare()?;
         match not_finite(&second) {
             None => Ok(second),
@@ -148,9 +146,6 @@ impl<'a> Trainer<'a> {
             activations,
             ..
         } = self;
-        let samples = samples
-            .as_mut()
-            .ok_or_else(|| Failure::passing("no samples are read"))?;
         let lane_step = |lane| LaneStep {
             objective: self.objective,
             seed: self.seed,
