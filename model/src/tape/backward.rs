@@ -149,8 +149,7 @@ impl<'a> Tape<'a> {
                 self.contribute(*x, |tape, d, fresh| {
                     let mut logits = tape.pool.take(d.len());
                     logits.copy_from_slice(tape.value(*x));
-                    let mut rows = rows.clone();
-                    cross_entropy::soft_backward(&mut logits, &mut rows, targets, cols, weight);
+                    cross_entropy::soft_backward(&mut logits, rows, targets, cols, weight);
                     elementwise::put(&logits, d, fresh);
                     tape.pool.give(logits);
                 });
