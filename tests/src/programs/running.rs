@@ -175,6 +175,13 @@ impl Running {
         state
     }
 
+    /// What ranks have logged, in all lives of the cluster.
+    pub fn rank_logs(&self) -> String {
+        let folders = entries(&self.state_dir.join("logs")).filter(|path| path.is_dir());
+        let logs = folders.flat_map(|folder| entries(&folder).collect::<Vec<_>>());
+        logs.map(|log| fs::read_to_string(log).unwrap_or_default()).collect()
+    }
+
     /// Kills the command and every process below it. Returns them.
     pub fn kill(mut self) -> Vec<tree::Process> {
         self.end()
@@ -217,12 +224,20 @@ fn url_file(state_dir: &Path) -> PathBuf {
     state_dir.join("coordinator.url")
 }
 
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+}
+
 fn show_logs(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let bytes = fs::read(entry.path()).unwrap_or_default();
+    for path in entries(dir) {
+        let bytes = fs::read(&path).unwrap_or_default();
         let end = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(SHOWN)..]).into_owned();
         if !end.is_empty() {
-            eprintln!("--- the end of {}\n{end}", entry.path().display());
+            eprintln!("--- the end of {}\n{end}", path.display());
         }
     }
 }

@@ -65,6 +65,7 @@ pub fn run(context: Context) -> Result<(), Failure> {
     let limits = plan.limits(setup.blip.student_layout.len(), largest_share(&setup, &deal));
     let addresses: Vec<String> = members.into_iter().map(|member| member.address).collect();
     let mesh = Mesh::connect(&listener, &hello, &addresses, Timing::default(), limits)?;
+    tracing::info!("all ranks are connected; trains from step {}", hello.committed);
     let said = voice.clone();
     let written = move |part: CheckpointPart| {
         let peak_bytes = peak_bytes();

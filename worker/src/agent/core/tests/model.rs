@@ -1,6 +1,6 @@
 //! An agent between a coordinator and ranks that do anything in any order.
 
-use super::world::{PEAK, assignment, id, lease, orders, part, registered, row, shard_output, stage, steps};
+use super::world::{assignment, id, lease, orders, part, registered, row, shard_output, stage, steps};
 use super::*;
 use medley_protocol::ids::{LeaseToken, StageId};
 use medley_protocol::tasks::Lease;
