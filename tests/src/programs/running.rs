@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Time between looks over REST.
 const LOOK: Duration = Duration::from_millis(25);
 /// How much of each log a failed test shows, in bytes.
