@@ -152,7 +152,7 @@ mod tests {
         job.stages = vec![done, waiting];
         let page = page(&job, &[], moment(100));
         assert!(
-            page.contains("index-0     done      9/9      4          300 MiB           1  1m 00s"),
+            page.contains("index-0     done      9/9      4           300 MiB           1  1m 00s"),
             "{page}"
         );
         assert!(page.contains("no node is alive"), "{page}");

@@ -117,7 +117,7 @@ mod tests {
                 .spawn()
                 .expect("there is a shell")
         };
-        let mut bystander = shell("sleep 60");
+        let mut bystander = shell("exec sleep 60");
         let mut root = shell("(trap '' TERM INT; sleep 60 & echo ready; wait) & wait");
         let mut line = String::new();
         let out = root.stdout.take().expect("it was asked for");
