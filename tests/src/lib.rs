@@ -1,1 +1,5 @@
-//! Placeholder until the crate's first room is furnished.
+//! Tests over the whole of Medley, and what they share.
+//!
+//! [`programs`] runs the real programs.
+
+pub mod programs;

@@ -69,7 +69,14 @@ fn progress_renews_a_lease_at_most_every_five_seconds() {
 fn a_result_is_kept_until_it_is_accepted_and_arrives_before_the_next_wish() {
     let mut agent = at_work();
     let (lease, output) = (lease(1), shard_output());
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::TaskDone { lease, output }));
+    let (asked, _) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::TaskDone {
+            lease,
+            output,
+            peak_bytes: PEAK,
+        },
+    ));
     assert!(sent(&agent.say(ProcessId(0), FromRank::LeaseWanted)).is_empty());
     agent.answer(asked, Err(away()));
     agent.exit(ProcessId(0), "was killed by signal 9");
@@ -83,7 +90,14 @@ fn a_result_is_kept_until_it_is_accepted_and_arrives_before_the_next_wish() {
 fn a_result_that_comes_too_late_is_no_trouble() {
     let mut agent = at_work();
     let (lease, output) = (lease(1), shard_output());
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::TaskDone { lease, output }));
+    let (asked, _) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::TaskDone {
+            lease,
+            output,
+            peak_bytes: PEAK,
+        },
+    ));
     agent.say(ProcessId(0), FromRank::LeaseWanted);
     let outputs = agent.answer(asked, Err(refused(Code::Stale)));
     assert!(
