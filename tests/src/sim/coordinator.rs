@@ -1,6 +1,6 @@
 //! A coordinator that leads, around the product's decisions. Its memory dies with it; the job table does not.
 
-use super::table::Table;
+use super::table::{Stale, Table};
 use medley_coordinator::domain::decision::Decision;
 use medley_coordinator::reconcile::control::{Control, Unheard};
 use medley_coordinator::reconcile::decide::{Memory, decide};
@@ -177,7 +177,7 @@ impl Coordinator {
             }
             Request::Lease { stage, body, .. } => {
                 let lease = table.claim(*stage, body, now);
-                lease.map(Reply::Lease).ok_or_else(|| refused(Code::Stale))
+                lease.map(Reply::Lease).map_err(|Stale| refused(Code::Stale))
             }
             Request::Renew { task, body } => counted(table.renew(*task, body.token, now)),
             Request::Finish { task, body } => {

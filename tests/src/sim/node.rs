@@ -57,7 +57,7 @@ impl Node {
         let Some(agent) = self.agent.take() else {
             return Vec::new();
         };
-        let (core, outputs) = step(agent.core, input, now - agent.began);
+        let (core, outputs) = step(agent.core, input, now.saturating_sub(agent.began));
         self.agent = Some(Agent { core, ..agent });
         outputs
     }

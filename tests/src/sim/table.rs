@@ -35,6 +35,9 @@ pub(super) struct Table {
     pub(super) metrics: BTreeMap<(StageId, u64), StepMetrics>,
 }
 
+/// A claim names a generation, a life or a seat that is not the present one.
+pub(super) struct Stale;
+
 struct Known {
     node: KnownNode,
     revision: u64,
@@ -184,8 +187,8 @@ impl Table {
         }
     }
 
-    /// Leases the next open task; none if the claim is stale.
-    pub(super) fn claim(&mut self, stage: StageId, by: &LeaseRequest, now: Duration) -> Option<Option<Lease>> {
+    /// Leases the next open task, if there is one and the claim is not stale.
+    pub(super) fn claim(&mut self, stage: StageId, by: &LeaseRequest, now: Duration) -> Result<Option<Lease>, Stale> {
         let seat = Seat {
             rank: by.rank,
             node: by.node,
@@ -193,14 +196,14 @@ impl Table {
         };
         let present = self.job.stage(stage).and_then(Stage::present);
         if !present.is_some_and(|present| present.number == by.generation && present.seats.contains(&seat)) {
-            return None;
+            return Err(Stale);
         }
         let token = LeaseToken::from_uuid(self.mint.uuid());
         let open = self
             .tasks
             .iter_mut()
             .find(|task| task.stage == stage && task.is_open(now));
-        Some(open.map(|task| {
+        Ok(open.map(|task| {
             task.attempts += 1;
             let until = now + LEASE;
             task.state = TaskState::Leased { token, until };
