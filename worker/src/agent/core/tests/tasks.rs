@@ -117,3 +117,18 @@ fn the_task_of_a_rank_that_dies_is_given_back() {
     assert_eq!((task, body.token, body.retry), (lease(1).task, lease(1).token, true));
     assert!(body.reason.contains("signal 11"), "{}", body.reason);
 }
+
+#[test]
+fn a_rank_that_says_nothing_of_its_task_for_a_whole_lease_is_killed() {
+    let mut agent = at_work();
+    agent.pass(29_000 * MS);
+    let (lease, done, total) = (lease(1), 1, 2);
+    agent.say(ProcessId(0), FromRank::TaskProgress { lease, done, total });
+    assert!(kills(&agent.pass(30_000 * MS)).is_empty(), "it spoke 30 s ago");
+    assert_eq!(kills(&agent.pass(MS)), [ProcessId(0)]);
+    assert!(kills(&agent.pass(MS)).is_empty(), "once is enough");
+    let [RankState::Failed { reason, retry: true }] = &states(&agent)[..] else {
+        panic!("{:?}", states(&agent))
+    };
+    assert!(reason.contains("nothing of its task for 30 s"), "{reason}");
+}
