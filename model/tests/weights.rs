@@ -422,7 +422,7 @@ fn what_is_written_is_read_back_to_the_last_bit() {
     let blip = blip(SIDE);
     let state = loaded("released.pth", &blip);
     let temporary = tempfile::tempdir().unwrap();
-    // `make parity` says where, and then loads it all with transformers.
+    // `scripts/roundtrip.sh` says where, and then loads it all with transformers.
     let wanted = std::env::var_os("MEDLEY_ROUNDTRIP").map(PathBuf::from);
     let directory = wanted.as_deref().unwrap_or(temporary.path());
     write_exports(&blip, &state, directory);

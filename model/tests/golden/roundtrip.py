@@ -1,7 +1,7 @@
 """Loads what Medley exported with PyTorch and transformers, and compares what both compute.
 
 The test `what_is_written_is_read_back_to_the_last_bit` writes the exports and Medley's own outputs where MEDLEY_ROUNDTRIP
-points. Logits must agree to 1e-5, greedy captions token by token. Run by `scripts/parity.sh`.
+points. Logits must agree to 1e-5, greedy captions token by token. Run by `scripts/roundtrip.sh`.
 
 usage: roundtrip.py DIRECTORY
 """

@@ -2,9 +2,9 @@
 
 One set of random weights of a very small BLIP is written in every layout that Medley reads: the released code's checkpoint,
 the three models of transformers, image towers alone under three kinds of names, and BERT. `expected.safetensors` holds inputs
-and outputs. Run by `scripts/parity.sh`; the files are checked in.
+and outputs. The files are checked in; `scripts/roundtrip.sh` makes them anew and compares.
 
-usage: make.py DIRECTORY
+usage: make.py DIRECTORY [CHECKED_IN]
 """
 
 import os
@@ -13,7 +13,7 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertModel,
@@ -316,5 +316,29 @@ def main(out):
     save_file({k: v.contiguous() for k, v in expected.items()}, at("expected.safetensors"))
 
 
+def tensors(path):
+    if path.endswith(".safetensors"):
+        return load_file(path)
+    if path.endswith(".npz"):
+        return {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("model", state)
+
+
+def compare(made, kept):
+    """Weights are the same bits; what was computed with them differs by rounding at most."""
+    files = [os.path.join(root, name) for root, _, names in os.walk(made) for name in names if not name.endswith(".json")]
+    for path in files:
+        twin = tensors(os.path.join(kept, os.path.relpath(path, made)))
+        found = tensors(path)
+        assert found.keys() == twin.keys(), path
+        close = 1e-5 if path.endswith("expected.safetensors") else 0
+        for name, tensor in found.items():
+            assert torch.allclose(tensor, twin[name], rtol=0, atol=close), (path, name)
+    print(f"{len(files)} files as checked in")
+
+
 if __name__ == "__main__":
     main(sys.argv[1])
+    if len(sys.argv) > 2:
+        compare(sys.argv[1], sys.argv[2])
