@@ -317,7 +317,7 @@ fn bert_starts_both_text_towers_and_the_added_tokens_are_drawn() {
     assert!(drawn.iter().all(|entry| !entry.contains(".intermediate.")));
     let shown = report.to_string();
     assert!(
-        shown.contains("unused: cls.seq_relationship.weight: no part of the model"),
+        shown.contains("unused: bert.embeddings.token_type_embeddings.weight: BLIP's text towers"),
         "{shown}"
     );
 }
@@ -472,6 +472,12 @@ fn an_export_replaces_nothing_and_leaves_nothing_half_written() {
     assert!(again.contains("is there already"), "{again}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     assert!(out.join("config.json").is_file() && !out.join("model.pth").exists());
+    let mode = |name: &str| std::fs::metadata(out.join(name)).unwrap().permissions();
+    assert_eq!(
+        mode("model.safetensors"),
+        mode("config.json"),
+        "whoever may read one may read the other"
+    );
 }
 
 #[test]

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+/// Unused tensors that people are shown for one reason; JSON has them all.
+const MAX_SHOWN: usize = 4;
+
 /// What was taken from which file, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
@@ -80,8 +83,11 @@ impl fmt::Display for Report {
                 .unused
                 .iter()
                 .map(|unused| (unused.tensor.as_str(), unused.reason.clone()));
-            for (name, reason, count) in grouped(unused) {
-                writeln!(f, "  unused: {name}{count}: {reason}")?;
+            let names = |(name, reason, count): (String, String, String)| (reason, format!("{name}{count}"));
+            for (reason, names) in by_reason(grouped(unused).into_iter().map(names)) {
+                let shown = &names[..names.len().min(MAX_SHOWN)];
+                let more = if shown.len() < names.len() { ", …" } else { "" };
+                writeln!(f, "  unused: {}{more}: {reason}", shown.join(", "))?;
             }
         }
         let drawn = self
@@ -93,6 +99,18 @@ impl fmt::Display for Report {
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
+}
+
+/// Names under their reasons, in order of their first.
+fn by_reason(named: impl Iterator<Item = (String, String)>) -> Vec<(String, Vec<String>)> {
+    let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+    for (reason, name) in named {
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((reason, vec![name])),
+        }
+    }
+    reasons
 }
 
 impl Initialised {
@@ -141,5 +159,29 @@ mod tests {
         let groups = grouped(names.into_iter().map(|name| (name, String::new())));
         let shown: Vec<String> = groups.iter().map(|(name, _, count)| format!("{name}{count}")).collect();
         assert_eq!(shown, ["b.*.w (2)", "a", "b.x.w"]);
+    }
+
+    #[test]
+    fn a_reason_is_said_once_for_a_few_names() {
+        let unused = |i: u32| Unused {
+            tensor: format!("head{i}"),
+            reason: "no part of the model".into(),
+        };
+        let file = FileReport {
+            path: "/w/vit.pth".into(),
+            format: Format::Pth,
+            family: Family::Vit,
+            matched: Vec::new(),
+            unused: (0..6).map(unused).collect(),
+        };
+        let report = Report {
+            files: vec![file],
+            initialised: Vec::new(),
+            notes: vec!["momentum encoder: a copy of the trained model".into()],
+        };
+        let expected = "/w/vit.pth: ViT of timm or DeiT, PyTorch checkpoint: 0 of 6 tensors taken\n  \
+                        unused: head0, head1, head2, head3, …: no part of the model\n\
+                        momentum encoder: a copy of the trained model\n";
+        assert_eq!(report.to_string(), expected);
     }
 }
