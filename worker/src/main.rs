@@ -1,7 +1,7 @@
-//! `medley-worker`: the agent of a node, one rank, or a whole training without a cluster.
+//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster; and weights, in and out.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, local, rank};
+use medley_worker::{agent, local, rank, weights};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -21,6 +21,9 @@ enum Command {
     Rank,
     /// Pre-train on this machine alone, without coordinator or agent.
     Train(local::Args),
+    /// Look into files of weights, and write checkpoints for other programs.
+    #[command(subcommand)]
+    Weights(weights::Command),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Rank => return rank::process::run(),
         Command::Train(args) => local::run(args),
+        Command::Weights(command) => weights::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
