@@ -1,7 +1,7 @@
-//! `medley-worker`: the agent of a node, one rank, or a whole training without a cluster.
+//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, local, rank};
+use medley_worker::{agent, local, rank, replay};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -21,6 +21,8 @@ enum Command {
     Rank,
     /// Pre-train on this machine alone, without coordinator or agent.
     Train(local::Args),
+    /// Run training steps on tensors from files and write losses, gradients and the state after them.
+    Replay(replay::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Rank => return rank::process::run(),
         Command::Train(args) => local::run(args),
+        Command::Replay(args) => replay::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
