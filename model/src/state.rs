@@ -168,7 +168,7 @@ impl State {
     pub fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
         self.clamp_temperature(blip);
         if objective.understands() {
-            self.average(blip, train.momentum as f32);
+            self.average(blip, train.momentum);
         }
     }
 
@@ -186,7 +186,7 @@ impl State {
         *temperature = temperature.clamp(limits.min as f32, limits.max as f32);
     }
 
-    fn average(&mut self, blip: &Blip, momentum: f32) {
+    fn average(&mut self, blip: &Blip, momentum: f64) {
         for entry in blip.momentum_layout.entries() {
             let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
             momentum_average(&mut self.ema[entry.range()], &self.params[student], momentum);
