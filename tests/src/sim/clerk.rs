@@ -60,7 +60,11 @@ impl Clerk {
         };
         match perform(&lease.work, tools.objects) {
             Ok(output) => {
-                let done = FromRank::TaskDone { lease, output };
+                let done = FromRank::TaskDone {
+                    lease,
+                    output,
+                    peak_bytes: None,
+                };
                 vec![Deed::Say(done), Deed::Say(FromRank::LeaseWanted)]
             }
             Err(what) => vec![Deed::Accuse(what)],

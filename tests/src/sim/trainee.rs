@@ -321,7 +321,7 @@ impl Trainee {
                 .put("part", &bytes[range.start as usize..range.end as usize]),
         };
         self.writing -= 1;
-        out.push(Deed::Say(FromRank::Part { part }));
+        out.push(Deed::Say(FromRank::Part { part, peak_bytes: None }));
         self.close(out);
     }
 
