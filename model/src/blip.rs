@@ -140,7 +140,7 @@ impl Blip {
             grad[entry.range()].fill(0.0);
         }
         let (image_features, text_features) = self.momentum_features(state, batch, step, pool);
-        let identities = step.identities(batch.identities);
+        let identities = step.identities(batch.identities, batch.len());
         let keys = itc::Keys {
             image: &image_features,
             text: &text_features,
@@ -249,7 +249,7 @@ impl Blip {
         let (images, texts) = (candidates.image_features, candidates.text_features);
         let image_to_text = itm::logits(&images[own.clone()], texts, width, t);
         let text_to_image = itm::logits(&texts[own], images, width, t);
-        let identities = step.identities(candidates.identities);
+        let identities = step.identities(candidates.identities, candidates.identities.len());
         step.drawing(&identities, first)
             .negatives(&image_to_text, &text_to_image, b)
     }

@@ -47,7 +47,7 @@ pub struct Commit<'a> {
     pub image_features: &'a [f32],
     /// Momentum text features of all lanes, in lane order.
     pub text_features: &'a [f32],
-    /// Identities of their images.
+    /// Identities of their images; without any they are [`UNKNOWN`].
     pub identities: &'a [u64],
     /// Learning rate.
     pub lr: f64,
@@ -144,6 +144,13 @@ impl State {
     ///
     /// The average after the optimiser's step equals the reference's before the next forward.
     pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        self.optimise(blip, objective, train, commit);
+        self.settle(blip, objective, train);
+        self.advance(blip, objective, commit);
+    }
+
+    /// The optimiser's part of a commit.
+    pub fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         let declared = params::declared_writes(&blip.student_layout, objective);
         let scale = 1.0 / commit.lanes as f32;
         for (id, entry) in blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0) {
@@ -163,21 +170,32 @@ impl State {
             let (m, v) = (&mut self.m[at.clone()], &mut self.v[at.clone()]);
             adamw.apply(&mut self.params[at.clone()], &commit.gradient[at], scale, m, v);
         }
+    }
+
+    /// What the reference does at the start of the next forward pass, and is therefore pending in its checkpoints: the clamp
+    /// of the temperature and the momentum average.
+    pub fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
         self.clamp_temperature(blip);
         if objective.understands() {
-            self.average(blip, train.momentum as f32);
+            self.average(blip, train.momentum);
+        }
+    }
+
+    /// The rest of a commit: the step's features go into the queues, and it is counted.
+    pub fn advance(&mut self, blip: &Blip, objective: Objective, commit: Commit) {
+        if objective.understands() {
             self.enqueue(blip, commit);
         }
         self.step += 1;
     }
 
-    fn clamp_temperature(&mut self, blip: &Blip) {
+    pub(crate) fn clamp_temperature(&mut self, blip: &Blip) {
         let limits = &blip.model.temperature;
         let temperature = &mut self.params[blip.student_layout.entry(blip.temperature).offset];
         *temperature = temperature.clamp(limits.min as f32, limits.max as f32);
     }
 
-    fn average(&mut self, blip: &Blip, momentum: f32) {
+    pub(crate) fn average(&mut self, blip: &Blip, momentum: f64) {
         for entry in blip.momentum_layout.entries() {
             let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
             momentum_average(&mut self.ema[entry.range()], &self.params[student], momentum);
@@ -188,12 +206,12 @@ impl State {
         let width = blip.model.embed_dim as usize;
         let images = commit.image_features.chunks_exact(width);
         let texts = commit.text_features.chunks_exact(width);
-        for ((image, text), identity) in images.zip(texts).zip(commit.identities) {
+        for (i, (image, text)) in images.zip(texts).enumerate() {
             let next = self.queue_next as usize;
             let at = next * width..(next + 1) * width;
             self.image_queue[at.clone()].copy_from_slice(image);
             self.text_queue[at].copy_from_slice(text);
-            self.queued_identities[next] = *identity;
+            self.queued_identities[next] = commit.identities.get(i).copied().unwrap_or(UNKNOWN);
             self.queue_next = (self.queue_next + 1) % u64::from(blip.model.queue);
         }
     }

@@ -14,16 +14,26 @@ pub struct LaneBatch<'a> {
     pub pixels: &'a [f32],
     /// Token ids of each text, `[CLS]` first and `[SEP]` last, without padding: the lane's b, then its guests'.
     pub texts: &'a [Vec<u32>],
-    /// Identities of the lane's own b images: equal for the same image, never [`UNKNOWN`](crate::loss::itc::UNKNOWN).
+    /// Identities of the lane's own b images: equal for the same image, never [`UNKNOWN`](crate::loss::itc::UNKNOWN). Without any,
+    /// every text is the lane's own and its image like no other.
     pub identities: &'a [u64],
     /// Where each image after the lane's own stands.
     pub guests: &'a [Guest],
 }
 
 impl LaneBatch<'_> {
+    /// The lane's own samples, b.
+    pub(super) fn len(&self) -> usize {
+        if self.identities.is_empty() {
+            self.texts.len()
+        } else {
+            self.identities.len()
+        }
+    }
+
     /// The lane's samples alone.
     pub(super) fn own(self) -> Self {
-        let b = self.identities.len();
+        let b = self.len();
         let per_image = self.pixels.len() / (b + self.guests.len());
         Self {
             pixels: &self.pixels[..b * per_image],
@@ -93,11 +103,11 @@ pub(super) enum Pass {
 }
 
 impl LaneStep {
-    /// What makes images the same: their identity, or each sample's own number.
-    pub(super) fn identities(&self, images: &[u64]) -> Vec<u64> {
+    /// What makes n images the same: their identity, or each sample's own number.
+    pub(super) fn identities(&self, images: &[u64], n: usize) -> Vec<u64> {
         match self.same_image {
-            SameImage::Negative => (1..=images.len() as u64).collect(),
-            SameImage::Positive => images.to_vec(),
+            SameImage::Positive if !images.is_empty() => images.to_vec(),
+            SameImage::Positive | SameImage::Negative => (1..=n as u64).collect(),
         }
     }
 
@@ -116,7 +126,7 @@ impl LaneStep {
     }
 
     pub(super) fn seats(&self, batch: LaneBatch, pass: Pass) -> Vec<PathSeat> {
-        let own = (0..batch.identities.len() as u32).map(|image| Guest { lane: self.lane, image });
+        let own = (0..batch.len() as u32).map(|image| Guest { lane: self.lane, image });
         let seat = |Guest { lane, image }| PathSeat {
             stream: Self { lane, ..*self }.stream(Purpose::DropPath, pass),
             image,
