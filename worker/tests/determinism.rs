@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use medley_data::synth::{SynthSpec, generate};
+use medley_model::blip::Blip;
+use medley_model::params::Vocabulary;
+use medley_model::state::State;
 use medley_protocol::checkpoint::Manifest;
+use medley_protocol::spec::Spec;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,12 +28,12 @@ fn corpus(dir: &Path) {
     generate(&spec, dir, &mut |_, _| {}).unwrap();
 }
 
-/// Dropout and augmentation are on: their streams must not depend on ranks either.
-fn write_spec(dir: &Path, steps: u32) -> std::path::PathBuf {
+/// Dropout and augmentation are on: their streams must not depend on ranks either. `more` is put at the end.
+fn write_spec(dir: &Path, kind: &str, steps: u32, more: &str) -> std::path::PathBuf {
     let spec = format!(
         r#"
 name = "determinism"
-kind = "pretrain"
+kind = "{kind}"
 preset = "nano"
 [data]
 root = "{}"
@@ -46,6 +50,7 @@ warmup_steps = 2
 augment = {{ by = "reference", min_crop = 0.5, auto_contrast = "fixed" }}
 [checkpoint]
 every_steps = 5
+{more}
 "#,
         dir.display()
     );
@@ -78,7 +83,7 @@ fn final_state(mut command: Command) -> String {
 fn ranks_and_threads_do_not_change_a_bit() {
     let dir = tempfile::tempdir().unwrap();
     corpus(dir.path());
-    let spec = write_spec(dir.path(), 6);
+    let spec = write_spec(dir.path(), "pretrain", 6, "");
     let run = |ranks: u32, threads: u32| {
         let out = dir.path().join(format!("out-{ranks}-{threads}"));
         final_state(train(&spec, &out, ranks, threads))
@@ -99,7 +104,7 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     const STEPS: u32 = 100;
     let dir = tempfile::tempdir().unwrap();
     corpus(dir.path());
-    let spec = write_spec(dir.path(), STEPS);
+    let spec = write_spec(dir.path(), "pretrain", STEPS, "");
     let undisturbed = final_state(train(&spec, &dir.path().join("undisturbed"), 2, 1));
     let out = dir.path().join("killed");
     let manifest = out.join("checkpoint.json");
@@ -110,6 +115,113 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     let manifest: Manifest = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
     assert!(manifest.step < u64::from(STEPS), "killed too late to show anything");
     assert_eq!(final_state(train(&spec, &out, 2, 1)), undisturbed);
+}
+
+/// Each image comes five times in the human set, so that texts of one image meet in a lane, in a step and in the queue.
+fn repeat_images(dir: &Path) {
+    let path = dir.join("human/shard-000000.tar");
+    let found = medley_data::shards::members(&path).unwrap().members;
+    let mut file = std::fs::File::open(&path).unwrap();
+    let bytes: Vec<(String, Vec<u8>)> = (0..5)
+        .flat_map(|copy| found.iter().map(move |member| (copy, member)))
+        .map(|(copy, member)| {
+            let name = format!("{copy}-{}.{}", member.key, member.extension);
+            (name, medley_data::shards::read(&mut file, member.extent).unwrap())
+        })
+        .collect();
+    let files = bytes.iter().map(|(name, bytes)| (name.clone(), &bytes[..]));
+    medley_data::shards::write(&path, files).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_filter_with_negatives_from_all_lanes_does_not_depend_on_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    corpus(dir.path());
+    repeat_images(dir.path());
+    let filter = |negatives: &str| {
+        let filter = format!(
+            r#"
+[filter]
+length = {{ by = "steps", count = 7 }}
+warmup_steps = 2
+image_size = 16
+augment = {{ by = "reference", min_crop = 0.5 }}
+negatives = "{negatives}"
+"#
+        );
+        write_spec(dir.path(), "bootstrap", 3, &filter)
+    };
+    let pretrained = dir.path().join("pretrained");
+    final_state(train(&filter("all"), &pretrained, 1, 1));
+    let run = |negatives: &str, ranks: u32, threads: u32| {
+        let out = dir.path().join(format!("out-{negatives}-{ranks}-{threads}"));
+        copy(&pretrained, &out);
+        let mut command = train(&filter(negatives), &out, ranks, threads);
+        command.args(["--stage", "filter"]);
+        final_state(command)
+    };
+    let expected = run("all", 1, 1);
+    assert!(expected.starts_with("step 7 state "), "{expected}");
+    for (ranks, threads) in [(2, 1), (3, 1), (8, 1), (2, 2)] {
+        assert_eq!(
+            run("all", ranks, threads),
+            expected,
+            "{ranks} ranks with {threads} threads each"
+        );
+    }
+    assert_ne!(run("lane", 1, 1), expected, "negatives of other lanes are never drawn");
+}
+
+#[test]
+fn each_fine_tuning_stage_trains_at_its_own_image_size() {
+    let dir = tempfile::tempdir().unwrap();
+    corpus(dir.path());
+    let stage = |name: &str, side: u32| {
+        format!("[{name}]\nlength = {{ by = \"steps\", count = 2 }}\nwarmup_steps = 0\nimage_size = {side}\n")
+    };
+    let path = write_spec(
+        dir.path(),
+        "bootstrap",
+        3,
+        &(stage("captioner", 48) + &stage("filter", 16)),
+    );
+    let out = dir.path().join("out");
+    final_state(train(&path, &out, 2, 1));
+    let spec: toml::Table = toml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let spec = Spec::from_document(&serde_json::to_value(spec).unwrap()).unwrap();
+    let written = |file: &str| -> u64 {
+        let manifest: Manifest = serde_json::from_slice(&std::fs::read(out.join(file)).unwrap()).unwrap();
+        manifest.state_bytes
+    };
+    // Any vocabulary will do: only the position tables differ.
+    let vocabulary = Vocabulary {
+        size: 70,
+        pad: 0,
+        cls: 1,
+        sep: 2,
+        dec: 3,
+        enc: 4,
+    };
+    let size = |side: u32| State::zeros(&Blip::new(&spec.model, side, vocabulary)).num_bytes() as u64;
+    for (stage, side) in [("captioner", 48), ("filter", 16)] {
+        let mut command = train(&path, &out, 2, 1);
+        command.args(["--stage", stage]);
+        final_state(command);
+        let grown = written(&format!("{stage}-checkpoint.json")).wrapping_sub(written("checkpoint.json"));
+        assert_eq!(grown, size(side).wrapping_sub(size(32)), "{stage}");
+    }
 }
 
 fn wait_for(file: &Path) {

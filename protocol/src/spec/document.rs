@@ -218,6 +218,45 @@ mod tests {
     }
 
     #[test]
+    fn the_papers_presets_fine_tune_by_the_references_recipes() {
+        use crate::spec::{AugmentSpec, Behaviour, Negatives, SameImage};
+        for preset in ["vit-b", "vit-l"] {
+            let mut document = minimal();
+            document["preset"] = json!(preset);
+            let spec = complete(&document).unwrap();
+            assert_eq!((spec.captioner.image_size, spec.filter.image_size), (384, 384));
+            assert_eq!(spec.captioner.prompt, "a picture of ");
+            let filter = (
+                spec.filter.same_image,
+                spec.filter.negatives,
+                spec.filter.alpha_ramp_epochs,
+            );
+            assert_eq!(filter, (SameImage::Positive, Negatives::All, 1.0));
+            assert_eq!(
+                (spec.pretrain.same_image, spec.pretrain.negatives),
+                (SameImage::Negative, Negatives::Lane)
+            );
+            for train in [&spec.pretrain, &spec.captioner, &spec.filter] {
+                assert_eq!(
+                    (train.teacher_temperature, train.momentum, train.alpha),
+                    (0.0, 0.995, 0.4)
+                );
+                let AugmentSpec::Reference {
+                    auto_contrast,
+                    enhance,
+                    flip,
+                    translate,
+                    ..
+                } = train.augment
+                else {
+                    panic!("{:?}", train.augment);
+                };
+                assert_eq!([auto_contrast, enhance, flip, translate], [Behaviour::Reference; 4]);
+            }
+        }
+    }
+
+    #[test]
     fn a_completed_spec_survives_json() {
         let spec = complete(&minimal()).unwrap();
         let text = serde_json::to_string(&spec).unwrap();

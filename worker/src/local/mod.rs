@@ -1,4 +1,4 @@
-//! `medley-worker train`: one pre-training without coordinator, agent or database.
+//! `medley-worker train`: a pre-training, or a fine-tuning that starts from it, without coordinator, agent or database.
 //!
 //! The same ranks, collective and checkpoints as on a cluster; this process does by hand what agent and coordinator do
 //! there: it indexes the data ([`prepare`]), starts the ranks and brings them together ([`gang`]), and keeps the manifest of
@@ -15,22 +15,71 @@ use medley_protocol::agent::Assignment;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::metrics::StepMetrics;
-use medley_protocol::spec::Spec;
+use medley_protocol::spec::{Spec, TrainSpec};
 use medley_protocol::stage::StageKind;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-/// Manifest of the last whole checkpoint.
-const CHECKPOINT: &str = "checkpoint.json";
-/// Metrics of every committed step, one JSON object a line.
-const METRICS: &str = "metrics.jsonl";
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Stage {
+    Pretrain,
+    Captioner,
+    Filter,
+}
+
+impl Stage {
+    fn kind(self) -> StageKind {
+        match self {
+            Self::Pretrain => StageKind::Pretrain,
+            Self::Captioner => StageKind::Captioner,
+            Self::Filter => StageKind::Filter,
+        }
+    }
+
+    fn train(self, spec: &Spec) -> &TrainSpec {
+        match self {
+            Self::Pretrain => &spec.pretrain,
+            Self::Captioner => &spec.captioner,
+            Self::Filter => &spec.filter,
+        }
+    }
+
+    /// The count of the pairs it is trained on.
+    fn pairs(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pairs",
+            Self::Captioner | Self::Filter => "pairs.human",
+        }
+    }
+
+    /// File for the manifest of the last whole checkpoint.
+    fn checkpoint(self) -> String {
+        self.file("checkpoint.json")
+    }
+
+    /// File for the metrics of every committed step, one JSON object a line.
+    fn metrics(self) -> String {
+        self.file("metrics.jsonl")
+    }
+
+    fn file(self, name: &str) -> String {
+        match self {
+            Self::Pretrain => name.to_owned(),
+            Self::Captioner | Self::Filter => format!("{}-{name}", self.kind()),
+        }
+    }
+}
 
 /// Arguments of `medley-worker train`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Job spec, TOML or JSON; its pre-training is run.
+    /// Job spec, TOML or JSON.
     spec: PathBuf,
+    /// Which of its stages is run; a fine-tuning starts from the pre-training under --out.
+    #[arg(long, value_enum, default_value_t = Stage::Pretrain)]
+    stage: Stage,
     /// Directory for objects, checkpoints and metrics; a training found there goes on.
     #[arg(long)]
     out: PathBuf,
@@ -54,8 +103,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     fs::create_dir_all(out.join("store"))?;
     let objects = Objects::open(&store)?;
     let (mut stage_inputs, counts) = prepare::index(&spec, &objects)?;
-    let total = total_steps(&spec, counts.get("pairs").copied().unwrap_or(0))?;
-    stage_inputs.resume = read_manifest(&out.join(CHECKPOINT))?;
+    let stage = args.stage;
+    let pairs = counts.get(stage.pairs()).copied().unwrap_or(0);
+    let total = total_steps(stage.train(&spec), pairs, spec.global_batch())?;
+    stage_inputs.resume = read_manifest(&out.join(stage.checkpoint()))?;
+    if stage != Stage::Pretrain && spec.start.pretrained.is_empty() {
+        stage_inputs.start = read_manifest(&out.join(Stage::Pretrain.checkpoint()))?;
+        if stage_inputs.start.is_none() {
+            bail!(
+                "--stage: {} holds no pre-training to start from; run `train` without --stage first",
+                out.display()
+            );
+        }
+    }
     let resume = stage_inputs.resume.clone();
     if let Some(manifest) = &resume {
         println!("going on from step {}", manifest.step);
@@ -65,8 +125,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         stage: resume
             .as_ref()
             .map_or_else(StageId::generate, |manifest| manifest.stage),
-        stage_name: "pretrain-0".into(),
-        kind: StageKind::Pretrain,
+        stage_name: format!("{}-0", stage.kind()),
+        kind: stage.kind(),
         generation: 1,
         ranks: (0..args.ranks).collect(),
         world: args.ranks,
@@ -77,7 +137,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         checkpoint_after: None,
         spec,
     };
-    let mut log = metrics_log(&out.join(METRICS), resume.as_ref().map_or(0, |manifest| manifest.step))?;
+    let mut log = metrics_log(
+        &out.join(stage.metrics()),
+        resume.as_ref().map_or(0, |manifest| manifest.step),
+    )?;
     let bar = progress_bar(total);
     let mut checkpoint = None;
     gang::train(&assignment, args.threads, |news| match news {
@@ -87,7 +150,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Ok(log.write_all(b"\n")?)
         }
         gang::News::Checkpoint(manifest) => {
-            write_manifest(&out.join(CHECKPOINT), &manifest)?;
+            write_manifest(&out.join(stage.checkpoint()), &manifest)?;
             checkpoint = Some(manifest);
             Ok(())
         }
@@ -150,8 +213,8 @@ fn metrics_log(path: &Path, next_step: u64) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn total_steps(spec: &Spec, pairs: u64) -> anyhow::Result<u64> {
-    let schedule = Schedule::new(&spec.pretrain, pairs, spec.global_batch());
+fn total_steps(train: &TrainSpec, pairs: u64, global_batch: u64) -> anyhow::Result<u64> {
+    let schedule = Schedule::new(train, pairs, global_batch);
     Ok(schedule.context("the data sets are smaller than a step")?.total_steps())
 }
 
