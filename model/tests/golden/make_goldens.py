@@ -26,6 +26,7 @@ SMALL = {
     "vocab": {"size": 41, "cls": 2, "dec": 4, "enc": 5},
     "embed_dim": 7,
     "queue": 12,
+    "temperature": [0.08, 0.5],  # Above where it starts, so that the clamp acts.
 }
 BASE = {
     "vision": {"image_size": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12, "mlp": 3072},
