@@ -26,3 +26,4 @@ pub mod state;
 pub mod tape;
 pub mod text;
 pub mod vision;
+pub mod weights;

@@ -180,13 +180,13 @@ impl State {
         self.step += 1;
     }
 
-    fn clamp_temperature(&mut self, blip: &Blip) {
+    pub(crate) fn clamp_temperature(&mut self, blip: &Blip) {
         let limits = &blip.model.temperature;
         let temperature = &mut self.params[blip.student_layout.entry(blip.temperature).offset];
         *temperature = temperature.clamp(limits.min as f32, limits.max as f32);
     }
 
-    fn average(&mut self, blip: &Blip, momentum: f64) {
+    pub(crate) fn average(&mut self, blip: &Blip, momentum: f64) {
         for entry in blip.momentum_layout.entries() {
             let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
             momentum_average(&mut self.ema[entry.range()], &self.params[student], momentum);

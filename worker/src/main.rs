@@ -1,7 +1,8 @@
-//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps.
+//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps; and weights, in and
+//! out.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, local, rank, replay};
+use medley_worker::{agent, local, rank, replay, weights};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -23,6 +24,9 @@ enum Command {
     Train(local::Args),
     /// Run training steps on tensors from files and write losses, gradients and the state after them.
     Replay(replay::Args),
+    /// Look into files of weights, and write checkpoints for other programs.
+    #[command(subcommand)]
+    Weights(weights::Command),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         Command::Rank => return rank::process::run(),
         Command::Train(args) => local::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Weights(command) => weights::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use chrono::Utc;
 use medley_protocol::error::Code;
 use medley_protocol::ids::JobId;
-use medley_protocol::spec::{DataSpec, Problem, Problems, Spec};
+use medley_protocol::spec::{DataSpec, Problem, Problems, Spec, StartSpec};
 use serde_json::Value;
 use std::path::Path;
 
@@ -41,8 +41,8 @@ pub(super) async fn submit(app: &App, document: &Value, key: Option<&str>) -> Re
         }
     }
     let spec = Spec::from_document(document)?;
-    let (data, vocab) = (spec.data.clone(), spec.vocab.file.clone());
-    let found = tokio::task::spawn_blocking(move || find(&data, &vocab));
+    let (data, vocab, start) = (spec.data.clone(), spec.vocab.file.clone(), spec.start.clone());
+    let found = tokio::task::spawn_blocking(move || find(&data, &vocab, &start));
     let shards = found.await.map_err(Error::internal)??;
     let (job, tasks) = new_job(spec, &shards, Utc::now(), &mut SystemMint);
     let message = format!(
@@ -73,8 +73,8 @@ fn before(earlier: Earlier) -> Result<(JobId, bool)> {
     }
 }
 
-/// The shards of the sets, and whether the vocabulary is there: every problem at once.
-fn find(data: &DataSpec, vocab: &str) -> Result<Shards, Problems> {
+/// The shards of the sets, and whether vocabulary and weights are there: every problem at once.
+fn find(data: &DataSpec, vocab: &str, start: &StartSpec) -> Result<Shards, Problems> {
     let mut problems = Vec::new();
     let mut list = |field: &str, directory: &str| {
         if directory.is_empty() {
@@ -99,6 +99,13 @@ fn find(data: &DataSpec, vocab: &str) -> Result<Shards, Problems> {
             path: "vocab.file".into(),
             message: format!("{vocab} is not a file here; give the path of a BERT vocab.txt, or leave it empty"),
         });
+    }
+    for (path, files) in start.lists() {
+        let missing = files.iter().filter(|file| !Path::new(file).exists());
+        problems.extend(missing.map(|file| Problem {
+            path: path.into(),
+            message: format!("{file} is not here; put the file of weights there, on every node too"),
+        }));
     }
     if problems.is_empty() {
         Ok(shards)

@@ -2,7 +2,7 @@
 //!
 //! `index-0` comes first. Each round pre-trains, fine-tunes captioner and filter from the result, and makes the next
 //! dataset version with them; then comes one more pre-training. The first and the last pre-trained model are evaluated,
-//! so that what the bootstrap gained can be seen.
+//! so that what the bootstrap gained can be seen. Weights that the spec names take the place of the first stage of their kind.
 
 use super::stage::{Facts, Setbacks, State, Tasks};
 use super::{Job, Mint, Stage, job};
@@ -44,16 +44,20 @@ pub fn new_job(spec: Spec, shards: &Shards, submitted_at: DateTime<Utc>, mint: &
         mint,
     };
     let index = graph.add(StageKind::Index, 0, &[]);
-    let mut pretrain = graph.add(StageKind::Pretrain, 0, &[index]);
+    let start = &spec.start;
+    let mut pretrain = graph.unless(!start.pretrained.is_empty(), StageKind::Pretrain, 0, index);
     let evaluates = !shards.test.is_empty();
     if evaluates {
         graph.add(StageKind::Evaluate, 0, &[pretrain]);
     }
     let rounds = if spec.kind == Kind::Bootstrap { spec.rounds } else { 0 };
     for round in 0..rounds {
-        let captioner = graph.add(StageKind::Captioner, round, &[pretrain]);
-        let filter = graph.add(StageKind::Filter, round, &[pretrain]);
-        let capfilt = graph.add(StageKind::Capfilt, round, &[captioner, filter]);
+        let given = |files: &[String]| round == 0 && !files.is_empty();
+        let captioner = graph.unless(given(&start.captioner), StageKind::Captioner, round, pretrain);
+        let filter = graph.unless(given(&start.filter), StageKind::Filter, round, pretrain);
+        let mut judges = vec![captioner, filter];
+        judges.dedup();
+        let capfilt = graph.add(StageKind::Capfilt, round, &judges);
         pretrain = graph.add(StageKind::Pretrain, round + 1, &[capfilt]);
     }
     if evaluates && rounds > 0 {
@@ -79,6 +83,11 @@ struct Graph<'a> {
 }
 
 impl Graph<'_> {
+    /// A stage, or the one before it where files take its place.
+    fn unless(&mut self, given: bool, kind: StageKind, round: u32, needs: StageId) -> StageId {
+        if given { needs } else { self.add(kind, round, &[needs]) }
+    }
+
     fn add(&mut self, kind: StageKind, round: u32, needs: &[StageId]) -> StageId {
         let id = StageId::from_uuid(self.mint.uuid());
         self.stages.push(Stage {
@@ -89,6 +98,7 @@ impl Graph<'_> {
             needs: needs.to_vec(),
             state: State::Blocked,
             generation: 0,
+            world: 0,
             setbacks: Setbacks::default(),
             course: None,
             facts: Facts::default(),
@@ -144,7 +154,11 @@ mod tests {
     use serde_json::json;
 
     fn graph(kind: &str, rounds: u32, test: &[&str]) -> (Job, Vec<NewTask>) {
-        let mut document = json!({"name": "j", "kind": kind, "preset": "nano", "data": {"root": "/d"}});
+        graph_from(&json!({}), kind, rounds, test)
+    }
+
+    fn graph_from(start: &serde_json::Value, kind: &str, rounds: u32, test: &[&str]) -> (Job, Vec<NewTask>) {
+        let mut document = json!({"name": "j", "kind": kind, "preset": "nano", "data": {"root": "/d"}, "start": start});
         if kind == "bootstrap" {
             document["rounds"] = json!(rounds);
         }
@@ -196,6 +210,26 @@ mod tests {
             "evaluate-2 < pretrain-2",
         ];
         assert_eq!(edges(&job), expected);
+    }
+
+    #[test]
+    fn given_weights_take_the_place_of_first_stages() {
+        let (job, _) = graph_from(&json!({"pretrained": ["/w"]}), "bootstrap", 1, &["t.tar"]);
+        let expected = [
+            "index-0 < ",
+            "evaluate-0 < index-0",
+            "captioner-0 < index-0",
+            "filter-0 < index-0",
+            "capfilt-0 < captioner-0 filter-0",
+            "pretrain-1 < capfilt-0",
+            "evaluate-1 < pretrain-1",
+        ];
+        assert_eq!(edges(&job), expected);
+        let both = json!({"pretrained": ["/w"], "captioner": ["/c"], "filter": ["/f"]});
+        let (job, _) = graph_from(&both, "bootstrap", 2, &["t.tar"]);
+        let edges = edges(&job);
+        assert!(edges.contains(&"capfilt-0 < index-0".to_owned()), "{edges:?}");
+        assert!(edges.contains(&"captioner-1 < pretrain-1".to_owned()), "{edges:?}");
     }
 
     #[test]

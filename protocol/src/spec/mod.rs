@@ -9,6 +9,7 @@ mod data;
 mod document;
 mod model;
 mod preset;
+mod start;
 mod train;
 mod validate;
 
@@ -16,6 +17,7 @@ pub use data::{CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec,
 pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};
+pub use start::StartSpec;
 pub use train::{AugmentSpec, AutoContrast, Decay, Length, TrainSpec};
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +66,9 @@ pub struct Spec {
     pub cluster: ClusterSpec,
     /// Architecture and initialisation.
     pub model: ModelSpec,
+    /// Weights from elsewhere.
+    #[serde(default)]
+    pub start: StartSpec,
     /// Pre-training (all rounds).
     pub pretrain: TrainSpec,
     /// Fine-tuning of the captioner (LM).

@@ -8,6 +8,9 @@ const MAX_IMAGE: u32 = 1024;
 /// Bound on widths, queue and vocabulary.
 const MAX_DIM: u32 = 1 << 20;
 
+/// Most files of weights laid over each other.
+const MAX_FILES: usize = 16;
+
 /// Collects problems.
 struct Report(Vec<Problem>);
 
@@ -43,6 +46,7 @@ pub(super) fn validate(spec: &Spec) -> Result<(), Problems> {
     general(spec, &mut report);
     lanes(spec, &mut report);
     model(spec, &mut report);
+    start(spec, &mut report);
     train("pretrain", &spec.pretrain, spec, &mut report);
     if spec.kind == Kind::Bootstrap {
         train("captioner", &spec.captioner, spec, &mut report);
@@ -194,6 +198,28 @@ fn model(spec: &Spec, report: &mut Report) {
     }
 }
 
+/// Form only: the files are looked for when the job is submitted, and read when a stage starts.
+fn start(spec: &Spec, report: &mut Report) {
+    for (path, files) in spec.start.lists() {
+        report.require(files.len() <= MAX_FILES, path, || {
+            format!("at most {MAX_FILES} files are possible")
+        });
+        for file in files {
+            report.require(Path::new(file).is_absolute(), path, || {
+                format!("{file:?} is no absolute path; give one that is the same on every node")
+            });
+        }
+        report.require(
+            files.is_empty() || spec.kind == Kind::Bootstrap || path == "start.initial",
+            path,
+            || {
+                "only a bootstrap job has a stage to take the place of: use start.initial, or set kind = \"bootstrap\""
+                    .into()
+            },
+        );
+    }
+}
+
 fn image_size(size: u32, patch: u32, path: &str, report: &mut Report) {
     report.require(
         patch > 0 && size >= patch && size <= MAX_IMAGE && size.is_multiple_of(patch.max(1)),
@@ -319,6 +345,17 @@ mod tests {
             "data.web"
         );
         assert_eq!(problems(&json!({"data": {"root": "d"}}))[0].0, "data.root");
+    }
+
+    #[test]
+    fn weights_are_named_by_absolute_paths_and_replace_stages_of_a_bootstrap_job_only() {
+        let found = problems(&json!({"start": {"initial": ["/w/vit.pth", "bert.pth"]}}));
+        assert_eq!(found[0].0, "start.initial");
+        assert!(found[0].1.contains("bert.pth"), "{}", found[0].1);
+        let found = problems(&json!({"kind": "pretrain", "start": {"initial": ["/w"], "pretrained": ["/w"]}}));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, "start.pretrained");
+        assert_eq!(problems(&json!({"start": {"weights": ["/w"]}}))[0].0, "start.weights");
     }
 
     #[test]

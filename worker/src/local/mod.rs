@@ -101,7 +101,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_spec(path: &Path) -> anyhow::Result<Spec> {
+/// Reads and completes a spec, TOML or JSON.
+pub(crate) fn read_spec(path: &Path) -> anyhow::Result<Spec> {
     let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
     let json = path.extension().is_some_and(|extension| extension == "json");
     let document = if json {

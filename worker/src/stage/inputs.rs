@@ -8,6 +8,7 @@ use medley_data::text::{Tokenizer, Vocabulary};
 use medley_model::blip::Blip;
 use medley_model::params;
 use medley_model::state::State;
+use medley_model::weights::{Error as WeightsError, Start};
 use medley_protocol::agent::StageInputs;
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
 use medley_protocol::spec::{DataSpec, Spec};
@@ -98,6 +99,32 @@ pub fn state(objects: &Objects, blip: &Blip, manifest: Option<&Manifest>, role: 
     let mut state = State::zeros(blip);
     checkpoint::load(objects, needed(manifest, role)?, &mut state)?;
     Ok(state)
+}
+
+/// The state that files of weights give, laid over the seed's; the seed's where there are none. What became of every tensor
+/// is logged.
+///
+/// # Errors
+/// When a file cannot be read or does not fit: file and tensor are named.
+pub fn begun(spec: &Spec, blip: &Blip, files: &[String], momentum: f64) -> Result<State, Failure> {
+    let start = Start {
+        files,
+        seed: spec.seed,
+        momentum,
+    };
+    let (state, report) = start.load(blip)?;
+    if !files.is_empty() {
+        report.to_string().lines().for_each(|line| tracing::info!("{line}"));
+    }
+    Ok(state)
+}
+
+impl From<WeightsError> for Failure {
+    fn from(error: WeightsError) -> Self {
+        let reason = error.to_string();
+        let retry = error.may_pass();
+        Self { reason, retry }
+    }
 }
 
 fn needed<'a, T>(input: Option<&'a T>, what: &str) -> Result<&'a T, Failure> {

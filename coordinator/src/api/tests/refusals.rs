@@ -39,6 +39,7 @@ async fn missing_data_is_named_field_by_field() {
     std::fs::remove_file(cluster.data_root().join("test/000000.tar")).unwrap();
     let mut document = cluster.document("bootstrap");
     document["vocab"] = json!({"file": "/nowhere/vocab.txt"});
+    document["start"] = json!({"captioner": ["/nowhere/blip-caption"]});
     let answer = cluster.api.post(Role::Submitter, "/jobs", &document).await;
     assert_eq!(answer.refusal(), (422, "invalid"));
     let problems = answer.body["problems"].as_array().unwrap();
@@ -46,7 +47,7 @@ async fn missing_data_is_named_field_by_field() {
         .iter()
         .map(|problem| problem["path"].as_str().unwrap())
         .collect();
-    assert_eq!(paths, ["data.web", "data.test", "vocab.file"]);
+    assert_eq!(paths, ["data.web", "data.test", "vocab.file", "start.captioner"]);
 
     let unknown = json!({"name": "j", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}, "lane": 3});
     let answer = cluster.api.post(Role::Submitter, "/jobs", &unknown).await;
@@ -143,7 +144,11 @@ async fn parts_are_facts_of_any_generation_and_make_one_checkpoint() {
             state_bytes: 20,
             object: object(key, 10),
         };
-        let handed = PartHandedIn { generation: 77, part };
+        let handed = PartHandedIn {
+            generation: 77,
+            part,
+            peak_bytes: None,
+        };
         cluster.api.post(Role::Node, &path, &handed).await.status.as_u16()
     };
     assert_eq!(hand_in(2, 0, "a").await, 422);

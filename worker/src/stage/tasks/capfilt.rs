@@ -33,9 +33,14 @@ impl Tools {
     pub(super) fn load(given: Given) -> Result<Self, Failure> {
         let Given { spec, inputs, objects } = given;
         let tokenizer = inputs::tokenizer(objects, inputs)?;
-        let load = |image_size, manifest, role| Trained::load(given, image_size, &tokenizer, manifest, role);
-        let captioner = load(spec.captioner.image_size, inputs.captioner.as_ref(), "captioner")?;
-        let filter = load(spec.filter.image_size, inputs.filter.as_ref(), "filter")?;
+        let load = |image_size, from, role| Trained::load(given, image_size, &tokenizer, from, role);
+        let (captioner, filter) = (inputs.captioner.as_ref(), inputs.filter.as_ref());
+        let captioner = load(
+            spec.captioner.image_size,
+            (captioner, &spec.start.captioner),
+            "captioner",
+        )?;
+        let filter = load(spec.filter.image_size, (filter, &spec.start.filter), "filter")?;
         let prompt = tokenizer.pieces(&spec.captioner.prompt);
         let longest = spec.capfilt.max_tokens as usize;
         if prompt.len() + 1 >= longest {

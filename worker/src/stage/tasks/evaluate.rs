@@ -78,7 +78,10 @@ impl<'a> Exam<'a> {
         let tokenizer = inputs::tokenizer(objects, inputs)?;
         let longest = spec.model.text.max_tokens as usize;
         let texts = pairs.iter().map(|pair| tokenizer.encode(corpus.text(*pair), longest));
-        let (size, start) = (spec.pretrain.image_size, inputs.start.as_ref());
+        let (size, start) = (
+            spec.pretrain.image_size,
+            (inputs.start.as_ref(), &spec.start.pretrained[..]),
+        );
         Ok(Self {
             model: Trained::load(given, size, &tokenizer, start, "checkpoint to evaluate")?,
             texts: texts.collect(),

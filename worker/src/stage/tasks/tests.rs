@@ -10,6 +10,7 @@ use medley_data::index::ShardIndex;
 use medley_data::shards;
 use medley_model::flat::Pool;
 use medley_model::ops::sum::dot;
+use medley_model::weights::export::Kind;
 use medley_protocol::ids::{LeaseToken, TaskId};
 use medley_protocol::tasks::{Counts, Set, ShardObject};
 use serde_json::{Value, json};
@@ -100,6 +101,22 @@ fn an_overlay_is_the_same_bytes_for_any_batch_size() {
     let mut captions: Vec<&str> = entries.iter().map(|entry| entry.synthetic.as_str()).collect();
     captions.dedup();
     assert_eq!(captions.len(), 5, "each image has draws of its own: {captions:?}");
+}
+
+#[test]
+fn files_of_weights_serve_as_captioner_and_filter_where_no_stage_trained_them() {
+    let mut world = World::new();
+    let mut inputs = world.for_capfilt();
+    let shard = world.shards(Set::Web).remove(0);
+    let work = TaskWork::CapfiltShard { shard };
+    let (trained, _) = shard_of(world.perform(&inputs, &work).unwrap());
+    (inputs.captioner, inputs.filter) = (None, None);
+    let failure = world.perform(&inputs, &work).unwrap_err();
+    assert_eq!(failure, Failure::lasting("the assignment names no captioner"));
+    world.spec.start.captioner = vec![world.export(&inputs, (32, 1), Kind::HfCaption)];
+    world.spec.start.filter = vec![world.export(&inputs, (16, 2), Kind::HfRetrieval)];
+    let (given, _) = shard_of(world.perform(&inputs, &work).unwrap());
+    assert_eq!(given, trained, "the same weights write the same overlay");
 }
 
 #[test]
@@ -346,7 +363,15 @@ fn a_result_is_reported_with_its_lease() {
         counts: Counts::new(),
     };
     let done = report(lease.clone(), Ok(output.clone()));
-    assert_eq!(done, FromRank::TaskDone { lease, output });
+    let FromRank::TaskDone {
+        lease: of,
+        output: made,
+        peak_bytes: Some(1..),
+    } = done
+    else {
+        panic!("{done:?}");
+    };
+    assert_eq!((of, made), (lease, output));
 }
 
 #[test]

@@ -17,16 +17,22 @@ pub(super) struct Trained {
 }
 
 impl Trained {
-    /// Loads the weights of a checkpoint; `role` names it when it is missing.
+    /// Loads the weights of a checkpoint, or those of `files` if there is no checkpoint; `role` names what is missing.
     pub(super) fn load(
         given: Given,
         image_size: u32,
         tokenizer: &Tokenizer,
-        manifest: Option<&Manifest>,
+        (manifest, files): (Option<&Manifest>, &[String]),
         role: &str,
     ) -> Result<Self, Failure> {
         let blip = inputs::blip(given.spec, image_size, tokenizer.vocabulary());
-        let params = inputs::state(given.objects, &blip, manifest, role)?.params;
+        let state = if manifest.is_none() && !files.is_empty() {
+            // The momentum encoders are not kept.
+            inputs::begun(given.spec, &blip, files, 1.0)?
+        } else {
+            inputs::state(given.objects, &blip, manifest, role)?
+        };
+        let params = state.params;
         let pool = Pool::default();
         Ok(Self { blip, params, pool })
     }

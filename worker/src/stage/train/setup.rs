@@ -74,7 +74,7 @@ impl Setup {
             prompt: train.prompt.clone(),
         };
         let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
-        let state = initial_state(assignment, objects, &blip)?;
+        let state = initial_state(assignment, objects, &blip, train)?;
         Ok(Self {
             state,
             objective,
@@ -129,16 +129,24 @@ fn stage_seed(seed: u64, stage_name: &str) -> u64 {
     u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has eight bytes"))
 }
 
-/// The stage's own checkpoint if it has one; else the weights it is fine-tuned from; else fresh weights.
-fn initial_state(assignment: &Assignment, objects: &Objects, blip: &Blip) -> Result<State, Failure> {
+/// The stage's own checkpoint if it has one; else the checkpoint it is fine-tuned from; else the weights that the spec names,
+/// or fresh ones.
+fn initial_state(assignment: &Assignment, objects: &Objects, blip: &Blip, train: &TrainSpec) -> Result<State, Failure> {
     let StageInputs { start, resume, .. } = &assignment.inputs;
     if resume.is_some() {
         return inputs::state(objects, blip, resume.as_ref(), "checkpoint to go on from");
     }
-    if assignment.kind == StageKind::Pretrain && start.is_none() {
-        return Ok(State::fresh(blip, assignment.spec.seed));
+    let spec = &assignment.spec;
+    let pretrains = assignment.kind == StageKind::Pretrain;
+    let files = if pretrains {
+        &spec.start.initial
+    } else {
+        &spec.start.pretrained
+    };
+    if start.is_none() && (pretrains || !files.is_empty()) {
+        return inputs::begun(spec, blip, files, train.momentum);
     }
-    let pretrained = Blip::new(&blip.model, assignment.spec.pretrain.image_size, blip.vocab);
+    let pretrained = Blip::new(&blip.model, spec.pretrain.image_size, blip.vocab);
     let state = inputs::state(objects, &pretrained, start.as_ref(), "checkpoint to start from")?;
     let mut state = state.at_image_size(&pretrained, blip);
     state.begin_stage();

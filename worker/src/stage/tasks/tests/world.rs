@@ -9,6 +9,7 @@ use medley_data::synth::{SynthSpec, generate};
 use medley_data::text::Tokenizer;
 use medley_model::blip::Blip;
 use medley_model::state::State;
+use medley_model::weights::export::{Export, Kind};
 use medley_protocol::agent::StageInputs;
 use medley_protocol::checkpoint::{CheckpointPart, Manifest, ObjectRef};
 use medley_protocol::ids::{CheckpointId, StageId};
@@ -130,6 +131,20 @@ impl World {
             state_bytes,
             parts: vec![part],
         }
+    }
+
+    /// A directory of transformers with the fresh weights of an image size and a seed.
+    pub(super) fn export(&self, inputs: &StageInputs, (image_size, seed): (u32, u64), kind: Kind) -> String {
+        let (blip, state) = self.model(inputs, image_size, seed);
+        let vocabulary = self.tokenizer(inputs).vocabulary().to_text();
+        let out = self.dir.path().join(format!("export-{seed}"));
+        let export = Export {
+            blip: &blip,
+            state: &state,
+            vocabulary: &vocabulary,
+        };
+        export.write(kind, &out).unwrap();
+        out.display().to_string()
     }
 
     /// Version 0 with a captioner and a filter.
