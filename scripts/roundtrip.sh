@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Weights go out to PyTorch and transformers and come back: makes the files of weights that the tests read anew, and loads
-# what Medley exports. PYTHON names an interpreter that has model/tests/weights/requirements.txt; without it, one is made in
+# what Medley exports. PYTHON names an interpreter that has model/tests/golden/requirements.txt; without it, one is made in
 # target/parity/venv (some gigabytes).
 set -euo pipefail
 . "$(dirname "$0")/tools.sh"
@@ -11,7 +11,7 @@ venv=$fetched/parity/venv
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=$venv/bin/python
   [ -x "$PYTHON" ] || python3 -m venv "$venv"
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r model/tests/weights/requirements.txt
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r model/tests/golden/requirements.txt
 fi
 
 work=$(mktemp -d)
