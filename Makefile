@@ -11,7 +11,7 @@ SHELL := /bin/bash
 help:
 	@echo "make demo            train a small BLIP on a cluster of this machine, bootstrap its captions, compare (QUICK=1: only to see it run)"
 	@echo "make test            all tests"
-	@echo "make check           everything CI checks: format, lints, docs, tests, licences, dashboard, demo, browser"
+	@echo "make check           everything CI checks: format, lints, docs, tests with the demo, licences, dashboard, two machines, browser"
 	@echo "make build           the programs, in $(bin)"
 	@echo "make install         what the machine lacks for the above"
 	@echo "make two-machines    a job over two simulated machines (as root)"

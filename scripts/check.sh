@@ -8,7 +8,7 @@ set -euo pipefail
 
 # name:seconds it may take. All together may take `budget` seconds, on two cores and with nothing compiled before.
 steps=(
-  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 licences:300 dashboard:300 demo:900 browser:240
+  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 licences:300 dashboard:300 machines:900 browser:240
 )
 budget=3600
 # Exit status of a step that cannot be done on this machine.
@@ -35,6 +35,7 @@ step_clippy() { cargo clippy --locked --release --workspace --all-targets -- -D 
 
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps; }
 
+# The demo is one of the tests: the whole product once, small.
 step_tests() { "$root/scripts/test.sh"; }
 
 step_licences() {
@@ -48,20 +49,10 @@ step_licences() {
 
 step_dashboard() { "$root/scripts/dashboard.sh" check; }
 
-# The whole product once, small: corpus, cluster, a bootstrap job, report.
-step_demo() {
-  local status=0
-  scratch=$(mktemp -d "${TMPDIR:-/tmp}/medley-check.XXXXXX")
-  # The private database server runs as a user of its own, who must be able to come this way.
-  chmod 0755 "$scratch"
-  trap 'rm -rf "$scratch"' EXIT
+# A job over two machines that share nothing but a cable and a file system.
+step_machines() {
   cargo build --locked --release --workspace --bins
-  "$target/release/medley" demo --quick --state-dir "$scratch/state" || status=$?
-  if [ $status != 0 ]; then
-    say "the demo failed; the ends of its logs:"
-    tail -n 30 "$scratch"/state/logs/*.log >&2 || true
-  fi
-  return $status
+  "$root/tests/deploy/two-machines.sh"
 }
 
 step_browser() {

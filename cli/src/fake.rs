@@ -56,6 +56,7 @@ pub(crate) fn stage(name: &str, kind: StageKind, state: StageState) -> StageView
         needs: Vec::new(),
         generation: 1,
         world: 4,
+        peak_rank_bytes: Some(300 << 20),
         done: 0,
         total: None,
         epochs: Vec::new(),

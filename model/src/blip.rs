@@ -6,6 +6,7 @@
 
 use crate::flat::{Flat, Pool};
 use crate::layout::{Layout, ParamId};
+use crate::loss::itm::Negatives;
 use crate::loss::{itc, itm, lm};
 use crate::params::{self, Objective, Vocabulary};
 use crate::random::{Purpose, Stream};
@@ -148,6 +149,22 @@ impl Blip {
         pool: &mut Pool,
         grad: &mut [f32],
     ) -> Result<LaneOutput, WriteCount> {
+        self.lane_with(state, batch, step, None, pool, grad)
+    }
+
+    /// [`Blip::lane`] with negatives that are given instead of drawn.
+    ///
+    /// # Errors
+    /// As [`Blip::lane`].
+    pub fn lane_with(
+        &self,
+        state: &State,
+        batch: LaneBatch,
+        step: LaneStep,
+        negatives: Option<&Negatives>,
+        pool: &mut Pool,
+        grad: &mut [f32],
+    ) -> Result<LaneOutput, WriteCount> {
         let declared = params::declared_writes(&self.student_layout, step.objective);
         let trainable = params::trainable(&declared);
         for (id, entry) in self.student_layout.iter().filter(|(id, _)| !trainable[id.index()]) {
@@ -166,7 +183,7 @@ impl Blip {
             data: &state.params,
         };
         let mut tape = Tape::training(weights, pool, grad, &trainable);
-        let losses = self.losses(&mut tape, batch, step, keys);
+        let losses = self.losses(&mut tape, batch, step, keys, negatives);
         let terms: Vec<(Var, f32)> = losses.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);
         let losses = losses.map(|loss| loss.map_or(0.0, |v| tape.scalar(v)));
@@ -220,6 +237,7 @@ impl Blip {
         batch: LaneBatch,
         step: LaneStep,
         keys: itc::Keys<'a>,
+        negatives: Option<&Negatives>,
     ) -> [Option<Var>; 3] {
         let b = batch.texts.len();
         let drop_path = step.stream(Purpose::DropPath, Pass::Student);
@@ -239,7 +257,8 @@ impl Blip {
         if step.objective.understands() {
             let found = self.contrast(tape, images, batch, step, keys);
             let (i2t, t2i) = (tape.value(found.image_to_text), tape.value(found.text_to_image));
-            let negatives = itm::draw(i2t, t2i, b, step.stream(Purpose::Negatives, Pass::Student));
+            let drawn = || itm::draw(i2t, t2i, b, step.stream(Purpose::Negatives, Pass::Student));
+            let negatives = negatives.cloned().unwrap_or_else(drawn);
             matching = itm::sequences(batch.texts, &negatives, self.vocab.enc, self.image_tokens);
             contrast = Some(found.loss);
         }

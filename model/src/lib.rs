@@ -3,7 +3,7 @@
 //! From leaf to root: [`flat`] memory and the [`layout`] that names what lies in it; counter-based [`random`] numbers;
 //! the kernels of [`ops`]; the [`tape`] that records them and runs them in reverse; the towers ([`vision`], [`text`])
 //! and the three objectives ([`loss`]) written forward only; [`blip`], one lane of a training step; [`state`], what a
-//! step commits; and [`generate`], captions and scores.
+//! step commits; [`generate`], captions and scores; and [`replay`], a step on the tensors of another implementation.
 //!
 //! Nothing here knows of networks, processes or ranks. A lane's result is a function of the weights, the batch and the
 //! keys of its random streams, to the last bit, whatever the number of threads.
@@ -20,6 +20,7 @@ pub mod ops;
 pub mod params;
 pub mod positions;
 pub mod random;
+pub mod replay;
 pub mod schedule;
 pub mod state;
 pub mod tape;

@@ -135,6 +135,13 @@ impl State {
     ///
     /// The average after the optimiser's step equals the reference's before the next forward.
     pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        self.optimise(blip, objective, train, commit);
+        self.settle(blip, objective, train);
+        self.advance(blip, objective, commit);
+    }
+
+    /// The optimiser's part of a commit.
+    pub fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         let declared = params::declared_writes(&blip.student_layout, objective);
         let scale = 1.0 / commit.lanes as f32;
         for (id, entry) in blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0) {
@@ -154,9 +161,20 @@ impl State {
             let (m, v) = (&mut self.m[at.clone()], &mut self.v[at.clone()]);
             adamw.apply(&mut self.params[at.clone()], &commit.gradient[at], scale, m, v);
         }
+    }
+
+    /// What the reference does at the start of the next forward pass, and is therefore pending in its checkpoints: the clamp
+    /// of the temperature and the momentum average.
+    pub fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
         self.clamp_temperature(blip);
         if objective.understands() {
-            self.average(blip, train.momentum as f32);
+            self.average(blip, train.momentum);
+        }
+    }
+
+    /// The rest of a commit: the step's features go into the queues, and it is counted.
+    pub fn advance(&mut self, blip: &Blip, objective: Objective, commit: Commit) {
+        if objective.understands() {
             self.enqueue(blip, commit.image_features, commit.text_features);
         }
         self.step += 1;
@@ -168,7 +186,7 @@ impl State {
         *temperature = temperature.clamp(limits.min as f32, limits.max as f32);
     }
 
-    pub(crate) fn average(&mut self, blip: &Blip, momentum: f32) {
+    pub(crate) fn average(&mut self, blip: &Blip, momentum: f64) {
         for entry in blip.momentum_layout.entries() {
             let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
             momentum_average(&mut self.ema[entry.range()], &self.params[student], momentum);

@@ -13,7 +13,8 @@ use medley_model::params::Vocabulary;
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
 use medley_protocol::spec::Spec;
-use plain::{Plain, TextPass, log_softmax};
+use plain::formulas::log_softmax;
+use plain::{Plain, TextPass};
 
 const IMAGES: usize = 3;
 const SIDE: usize = 16;

@@ -13,7 +13,8 @@ use medley_model::params::{Objective, Vocabulary};
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
 use medley_protocol::spec::{ModelSpec, Spec};
-use plain::{Plain, TextPass, log_softmax, softmax};
+use plain::formulas::{log_softmax, matrix, softmax};
+use plain::{Plain, TextPass};
 
 const B: usize = 3;
 const ALPHA: f64 = 0.3;
@@ -86,12 +87,6 @@ fn plain<'a>(model: &'a ModelSpec, layout: &Layout, values: &[f32]) -> Plain<'a>
     }
 }
 
-fn to_tensor(values: &[f32], cols: usize) -> Tensor {
-    let values: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
-    let rows = values.len() / cols;
-    Tensor::from_vec(values, (rows, cols), &Device::Cpu).unwrap()
-}
-
 fn features(plain: &Plain, images: &[Tensor], stream: Option<Stream>) -> Result<(Tensor, Tensor)> {
     let image = images
         .iter()
@@ -120,8 +115,8 @@ fn contrast(
     state: &State,
     width: usize,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let images = Tensor::cat(&[image_m, &to_tensor(&state.image_queue, width)], 0)?;
-    let texts = Tensor::cat(&[text_m, &to_tensor(&state.text_queue, width)], 0)?;
+    let images = Tensor::cat(&[image_m, &matrix(&state.image_queue, width)?], 0)?;
+    let texts = Tensor::cat(&[text_m, &matrix(&state.text_queue, width)?], 0)?;
     let t = student.temperature()?;
     let one_way = |query: &Tensor, teacher: &Tensor, keys: &Tensor| -> Result<(Tensor, Tensor)> {
         let soft = softmax(&teacher.matmul(&keys.t()?)?.broadcast_div(&t.detach())?)?;
@@ -211,10 +206,8 @@ fn compare(dropout: f64, objective: Objective) {
 
     let lane = |purpose, pass| Stream::new(5, purpose).at(9).at(1).at(pass);
     let image = |plain: &Plain, i: usize| {
-        let image = to_tensor(&pixels[i * 768..(i + 1) * 768], 16)
-            .reshape((3, 16, 16))
-            .unwrap();
-        plain.vision(&image).unwrap()
+        let image = matrix(&pixels[i * 768..(i + 1) * 768], 16).unwrap();
+        plain.vision(&image.reshape((3, 16, 16)).unwrap()).unwrap()
     };
     let student = plain(&model, &blip.student_layout, &state.params);
     let images: Vec<Tensor> = (0..B).map(|i| image(&student, i)).collect();

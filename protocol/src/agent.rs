@@ -226,6 +226,8 @@ pub enum FromRank {
     Part {
         /// The part.
         part: CheckpointPart,
+        /// Most memory that the rank's process has had resident so far, where its system says.
+        peak_bytes: Option<u64>,
     },
     /// The rank has nothing to do and asks for a task.
     LeaseWanted,
@@ -235,6 +237,8 @@ pub enum FromRank {
         lease: Lease,
         /// Its result.
         output: TaskOutput,
+        /// Most memory that the rank's process has had resident so far, where its system says.
+        peak_bytes: Option<u64>,
     },
     /// A task cannot be done.
     TaskFailed {

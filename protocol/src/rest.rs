@@ -89,8 +89,10 @@ pub struct StageView {
     pub needs: Vec<StageId>,
     /// Present generation.
     pub generation: u64,
-    /// Ranks of the present generation.
+    /// Ranks of the present generation; of the last one once the stage has ended.
     pub world: u32,
+    /// Most memory in bytes that one of its ranks has had resident; none before a rank has handed something in.
+    pub peak_rank_bytes: Option<u64>,
     /// Committed steps, or finished tasks.
     pub done: u64,
     /// Steps, or tasks, in all; none while not known.
@@ -237,6 +239,8 @@ pub struct PartHandedIn {
     pub generation: u64,
     /// The part.
     pub part: CheckpointPart,
+    /// Most memory that the process of the rank has had resident.
+    pub peak_bytes: Option<u64>,
 }
 
 /// An agent asks for a task on behalf of a rank.
@@ -273,6 +277,8 @@ pub struct TaskFinished {
     pub token: LeaseToken,
     /// The result.
     pub output: crate::tasks::TaskOutput,
+    /// Most memory that the process of the rank has had resident.
+    pub peak_bytes: Option<u64>,
 }
 
 /// A task given up.

@@ -1,7 +1,7 @@
 //! What runs on a node: the [`agent`] that talks to the coordinator, and the ranks that compute.
 //!
 //! A rank is a process of its own ([`supervise`] starts it and listens to it); [`stage`] is what it works on. [`local`] runs a
-//! training without a cluster, and [`weights`] are brought in and out.
+//! training without a cluster, [`replay`] single steps on given tensors; [`weights`] are brought in and out.
 
 pub mod agent;
 pub mod checkpoint;
@@ -9,6 +9,7 @@ pub mod collective;
 pub mod local;
 pub mod objects;
 pub mod rank;
+pub mod replay;
 pub mod stage;
 pub mod supervise;
 pub mod weights;

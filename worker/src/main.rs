@@ -1,7 +1,8 @@
-//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster; and weights, in and out.
+//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps; and weights, in and
+//! out.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, local, rank, weights};
+use medley_worker::{agent, local, rank, replay, weights};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ enum Command {
     Rank,
     /// Pre-train on this machine alone, without coordinator or agent.
     Train(local::Args),
+    /// Run training steps on tensors from files and write losses, gradients and the state after them.
+    Replay(replay::Args),
     /// Look into files of weights, and write checkpoints for other programs.
     #[command(subcommand)]
     Weights(weights::Command),
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Rank => return rank::process::run(),
         Command::Train(args) => local::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Weights(command) => weights::run(command),
     };
     match result {

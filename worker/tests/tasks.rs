@@ -127,7 +127,10 @@ fn a_rank_works_on_one_lease_after_the_other_until_it_is_stopped() {
     let first = shard("shard-000000.tar");
     let indexing = lease(TaskWork::IndexShard { shard: first.clone() });
     rank.offer(Some(indexing.clone()));
-    let FromRank::TaskDone { lease: done, output } = rank.hears() else {
+    let FromRank::TaskDone {
+        lease: done, output, ..
+    } = rank.hears()
+    else {
         panic!("the shard is readable");
     };
     assert_eq!(done, indexing);

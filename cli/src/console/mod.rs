@@ -6,7 +6,7 @@ mod text;
 
 pub(crate) use screen::Screen;
 pub(crate) use table::{Align, Table};
-pub(crate) use text::{ago, clock, duration, number, percent, seconds_between, wire_name};
+pub(crate) use text::{ago, bytes, clock, duration, number, percent, seconds_between, wire_name};
 
 use anyhow::Result;
 use serde::Serialize;

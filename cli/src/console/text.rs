@@ -47,6 +47,19 @@ pub(crate) fn number(value: u64) -> String {
     grouped
 }
 
+/// A size in bytes as people say it: `980 KiB`, `1.2 GiB`.
+pub(crate) fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut amount, mut unit) = (value as f64, 0);
+    // What would be rounded to 1024 is 1 of the next unit.
+    while amount >= 1023.5 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    let decimals = usize::from(unit > 0 && amount < 9.95);
+    format!("{amount:.decimals$} {}", UNITS[unit])
+}
+
 /// The name that a kind or state has in JSON.
 pub(crate) fn wire_name<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
@@ -69,6 +82,15 @@ mod tests {
     #[test]
     fn numbers_are_grouped_from_the_right() {
         assert_eq!([7, 1500, 1_234_567].map(number), ["7", "1,500", "1,234,567"]);
+    }
+
+    #[test]
+    fn sizes_keep_two_or_three_digits() {
+        let said = [0, 1023, 1024, 10 << 10, (1 << 20) - 1, 300 << 20, 5 << 28].map(bytes);
+        assert_eq!(
+            said,
+            ["0 B", "1023 B", "1.0 KiB", "10 KiB", "1.0 MiB", "300 MiB", "1.2 GiB"]
+        );
     }
 
     #[test]

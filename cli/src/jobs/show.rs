@@ -2,7 +2,9 @@
 
 use super::detail;
 use crate::connect::explain;
-use crate::console::{Align, Table, ago, duration, number, percent, print, print_json, seconds_between, wire_name};
+use crate::console::{
+    Align, Table, ago, bytes, duration, number, percent, print, print_json, seconds_between, wire_name,
+};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
@@ -66,6 +68,7 @@ fn stages(stages: &[StageView], now: DateTime<Utc>) -> Table {
         ("state", Left),
         ("done", Right),
         ("ranks", Right),
+        ("memory of a rank", Right),
         ("generation", Right),
         ("time", Right),
         ("reason", Left),
@@ -79,6 +82,7 @@ fn stages(stages: &[StageView], now: DateTime<Utc>) -> Table {
             wire_name(&stage.state),
             format!("{}{total}", stage.done),
             stage.world.to_string(),
+            stage.peak_rank_bytes.map(bytes).unwrap_or_default(),
             stage.generation.to_string(),
             time.unwrap_or_default(),
             stage.reason.clone(),
@@ -148,7 +152,7 @@ mod tests {
         job.stages = vec![done, waiting];
         let page = page(&job, &[], moment(100));
         assert!(
-            page.contains("index-0     done      9/9      4           1  1m 00s"),
+            page.contains("index-0     done      9/9      4           300 MiB           1  1m 00s"),
             "{page}"
         );
         assert!(page.contains("no node is alive"), "{page}");

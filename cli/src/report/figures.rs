@@ -34,8 +34,8 @@ pub(crate) struct Report {
     pub(crate) capfilt: Vec<Filtering>,
     /// Counts of the dataset versions that CapFilt made.
     pub(crate) datasets: Vec<Dataset>,
-    /// Times of the stages.
-    pub(crate) stages: Vec<StageTime>,
+    /// What the stages cost.
+    pub(crate) stages: Vec<StageCost>,
     /// Where everything lies.
     pub(crate) places: Places,
 }
@@ -49,9 +49,9 @@ pub(crate) struct Dataset {
     pub(crate) counts: Counts,
 }
 
-/// How long a stage took.
+/// What a stage cost: time, ranks, memory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct StageTime {
+pub(crate) struct StageCost {
     /// The stage.
     pub(crate) name: String,
     /// From its first start to its end.
@@ -64,6 +64,8 @@ pub(crate) struct StageTime {
     pub(crate) per_second: f64,
     /// Ranks of its last generation.
     pub(crate) ranks: u32,
+    /// Most memory that one of its ranks has had resident, in bytes.
+    pub(crate) peak_rank_bytes: Option<u64>,
     /// Memberships it needed: 1 where nothing failed.
     pub(crate) generations: u64,
 }
@@ -113,15 +115,15 @@ impl Report {
                     counts: round.dataset.counts.clone(),
                 })
                 .collect(),
-            stages: inputs.job.stages.iter().filter_map(stage_time).collect(),
+            stages: inputs.job.stages.iter().filter_map(cost).collect(),
             places,
         })
     }
 }
 
-fn stage_time(stage: &StageView) -> Option<StageTime> {
+fn cost(stage: &StageView) -> Option<StageCost> {
     let seconds = seconds_between(stage.started_at?, stage.finished_at?);
-    Some(StageTime {
+    Some(StageCost {
         name: stage.name.clone(),
         seconds,
         done: stage.done,
@@ -132,6 +134,7 @@ fn stage_time(stage: &StageView) -> Option<StageTime> {
             0.0
         },
         ranks: stage.world,
+        peak_rank_bytes: stage.peak_rank_bytes,
         generations: stage.generation,
     })
 }

@@ -4,7 +4,7 @@ use super::FILES;
 use super::figures::Report;
 use super::filtering::Filtering;
 use super::retrieval::{Chance, Difference, Model, Verdict};
-use crate::console::{Align, Table, duration, number, percent, wire_name};
+use crate::console::{Align, Table, bytes, duration, number, percent, wire_name};
 use medley_data::synth::Attribute;
 use medley_protocol::tasks::{Interval, Recall};
 use std::fmt::Write;
@@ -26,7 +26,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     for round in &report.capfilt {
         page += &filtering(round);
     }
-    page += &section("Times", &stages(report));
+    page += &section("What it took", &stages(report));
     page + &places(report)
 }
 
@@ -212,6 +212,7 @@ fn stages(report: &Report) -> Table {
         ("done", Right),
         ("per second", Right),
         ("ranks", Right),
+        ("memory of a rank", Right),
         ("generations", Right),
     ]);
     for stage in &report.stages {
@@ -221,6 +222,7 @@ fn stages(report: &Report) -> Table {
             format!("{} {}", number(stage.done), stage.unit),
             format!("{:.1}", stage.per_second),
             stage.ranks.to_string(),
+            stage.peak_rank_bytes.map(bytes).unwrap_or_default(),
             stage.generations.to_string(),
         ]);
     }

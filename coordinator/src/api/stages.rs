@@ -75,7 +75,7 @@ async fn hand_in_part(
     Body(handed): Body<PartHandedIn>,
 ) -> Result<StatusCode> {
     check_part(&handed.part)?;
-    match app.store.add_part(stage, handed.generation, &handed.part).await? {
+    match app.store.add_part(stage, &handed).await? {
         PartOutcome::Stored => {}
         PartOutcome::Committed => app.control.wake(),
         PartOutcome::NoStage => return Err(no_stage()),

@@ -63,7 +63,7 @@ async fn finish_task(
         .await?
         .ok_or_else(|| Error::not_found("there is no task of this id"))?;
     check_output(&work, &finished.output)?;
-    let counted = app.store.finish_task(task, finished.token, &finished.output).await?;
+    let counted = app.store.finish_task(task, &finished).await?;
     app.control.wake();
     answer(counted)
 }

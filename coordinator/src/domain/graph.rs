@@ -98,6 +98,7 @@ impl Graph<'_> {
             needs: needs.to_vec(),
             state: State::Blocked,
             generation: 0,
+            world: 0,
             setbacks: Setbacks::default(),
             course: None,
             facts: Facts::default(),

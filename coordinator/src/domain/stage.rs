@@ -28,6 +28,8 @@ pub struct Stage {
     pub state: State,
     /// Number of the last generation; 0 before the first.
     pub generation: u64,
+    /// Ranks of that generation.
+    pub world: u32,
     /// Generations that failed without progress.
     pub setbacks: Setbacks,
     /// Steps of a training stage, once known.
@@ -192,7 +194,7 @@ impl Stage {
         if !matches!(self.state, State::Waiting { .. }) {
             return Err(self.invalid("placed"));
         }
-        let number = self.generation + 1;
+        let (number, world) = (self.generation + 1, seats.len() as u32);
         let generation = Generation {
             number,
             secret,
@@ -209,6 +211,7 @@ impl Stage {
         };
         Ok(Self {
             generation: number,
+            world,
             ..self.with(state)
         })
     }
@@ -301,6 +304,7 @@ mod tests {
             needs: Vec::new(),
             state: State::Blocked,
             generation: 0,
+            world: 0,
             setbacks: Setbacks::default(),
             course: None,
             facts: Facts::default(),

@@ -94,7 +94,7 @@ impl Control {
     }
 
     /// Waits until [`wake`](Self::wake) is called.
-    pub(super) async fn woken(&self) {
+    pub async fn woken(&self) {
         self.inner.wake.notified().await;
     }
 
@@ -148,18 +148,18 @@ impl Control {
     }
 
     /// What the nodes say, as of now.
-    pub(super) fn sight(&self) -> Sight {
+    pub fn sight(&self) -> Sight {
         self.state().sight.clone()
     }
 
     /// Gives every node a whole silence from now.
-    pub(super) fn forgive(&self) {
+    pub fn forgive(&self) {
         let now = self.now();
         self.state().sight.forgive(now);
     }
 
     /// This coordinator leads from now on, and knows these nodes.
-    pub(super) fn lead(&self, nodes: Vec<KnownNode>) {
+    pub fn lead(&self, nodes: Vec<KnownNode>) {
         let now = self.now();
         let mut state = self.state();
         *state = State {
@@ -177,7 +177,7 @@ impl Control {
     }
 
     /// Makes orders known that were decided from `sight`.
-    pub(super) fn publish(&self, told: &Told, sight: &Sight) {
+    pub fn publish(&self, told: &Told, sight: &Sight) {
         let with_life = |(node, orders): (&NodeId, &Arc<Orders>)| {
             let life = sight.nodes.get(node)?.node.incarnation;
             Some((*node, (life, Arc::clone(orders))))

@@ -31,6 +31,8 @@ pub struct Memory {
     pub silent: BTreeSet<NodeId>,
     /// Stages that are not placed again before a time.
     pub held: BTreeMap<StageId, Duration>,
+    /// Stages of which was made known that they wait for nodes to be heard.
+    pub expectant: BTreeSet<StageId>,
 }
 
 /// The decision function.
@@ -57,6 +59,7 @@ pub fn decide(
     let mut pass = Pass {
         evidence,
         held: &mut memory.held,
+        expectant: &mut memory.expectant,
         decision: &mut decision,
     };
     let jobs = jobs
@@ -87,6 +90,7 @@ fn notice_nodes(memory: &mut Memory, sight: &Sight, now: Duration, settings: &Se
 pub(super) struct Pass<'a> {
     pub(super) evidence: Evidence<'a>,
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
+    pub(super) expectant: &'a mut BTreeSet<StageId>,
     pub(super) decision: &'a mut Decision,
 }
 

@@ -9,8 +9,6 @@ use super::decide::{Memory, decide};
 use super::orders;
 use crate::domain::{InvalidTransition, SystemMint};
 use crate::store::{Saved, Scheduling, Store};
-use medley_protocol::ids::NodeId;
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,17 +157,7 @@ impl Leader {
         let settings = self.control.settings();
         let (mut memory, decision) = decide(office.memory.clone(), &sight, jobs, now, settings, &mut SystemMint)?;
         let desired = orders::desired(&decision.jobs, &self.objects_url);
-        // A node that was never told anything by this leader may still obey an earlier one.
-        let untold = sight
-            .nodes
-            .keys()
-            .filter(|node| !memory.told.orders.contains_key(*node));
-        let concerned: BTreeSet<NodeId> = memory
-            .told
-            .changed(&desired)
-            .into_iter()
-            .chain(untold.copied())
-            .collect();
+        let concerned = memory.told.concerned(&desired, sight.nodes.keys().copied());
         let scheduling = Scheduling {
             term: office.term,
             decision: &decision,

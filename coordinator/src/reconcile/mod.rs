@@ -27,6 +27,9 @@ pub struct Settings {
     pub silence: Duration,
     /// A stage whose generation failed is placed only on nodes that were heard so recently.
     pub fresh: Duration,
+    /// Longest time that placing waits for the first beat of a node which registered, or was there before this
+    /// coordinator led.
+    pub first_beat_grace: Duration,
     /// Pause between the failure of a generation and the next.
     pub settle: Duration,
     /// Longest time that a rank may load data and weights.
@@ -47,6 +50,7 @@ impl Default for Settings {
             beat: Duration::from_millis(500),
             silence: Duration::from_secs(5),
             fresh: Duration::from_millis(1500),
+            first_beat_grace: Duration::from_secs(5),
             settle: Duration::from_millis(1500),
             start_limit: Duration::from_mins(15),
             step_limit: Duration::from_mins(30),

@@ -5,7 +5,7 @@ use crate::domain::stage::{Generation, State};
 use crate::domain::{Job, Stage};
 use medley_protocol::agent::{Assignment, Orders};
 use medley_protocol::ids::{NodeId, StageId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the nodes were last told.
@@ -32,6 +32,17 @@ impl Told {
         let mut nodes: Vec<NodeId> = new.map(|(node, _)| *node).chain(ended.map(|(node, _)| *node)).collect();
         nodes.sort_unstable();
         nodes
+    }
+
+    /// The nodes that get new orders: those for which `desired` is news, and those of `known` that this leader never told
+    /// anything, which may still obey an earlier one.
+    pub fn concerned(
+        &self,
+        desired: &BTreeMap<NodeId, Vec<Assignment>>,
+        known: impl Iterator<Item = NodeId>,
+    ) -> BTreeSet<NodeId> {
+        let untold = known.filter(|node| !self.orders.contains_key(node));
+        self.changed(desired).into_iter().chain(untold).collect()
     }
 
     /// The orders of `revisions`' nodes become `desired`, under revisions that the job table has given out.

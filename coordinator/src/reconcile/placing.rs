@@ -2,6 +2,8 @@
 
 use super::Settings;
 use super::decide::Pass;
+use super::evidence::Evidence;
+use super::sight::Seen;
 use crate::domain::stage::{Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage, job};
 use crate::plan::{self, Placement, Request};
@@ -35,6 +37,12 @@ impl Pass<'_> {
         if waiting.is_empty() {
             return Ok(jobs);
         }
+        let expected = self.expected();
+        if !expected.is_empty() {
+            let ids: BTreeSet<StageId> = waiting.iter().map(|(_, stage)| stage.id).collect();
+            return self.await_nodes(jobs, &ids, &expected.join(", "));
+        }
+        self.expectant.clear();
         // Stages of a job are in order already.
         waiting.sort_by_key(|(job, _)| (job.submitted_at, job.id));
         let replaces = waiting.iter().any(|(_, stage)| stage.generation > 0);
@@ -48,6 +56,50 @@ impl Pass<'_> {
                 } else if let Some(reason) = plan.waits.remove(&id) {
                     self.wait(job, i, reason)?;
                 }
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Names of the nodes that may be heard any moment for the first time.
+    ///
+    /// A stage keeps the ranks it is placed with. Where everything starts anew, nodes come one after the other; whoever
+    /// took the first of them at once would leave the others idle.
+    fn expected(&self) -> Vec<&str> {
+        let Evidence {
+            sight, settings, now, ..
+        } = self.evidence;
+        let is_awaited =
+            |seen: &&Seen| !seen.has_beaten && now.saturating_sub(seen.awaited_since) < settings.first_beat_grace;
+        let mut names: Vec<&str> = sight
+            .nodes
+            .values()
+            .filter(is_awaited)
+            .map(|seen| seen.node.name.as_str())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Lets stages wait for nodes, and makes it known once.
+    fn await_nodes(
+        &mut self,
+        mut jobs: Vec<Job>,
+        stages: &BTreeSet<StageId>,
+        nodes: &str,
+    ) -> Result<Vec<Job>, InvalidTransition> {
+        let most = self.evidence.settings.first_beat_grace.as_secs_f64();
+        for job in &mut jobs {
+            for i in 0..job.stages.len() {
+                let id = job.stages[i].id;
+                if !stages.contains(&id) || !self.expectant.insert(id) {
+                    continue;
+                }
+                let reason = format!("waits to hear from {nodes}, for at most {most:.0} s");
+                let message = format!("{} {reason}", job.stages[i].name);
+                let event = Event::of_stage(job.id, &job.stages[i], "stage-waits", message);
+                self.decision.events.push(event);
+                self.wait(job, i, reason)?;
             }
         }
         Ok(jobs)

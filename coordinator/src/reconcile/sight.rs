@@ -20,6 +20,8 @@ pub struct Seen {
     pub revision: u64,
     /// Whether it has beaten in this incarnation.
     pub has_beaten: bool,
+    /// Since when its first beat is awaited. Lives that never beat make it no later.
+    pub awaited_since: Duration,
     /// Its ranks.
     pub ranks: BTreeMap<RankId, Report>,
 }
@@ -58,7 +60,9 @@ impl Sight {
             seen.heard_at = now;
             return;
         }
+        let mute = self.nodes.get(&node.id).filter(|seen| !seen.has_beaten);
         let seen = Seen {
+            awaited_since: mute.map_or(now, |seen| seen.awaited_since),
             heard_at: now,
             revision: 0,
             has_beaten: false,
@@ -176,6 +180,18 @@ mod tests {
             Ok(true)
         );
         assert_eq!(sight.beat(beat(1, &[]), T0), Ok(true));
+    }
+
+    #[test]
+    fn lives_that_end_before_their_first_beat_are_awaited_no_longer() {
+        let mut sight = Sight::default();
+        let since = |sight: &Sight| sight.nodes[&known(1).id].awaited_since;
+        sight.meet(known(1), T0);
+        sight.meet(known(2), T1);
+        assert_eq!(since(&sight), T0);
+        sight.beat(beat(2, &[]), T1).unwrap();
+        sight.meet(known(3), T1);
+        assert_eq!(since(&sight), T1, "a node that was heard is awaited anew");
     }
 
     #[test]

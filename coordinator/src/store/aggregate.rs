@@ -1,6 +1,6 @@
 //! Jobs as aggregates: rows of many tables put together, as of one moment.
 
-use super::value::{named, read};
+use super::value::{count, named, read};
 use super::{Store, checkpoints, datasets, epochs, jobs, stages, tasks};
 use crate::domain::{Job, Stage, job};
 use medley_protocol::ids::{JobId, StageId};
@@ -136,7 +136,8 @@ fn stage_view(stage: &Stage, row: &stages::Row, epochs: Option<Vec<EpochView>>) 
         reason: row.reason.clone(),
         needs: stage.needs.clone(),
         generation: stage.generation,
-        world: stage.present().map_or(0, |generation| generation.seats.len() as u32),
+        world: world(stage),
+        peak_rank_bytes: row.peak_rank_bytes.map(count).transpose()?,
         done,
         total,
         epochs: epochs.unwrap_or_default(),
@@ -145,6 +146,12 @@ fn stage_view(stage: &Stage, row: &stages::Row, epochs: Option<Vec<EpochView>>) 
         started_at: row.started_at,
         finished_at: row.finished_at,
     })
+}
+
+/// Ranks that work, or did to the end.
+fn world(stage: &Stage) -> u32 {
+    let works_or_has_ended = stage.present().is_some() || stage.state.label().is_final();
+    if works_or_has_ended { stage.world } else { 0 }
 }
 
 /// Steps, or tasks, done and in all.

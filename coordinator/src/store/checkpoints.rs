@@ -4,13 +4,13 @@
 //! makes a checkpoint whole commits its manifest in the same transaction.
 
 use super::value::{count, json, read, stored};
-use super::{Store, events};
+use super::{Store, events, stages};
 use crate::domain::Event;
 use chrono::{DateTime, Utc};
 use medley_protocol::agent::CheckpointWanted;
 use medley_protocol::checkpoint::{CheckpointPart, Manifest};
 use medley_protocol::ids::{CheckpointId, CheckpointRequestId, JobId, StageId};
-use medley_protocol::rest::CheckpointView;
+use medley_protocol::rest::{CheckpointView, PartHandedIn};
 use serde_json::Value;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -32,7 +32,12 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database, as every method here.
-    pub async fn add_part(&self, stage: StageId, generation: u64, part: &CheckpointPart) -> sqlx::Result<PartOutcome> {
+    pub async fn add_part(&self, stage: StageId, handed: &PartHandedIn) -> sqlx::Result<PartOutcome> {
+        let PartHandedIn {
+            generation,
+            part,
+            peak_bytes,
+        } = handed;
         let mut transaction = self.pool.begin().await?;
         // Two last parts at once must see each other: the stage's row is the lock.
         let owner: Option<(Uuid, String)> =
@@ -43,7 +48,8 @@ impl Store {
         let Some((job, name)) = owner else {
             return Ok(PartOutcome::NoStage);
         };
-        insert_part(&mut transaction, stage, generation, part).await?;
+        stages::note_peak(&mut transaction, stage.as_uuid(), *peak_bytes).await?;
+        insert_part(&mut transaction, stage, *generation, part).await?;
         let committed = match whole(&mut transaction, stage, part).await? {
             Some(manifest) => insert_manifest(&mut transaction, &manifest).await?,
             None => false,

@@ -25,6 +25,8 @@ pub(super) struct Row {
     pub state: String,
     pub reason: String,
     pub generation: i64,
+    pub world: i32,
+    pub peak_rank_bytes: Option<i64>,
     pub membership: Option<Value>,
     pub setbacks: i32,
     pub setback_progress: i64,
@@ -62,6 +64,7 @@ impl Row {
             needs: self.needs.iter().map(|need| StageId::from_uuid(*need)).collect(),
             state: self.domain_state()?,
             generation: count(self.generation)?,
+            world: self.world.unsigned_abs(),
             setbacks: Setbacks {
                 in_a_row: self.setbacks.unsigned_abs(),
                 progress: count(self.setback_progress)?,
@@ -95,8 +98,9 @@ impl Row {
 /// The stages of these jobs, in topological order.
 pub(super) async fn rows_of_jobs(connection: &mut PgConnection, jobs: &[Uuid]) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as(
-        "SELECT id, job, name, kind, round, needs, state, reason, generation, membership, setbacks, setback_progress,
-                total_steps, steps_per_epoch, metrics_through_step, evaluation, details, started_at, finished_at
+        "SELECT id, job, name, kind, round, needs, state, reason, generation, world, peak_rank_bytes, membership,
+                setbacks, setback_progress, total_steps, steps_per_epoch, metrics_through_step, evaluation, details,
+                started_at, finished_at
          FROM stages
          WHERE job = ANY($1)
          ORDER BY job, position",
@@ -138,7 +142,7 @@ pub(super) async fn update(connection: &mut PgConnection, stage: &Stage) -> sqlx
     sqlx::query(
         "UPDATE stages
          SET state = $2, reason = $3, generation = $4, membership = $5, setbacks = $6, setback_progress = $7,
-             total_steps = $8, steps_per_epoch = $9,
+             total_steps = $8, steps_per_epoch = $9, world = $10,
              started_at = CASE WHEN $2 IN ('starting', 'running') THEN coalesce(started_at, now()) ELSE started_at END,
              finished_at = CASE WHEN $2 IN ('done', 'failed', 'cancelled') THEN coalesce(finished_at, now()) END
          WHERE id = $1",
@@ -152,9 +156,20 @@ pub(super) async fn update(connection: &mut PgConnection, stage: &Stage) -> sqlx
     .bind(stored(stage.setbacks.progress))
     .bind(stage.course.map(|course| stored(course.total_steps)))
     .bind(stage.course.map(|course| stored(course.steps_per_epoch)))
+    .bind(stage.world as i32)
     .execute(connection)
     .await
     .map(drop)
+}
+
+/// Notes the memory that a rank of the stage has needed, if none has needed more.
+pub(super) async fn note_peak(connection: &mut PgConnection, stage: Uuid, bytes: Option<u64>) -> sqlx::Result<()> {
+    sqlx::query("UPDATE stages SET peak_rank_bytes = $2 WHERE id = $1 AND coalesce(peak_rank_bytes, 0) < $2")
+        .bind(stage)
+        .bind(bytes.map(stored))
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 fn membership(stage: &Stage) -> Option<Membership> {

@@ -4,12 +4,12 @@
 //! with a valid token counts.
 
 use super::value::{count, json, read};
-use super::{Store, datasets, events};
+use super::{Store, datasets, events, stages};
 use crate::domain::Event;
 use crate::domain::graph::NewTask;
 use crate::domain::stage::Tasks;
 use medley_protocol::ids::{JobId, LeaseToken, NodeId, StageId, TaskId};
-use medley_protocol::rest::LeaseRequest;
+use medley_protocol::rest::{LeaseRequest, TaskFinished};
 use medley_protocol::tasks::{Lease, ShardObject, TaskOutput, TaskWork};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -90,8 +90,21 @@ impl Store {
     }
 
     /// Records a task's result and what follows from it; false if the token is not the present one.
-    pub async fn finish_task(&self, task: TaskId, token: LeaseToken, output: &TaskOutput) -> sqlx::Result<bool> {
+    pub async fn finish_task(&self, task: TaskId, finished: &TaskFinished) -> sqlx::Result<bool> {
+        let TaskFinished {
+            token,
+            output,
+            peak_bytes,
+        } = finished;
         let mut transaction = self.pool.begin().await?;
+        // The stage before its task, in the order in which the scheduler locks them.
+        let of: Option<Uuid> = sqlx::query_scalar("SELECT stage FROM tasks WHERE id = $1")
+            .bind(task.as_uuid())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if let Some(stage) = of {
+            stages::note_peak(&mut transaction, stage, *peak_bytes).await?;
+        }
         let stage: Option<Uuid> = sqlx::query_scalar(
             "UPDATE tasks
              SET state = 'done', output = $3, token = NULL, lease_until = NULL, reason = '', finished_at = now()

@@ -70,6 +70,7 @@ export function readStage(raw: unknown): StageView {
     needs: readList(stage.needs, text),
     generation: number(stage.generation),
     world: number(stage.world),
+    peak_rank_bytes: numberOrNull(stage.peak_rank_bytes),
     done: number(stage.done),
     total: numberOrNull(stage.total),
     epochs: readList(stage.epochs, readEpoch),

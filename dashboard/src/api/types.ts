@@ -37,6 +37,7 @@ export interface StageView {
   needs: string[];
   generation: number;
   world: number;
+  peak_rank_bytes: number | null;
   /** Committed steps, or finished tasks. */
   done: number;
   total: number | null;

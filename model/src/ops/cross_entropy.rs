@@ -1,15 +1,21 @@
 //! Softmax and cross-entropy over rows of logits, without stored probabilities.
+//!
+//! What is kept of a row is its largest logit and log Σ exp of the distances from it, not their sum: rounded to the size of
+//! the logits, that would blur the gradient of a row the model is sure of.
 
-use super::blocks::{for_rows, for_rows2};
+use super::blocks::for_rows;
 use super::math::exp;
 use super::sum::{dot, max, sum};
 
-/// `log Σ exp(x)` of a row.
-fn log_sum_exp(x: &[f32], scratch: &mut Vec<f32>) -> f32 {
+/// Numbers kept of a row: its loss, its largest logit, and log Σ exp(x − largest).
+pub const KEPT: usize = 3;
+
+/// The largest logit of a row, and log Σ exp(x − largest).
+fn log_sum_exp(x: &[f32], scratch: &mut Vec<f32>) -> (f32, f32) {
     let top = max(x);
     scratch.clear();
     scratch.extend(x.iter().map(|&v| exp(v - top)));
-    top + libm::logf(sum(scratch))
+    (top, libm::logf(sum(scratch)))
 }
 
 /// Replaces each row by its softmax.
@@ -32,17 +38,17 @@ pub fn softmax_row(x: &mut [f32]) {
 
 /// Cross-entropy with label smoothing of each row against its target: `(1 − s)·(−log p_t) + s/n · Σ −log p`.
 ///
-/// `rows` receives (loss, log-sum-exp) of each row.
+/// `rows` receives what is [`KEPT`] of each row.
 pub fn smoothed(x: &[f32], targets: &[u32], smoothing: f32, cols: usize, rows: &mut [f32]) {
-    for_rows(rows, 2, |row, rows| {
+    for_rows(rows, KEPT, |row, rows| {
         let mut scratch = Vec::with_capacity(cols);
-        for (i, out) in rows.chunks_exact_mut(2).enumerate() {
+        for (i, out) in rows.chunks_exact_mut(KEPT).enumerate() {
             let x = &x[(row + i) * cols..][..cols];
-            let lse = log_sum_exp(x, &mut scratch);
-            let nll = lse - x[targets[row + i] as usize];
-            let uniform = lse - sum(x) / cols as f32;
-            out[0] = (1.0 - smoothing).mul_add(nll, smoothing * uniform);
-            out[1] = lse;
+            let (top, log_sum) = log_sum_exp(x, &mut scratch);
+            let nll = log_sum - (x[targets[row + i] as usize] - top);
+            let uniform = log_sum - (sum(x) / cols as f32 - top);
+            let loss = (1.0 - smoothing).mul_add(nll, smoothing * uniform);
+            out.copy_from_slice(&[loss, top, log_sum]);
         }
     });
 }
@@ -51,38 +57,39 @@ pub fn smoothed(x: &[f32], targets: &[u32], smoothing: f32, cols: usize, rows: &
 pub fn smoothed_backward(x: &mut [f32], rows: &[f32], targets: &[u32], smoothing: f32, cols: usize, weight: f32) {
     let floor = smoothing / cols as f32;
     for_rows(x, cols, |row, x| {
-        for (i, x) in x.chunks_exact_mut(cols).enumerate() {
-            let lse = rows[2 * (row + i) + 1];
+        let kept = rows[KEPT * row..].chunks_exact(KEPT);
+        for ((x, kept), target) in x.chunks_exact_mut(cols).zip(kept).zip(&targets[row..]) {
             for v in x.iter_mut() {
-                *v = weight * (exp(*v - lse) - floor);
+                *v = weight * (exp(*v - kept[1] - kept[2]) - floor);
             }
-            x[targets[row + i] as usize] -= weight * (1.0 - smoothing);
+            x[*target as usize] -= weight * (1.0 - smoothing);
         }
     });
 }
 
-/// Cross-entropy of each row against a distribution: `−Σ t·log_softmax(x)`; `rows` receives (loss, log-sum-exp).
+/// Cross-entropy of each row against a distribution: `−Σ t·log_softmax(x)`; `rows` receives what is [`KEPT`] of each row.
 pub fn soft(x: &[f32], targets: &[f32], cols: usize, rows: &mut [f32]) {
-    for_rows(rows, 2, |row, rows| {
+    for_rows(rows, KEPT, |row, rows| {
         let mut scratch = Vec::with_capacity(cols);
-        for (i, out) in rows.chunks_exact_mut(2).enumerate() {
+        for (i, out) in rows.chunks_exact_mut(KEPT).enumerate() {
             let at = (row + i) * cols;
             let (x, t) = (&x[at..at + cols], &targets[at..at + cols]);
-            let lse = log_sum_exp(x, &mut scratch);
-            out[0] = lse.mul_add(sum(t), -dot(t, x));
-            out[1] = lse;
+            let (top, log_sum) = log_sum_exp(x, &mut scratch);
+            let loss = (top + log_sum).mul_add(sum(t), -dot(t, x));
+            out.copy_from_slice(&[loss, top, log_sum]);
         }
     });
 }
 
 /// Turns logits into their gradient in place: `weight · (p·Σt − t)`.
-pub fn soft_backward(x: &mut [f32], rows: &mut [f32], targets: &[f32], cols: usize, weight: f32) {
-    for_rows2((x, cols), (rows, 2), |row, x, rows| {
-        for (i, (x, stat)) in x.chunks_exact_mut(cols).zip(rows.chunks_exact(2)).enumerate() {
-            let t = &targets[(row + i) * cols..][..cols];
-            let (lse, mass) = (stat[1], sum(t));
+pub fn soft_backward(x: &mut [f32], rows: &[f32], targets: &[f32], cols: usize, weight: f32) {
+    for_rows(x, cols, |row, x| {
+        let (kept, targets) = (&rows[KEPT * row..], &targets[row * cols..]);
+        let rows = x.chunks_exact_mut(cols).zip(kept.chunks_exact(KEPT));
+        for ((x, kept), t) in rows.zip(targets.chunks_exact(cols)) {
+            let mass = sum(t);
             for (x, t) in x.iter_mut().zip(t) {
-                *x = weight * exp(*x - lse).mul_add(mass, -t);
+                *x = weight * exp(*x - kept[1] - kept[2]).mul_add(mass, -t);
             }
         }
     });

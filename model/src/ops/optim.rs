@@ -4,22 +4,25 @@ use super::blocks::for_rows;
 use rayon::prelude::*;
 
 /// One step of AdamW with decoupled weight decay (Loshchilov and Hutter, algorithm 2, as torch computes it).
+///
+/// Whatever does not depend on the element is computed in double precision and rounded once: 1 − β₂ of a β₂ that was already
+/// rounded would be wrong in its fifth digit, and every update with it.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
-    /// Learning rate.
-    pub lr: f32,
-    /// β₁.
-    pub beta1: f32,
+    /// Learning rate over 1 − β₁ᵗ.
+    step: f32,
+    /// What weight decay leaves of a parameter.
+    keep: f32,
+    /// 1 − β₁.
+    new1: f32,
     /// β₂.
-    pub beta2: f32,
-    /// ε.
-    pub eps: f32,
-    /// Weight decay.
-    pub decay: f32,
-    /// 1 − β₁ᵗ.
-    pub correction1: f32,
+    beta2: f32,
+    /// 1 − β₂.
+    new2: f32,
     /// √(1 − β₂ᵗ).
-    pub correction2_sqrt: f32,
+    correction2_sqrt: f32,
+    /// ε.
+    eps: f32,
 }
 
 impl AdamW {
@@ -27,13 +30,13 @@ impl AdamW {
     pub fn step(t: u64, lr: f64, betas: (f64, f64), eps: f64, decay: f64) -> Self {
         let t = t as f64;
         Self {
-            lr: lr as f32,
-            beta1: betas.0 as f32,
+            step: (lr / (1.0 - libm::pow(betas.0, t))) as f32,
+            keep: (1.0 - lr * decay) as f32,
+            new1: (1.0 - betas.0) as f32,
             beta2: betas.1 as f32,
-            eps: eps as f32,
-            decay: decay as f32,
-            correction1: (1.0 - libm::pow(betas.0, t)) as f32,
+            new2: (1.0 - betas.1) as f32,
             correction2_sqrt: libm::sqrt(1.0 - libm::pow(betas.1, t)) as f32,
+            eps: eps as f32,
         }
     }
 
@@ -55,24 +58,24 @@ impl AdamW {
 
     #[inline]
     fn unit(&self, p: &mut [f32], g: &[f32], scale: f32, m: &mut [f32], v: &mut [f32]) {
-        let (step, keep) = (self.lr / self.correction1, 1.0 - self.lr * self.decay);
         for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
             let g = g * scale;
-            *m = (g - *m).mul_add(1.0 - self.beta1, *m);
-            *v = (g * g).mul_add(1.0 - self.beta2, *v * self.beta2);
+            *m = (g - *m).mul_add(self.new1, *m);
+            *v = (g * g).mul_add(self.new2, *v * self.beta2);
             let denominator = v.sqrt() / self.correction2_sqrt + self.eps;
-            *p = (*p * keep) - step * (*m / denominator);
+            *p = (*p * self.keep) - self.step * (*m / denominator);
         }
     }
 }
 
 /// `e = momentum·e + (1 − momentum)·p`.
-pub fn momentum_average(e: &mut [f32], p: &[f32], momentum: f32) {
+pub fn momentum_average(e: &mut [f32], p: &[f32], momentum: f64) {
     const STRIP: usize = 256;
+    let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
     for_rows(e, STRIP, |row, e| {
         let p = &p[row * STRIP..][..e.len()];
         for (e, p) in e.iter_mut().zip(p) {
-            *e = e.mul_add(momentum, p * (1.0 - momentum));
+            *e = e.mul_add(old, p * new);
         }
     });
 }

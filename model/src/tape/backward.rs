@@ -149,8 +149,7 @@ impl<'a> Tape<'a> {
                 self.contribute(*x, |tape, d, fresh| {
                     let mut logits = tape.pool.take(d.len());
                     logits.copy_from_slice(tape.value(*x));
-                    let mut rows = rows.clone();
-                    cross_entropy::soft_backward(&mut logits, &mut rows, targets, cols, weight);
+                    cross_entropy::soft_backward(&mut logits, rows, targets, cols, weight);
                     elementwise::put(&logits, d, fresh);
                     tape.pool.give(logits);
                 });
@@ -193,7 +192,7 @@ impl<'a> Tape<'a> {
 
     fn layer_norm_backward(&mut self, x: Var, gamma: ParamId, beta: ParamId, stats: &[f32], dy: Flat) {
         let cols = self.dims(x).1;
-        if self.trains(gamma) {
+        if self.trains(gamma) || self.trains(beta) {
             let mut both = self.pool.take(2 * cols);
             norm::layer_norm_params(self.value(x), stats, &dy, cols, &mut both);
             self.param(gamma, |_, d, fresh| elementwise::put(&both[..cols], d, fresh));

@@ -70,7 +70,8 @@ impl Tape<'_> {
             &mut y,
             &mut stats,
         );
-        let y = self.push(rows, cols, y, self.needs(x) || self.trains(gamma));
+        let needs = self.needs(x) || self.trains(gamma) || self.trains(beta);
+        let y = self.push(rows, cols, y, needs);
         if self.needs(y) {
             self.nodes.push(Node::LayerNorm {
                 x,
@@ -181,7 +182,7 @@ impl Tape<'_> {
                 elementwise::sum_of(word, place, y);
             }
         });
-        let y = self.push(ids.len(), cols, y, self.trains(word));
+        let y = self.push(ids.len(), cols, y, self.trains(word) || self.trains(position));
         self.record(y, || Node::Embed {
             ids: ids.clone(),
             positions: positions.clone(),
@@ -232,7 +233,8 @@ impl Tape<'_> {
             y[cols..].copy_from_slice(&x_data[sample * patches * cols..][..patches * cols]);
             elementwise::add(table, y);
         }
-        let y = self.push(rows + samples, cols, y, self.needs(x) || self.trains(class));
+        let needs = self.needs(x) || self.trains(class) || self.trains(position);
+        let y = self.push(rows + samples, cols, y, needs);
         self.record(y, || Node::Tokens {
             x,
             class,

@@ -45,7 +45,7 @@ impl<'a> Tape<'a> {
     pub fn cross_entropy(&mut self, x: Var, targets: &Rc<[u32]>, smoothing: f32) -> Var {
         let (rows, cols) = self.dims(x);
         assert_eq!(rows, targets.len(), "every row has a target");
-        let mut stats = self.pool.take(2 * rows);
+        let mut stats = self.pool.take(cross_entropy::KEPT * rows);
         cross_entropy::smoothed(self.value(x), targets, smoothing, cols, &mut stats);
         let y = self.mean_loss(x, &stats);
         if self.needs(y) {
@@ -62,15 +62,14 @@ impl<'a> Tape<'a> {
         y
     }
 
-    /// Mean over rows of the cross-entropy against constant distributions: a scalar. The logits are consumed by the
-    /// backward pass.
+    /// Mean over rows of the cross-entropy against constant distributions: a scalar.
     ///
     /// # Shapes
     /// x, targets: rows × classes → 1 × 1
     pub fn soft_cross_entropy(&mut self, x: Var, targets: Rc<[f32]>) -> Var {
         let (rows, cols) = self.dims(x);
         assert_eq!(rows * cols, targets.len(), "every logit has a target");
-        let mut stats = self.pool.take(2 * rows);
+        let mut stats = self.pool.take(cross_entropy::KEPT * rows);
         cross_entropy::soft(self.value(x), &targets, cols, &mut stats);
         let y = self.mean_loss(x, &stats);
         if self.needs(y) {
@@ -86,11 +85,11 @@ impl<'a> Tape<'a> {
         y
     }
 
-    /// Mean of the losses in a buffer of (loss, log-sum-exp), rows in order.
+    /// Mean of the losses in a buffer of what is kept of each row, rows in order.
     fn mean_loss(&mut self, x: Var, stats: &[f32]) -> Var {
-        let total: f32 = stats.chunks_exact(2).map(|row| row[0]).fold(0.0, |a, b| a + b);
+        let losses = stats.chunks_exact(cross_entropy::KEPT).map(|row| row[0]);
         let mut y = self.pool.take(1);
-        y[0] = total / (stats.len() / 2) as f32;
+        y[0] = losses.fold(0.0, |a, b| a + b) / self.dims(x).0 as f32;
         self.push(1, 1, y, self.needs(x))
     }
 

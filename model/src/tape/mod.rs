@@ -113,6 +113,11 @@ impl<'a> Tape<'a> {
         self.weights
     }
 
+    /// What is recorded, in order.
+    pub fn nodes(&self) -> &[Node<'a>] {
+        &self.nodes
+    }
+
     /// The elements of a value, row by row.
     pub fn value(&self, v: Var) -> &[f32] {
         self.values[v.0 as usize]

@@ -93,7 +93,7 @@ pub enum Node<'a> {
         temperature: ParamId,
         y: Var,
     },
-    /// Mean over rows of the smoothed cross-entropy; `rows` holds (loss, log-sum-exp).
+    /// Mean over rows of the smoothed cross-entropy; `rows` holds what is kept of each.
     CrossEntropy {
         x: Var,
         targets: Rc<[u32]>,

@@ -22,7 +22,7 @@ pub struct Start<'a, P> {
     /// Seed of what no file gives.
     pub seed: u64,
     /// Momentum of the momentum encoders, for the update that a reference checkpoint has pending.
-    pub momentum: f32,
+    pub momentum: f64,
 }
 
 impl<P: AsRef<Path>> Start<'_, P> {
@@ -259,7 +259,7 @@ impl Loading<'_> {
         }))
     }
 
-    fn finish(mut self, momentum: f32) -> (State, Report) {
+    fn finish(mut self, momentum: f64) -> (State, Report) {
         let layout = &self.blip.student_layout;
         for (id, entry) in layout.iter() {
             let rows = entry.shape.first().copied().unwrap_or(1).max(1);

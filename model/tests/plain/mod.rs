@@ -1,6 +1,9 @@
 //! BLIP's step as plain formulas on candle tensors in double precision: one text at a time, nothing packed, shared or fused.
 
-use candle_core::{D, Device, Result, Tensor, Var};
+pub(crate) mod formulas;
+
+use candle_core::{Device, Result, Tensor, Var};
+use formulas::{attention, gelu, layer_norm, linear, mask, unit};
 use medley_model::ops::dropout::{Dropout, Place};
 use medley_model::random::Stream;
 use medley_protocol::spec::ModelSpec;
@@ -28,17 +31,12 @@ impl Plain<'_> {
 
     pub(crate) fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let w = self.get(&format!("{name}.weight"));
-        let w = w.flatten_from(1)?;
-        x.matmul(&w.t()?)?.broadcast_add(self.get(&format!("{name}.bias")))
+        linear(x, &w.flatten_from(1)?, self.get(&format!("{name}.bias")))
     }
 
     fn norm(&self, name: &str, x: &Tensor, eps: f64) -> Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
-        normed
-            .broadcast_mul(self.get(&format!("{name}.weight")))?
-            .broadcast_add(self.get(&format!("{name}.bias")))
+        let (gamma, beta) = (format!("{name}.weight"), format!("{name}.bias"));
+        layer_norm(x, self.get(&gamma), self.get(&beta), eps)
     }
 
     /// Vision transformer of one image (3 × s × s) → n × d.
@@ -58,42 +56,30 @@ impl Plain<'_> {
             let b = format!("visual_encoder.blocks.{i}");
             let qkv = self.linear(&format!("{b}.attn.qkv"), &self.norm(&format!("{b}.norm1"), &x, 1e-6)?)?;
             let part = |i: usize| qkv.narrow(1, i * d, d);
-            let y = attention(&part(0)?, &part(1)?, &part(2)?, heads, false, |_, p| Ok(p))?;
+            let y = attention((&part(0)?, &part(1)?, &part(2)?), heads, None, |_, p| Ok(p))?;
             x = (x + self.linear(&format!("{b}.attn.proj"), &y)?)?;
-            let y = self
-                .linear(&format!("{b}.mlp.fc1"), &self.norm(&format!("{b}.norm2"), &x, 1e-6)?)?
-                .gelu_erf()?;
+            let y = gelu(&self.linear(&format!("{b}.mlp.fc1"), &self.norm(&format!("{b}.norm2"), &x, 1e-6)?)?)?;
             x = (x + self.linear(&format!("{b}.mlp.fc2"), &y)?)?;
         }
         self.norm("visual_encoder.norm", &x, 1e-6)
     }
 
-    fn drop(&self, x: Tensor, pass: &TextPass, site: u64) -> Result<Tensor> {
-        let (rows, cols) = x.dims2()?;
-        x * self.mask(pass, site, rows, cols, 0)?
-    }
-
-    fn mask(&self, pass: &TextPass, site: u64, rows: usize, cols: usize, minor: u32) -> Result<Tensor> {
-        let mut ones = vec![1.0f32; rows * cols];
+    /// Dropout at a site: of hidden states if `minor` is 0, else of the probabilities of head `minor − 1`.
+    fn drop(&self, x: Tensor, pass: &TextPass, site: u64, minor: u32) -> Result<Tensor> {
         let rate = self.model.text.dropout as f32;
-        if let Some(stream) = pass.stream.filter(|_| rate > 0.0) {
-            let dropout = Dropout {
-                stream: stream.at(site),
-                rate,
-            };
-            for (i, row) in ones.chunks_mut(cols).enumerate() {
-                dropout.mask(
-                    Place {
-                        sample: pass.sample,
-                        position: i as u32,
-                    },
-                    minor,
-                    row,
-                );
-            }
-        }
-        let ones: Vec<f64> = ones.into_iter().map(f64::from).collect();
-        Tensor::from_vec(ones, (rows, cols), &Device::Cpu)
+        let Some(stream) = pass.stream.filter(|_| rate > 0.0) else {
+            return Ok(x);
+        };
+        let dropout = Dropout {
+            stream: stream.at(site),
+            rate,
+        };
+        let first = Place {
+            sample: pass.sample,
+            position: 0,
+        };
+        let mask = mask(&dropout, first, minor, x.dims2()?)?;
+        x * mask
     }
 
     /// Text transformer of one text → rows × d.
@@ -112,7 +98,7 @@ impl Plain<'_> {
             .get(&format!("{e}.position_embeddings.weight"))
             .narrow(0, 0, ids.len())?;
         let x = self.norm(&format!("{e}.LayerNorm"), &(words + places)?, 1e-12)?;
-        let mut x = self.drop(x, &pass, 0)?;
+        let mut x = self.drop(x, &pass, 0, 0)?;
         for i in 0..self.model.text.depth {
             let layer = format!("{root}.encoder.layer.{i}");
             let site = 8 * (u64::from(i) + 1);
@@ -120,8 +106,8 @@ impl Plain<'_> {
             if let Some(image) = pass.image {
                 x = self.attend(&format!("{layer}.crossattention"), &x, image, false, &pass, site + 3)?;
             }
-            let y = self.linear(&format!("{layer}.intermediate.dense"), &x)?.gelu_erf()?;
-            let y = self.drop(self.linear(&format!("{layer}.output.dense"), &y)?, &pass, site + 5)?;
+            let y = gelu(&self.linear(&format!("{layer}.intermediate.dense"), &x)?)?;
+            let y = self.drop(self.linear(&format!("{layer}.output.dense"), &y)?, &pass, site + 5, 0)?;
             x = self.norm(&format!("{layer}.output.LayerNorm"), &(y + x)?, 1e-12)?;
         }
         Ok(x)
@@ -131,64 +117,30 @@ impl Plain<'_> {
         let q = self.linear(&format!("{name}.self.query"), x)?;
         let k = self.linear(&format!("{name}.self.key"), kv)?;
         let v = self.linear(&format!("{name}.self.value"), kv)?;
-        let y = attention(&q, &k, &v, self.model.text.heads as usize, causal, |head, p| {
-            let (rows, cols) = p.dims2()?;
-            &p * self.mask(pass, site, rows, cols, head as u32 + 1)?
-        })?;
-        let y = self.drop(self.linear(&format!("{name}.output.dense"), &y)?, pass, site + 1)?;
+        let y = attention(
+            (&q, &k, &v),
+            self.model.text.heads as usize,
+            causal.then_some(0),
+            |head, p| self.drop(p, pass, site, head as u32 + 1),
+        )?;
+        let y = self.drop(self.linear(&format!("{name}.output.dense"), &y)?, pass, site + 1, 0)?;
         self.norm(&format!("{name}.output.LayerNorm"), &(y + x)?, 1e-12)
     }
 
     /// Language-modelling logits of hidden states.
     pub(crate) fn predict(&self, x: &Tensor) -> Result<Tensor> {
         let head = "text_decoder.cls.predictions";
-        let x = self.linear(&format!("{head}.transform.dense"), x)?.gelu_erf()?;
+        let x = gelu(&self.linear(&format!("{head}.transform.dense"), x)?)?;
         let x = self.norm(&format!("{head}.transform.LayerNorm"), &x, 1e-12)?;
         self.linear(&format!("{head}.decoder"), &x)
     }
 
     /// Unit features of one row.
     pub(crate) fn feature(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let y = self.linear(name, &x.narrow(0, 0, 1)?)?;
-        y.broadcast_div(&y.sqr()?.sum_keepdim(1)?.sqrt()?)
+        unit(&self.linear(name, &x.narrow(0, 0, 1)?)?)
     }
 
     pub(crate) fn temperature(&self) -> Result<Tensor> {
         self.get("temp").reshape((1, 1))
     }
-}
-
-/// Multi-head attention of one sequence; `drop(head, probabilities)` masks them.
-fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: usize,
-    causal: bool,
-    drop: impl Fn(usize, Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let dim = q.dim(1)? / heads;
-    let head = |h: usize| {
-        let part = |x: &Tensor| x.narrow(1, h * dim, dim)?.contiguous();
-        let mut scores = (part(q)?.matmul(&part(k)?.t()?.contiguous()?)? / (dim as f64).sqrt())?;
-        if causal {
-            let n = q.dim(0)?;
-            let hidden = (0..n * n).map(|i| if i % n > i / n { -1e4 } else { 0.0 });
-            scores = (scores + Tensor::from_vec(hidden.collect::<Vec<f64>>(), (n, n), &Device::Cpu)?)?;
-        }
-        drop(h, softmax(&scores)?)?.matmul(&part(v)?)
-    };
-    Tensor::cat(&(0..heads).map(head).collect::<Result<Vec<_>>>()?, 1)
-}
-
-/// Softmax over the last axis.
-pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
-}
-
-/// Log-softmax over the last axis.
-pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
-    x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }

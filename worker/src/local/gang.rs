@@ -98,7 +98,7 @@ impl Gang {
         match said {
             FromRank::State { state } => self.hear_state(ranks, rank, state),
             FromRank::Committed { metrics } if rank == LEADER => tell(News::Committed(metrics)),
-            FromRank::Part { part } => match self.take_part(assignment, part) {
+            FromRank::Part { part, .. } => match self.take_part(assignment, part) {
                 Some(manifest) => tell(News::Checkpoint(manifest)),
                 None => Ok(()),
             },

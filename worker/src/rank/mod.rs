@@ -1,10 +1,11 @@
 //! A rank: the process that owns one device and runs a set of lanes, or works on leased tasks.
 //!
 //! [`process`] is its life, [`pipes`] how it hears and speaks, [`failure`] its last words; [`membership`] decides when a
-//! training step may be committed. The work itself is in [`stage`](crate::stage).
+//! training step may be committed, [`memory`] is what it costs. The work itself is in [`stage`](crate::stage).
 
 pub mod failure;
 pub mod membership;
+pub mod memory;
 pub mod pipes;
 pub mod process;
 

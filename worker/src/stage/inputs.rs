@@ -110,7 +110,7 @@ pub fn begun(spec: &Spec, blip: &Blip, files: &[String], momentum: f64) -> Resul
     let start = Start {
         files,
         seed: spec.seed,
-        momentum: momentum as f32,
+        momentum,
     };
     let (state, report) = start.load(blip)?;
     if !files.is_empty() {

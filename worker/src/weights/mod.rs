@@ -122,7 +122,7 @@ fn show(args: &Show) -> anyhow::Result<()> {
     let start = Start {
         files: &args.files,
         seed: spec.seed,
-        momentum: spec.pretrain.momentum as f32,
+        momentum: spec.pretrain.momentum,
     };
     let (_, report) = start.load(&blip)?;
     if args.json {

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// Steps that a played rank commits in a round.
 const STEPS_PER_ROUND: u64 = 5;
+/// Memory of a played rank, which grows with its number.
+pub(super) const PEAK_BYTES: u64 = 5_000_000_000;
 /// Size of a played state.
 const STATE_BYTES: u64 = 1000;
 
@@ -173,6 +175,7 @@ impl Node {
         let handed = PartHandedIn {
             generation: assignment.generation,
             part,
+            peak_bytes: Some(PEAK_BYTES + u64::from(rank)),
         };
         let path = format!("/stages/{}/checkpoints/parts", assignment.stage);
         let answer = self.api.post(Role::Node, &path, &handed).await;
@@ -188,6 +191,7 @@ impl Node {
             let finished = TaskFinished {
                 token: lease.token,
                 output: output(&lease.work),
+                peak_bytes: Some(PEAK_BYTES + u64::from(rank)),
             };
             let answer = self
                 .api

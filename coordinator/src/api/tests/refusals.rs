@@ -144,7 +144,11 @@ async fn parts_are_facts_of_any_generation_and_make_one_checkpoint() {
             state_bytes: 20,
             object: object(key, 10),
         };
-        let handed = PartHandedIn { generation: 77, part };
+        let handed = PartHandedIn {
+            generation: 77,
+            part,
+            peak_bytes: None,
+        };
         cluster.api.post(Role::Node, &path, &handed).await.status.as_u16()
     };
     assert_eq!(hand_in(2, 0, "a").await, 422);

@@ -1,6 +1,7 @@
 //! Jobs that nothing disturbs.
 
 use super::cluster::Cluster;
+use super::node::PEAK_BYTES;
 use crate::tokens::Role;
 use medley_protocol::rest::{CheckpointView, DatasetView, JobView, MetricsPage, NodeView, Page};
 use medley_protocol::stage::{JobState, StageState};
@@ -22,6 +23,9 @@ async fn a_pretrain_job_runs_from_index_to_evaluation() {
 
     let pretrain = &detail.stages[1];
     assert_eq!((pretrain.done, pretrain.generation), (20, 1));
+    // Ranks and the largest one's memory are known when the stage is over.
+    assert_eq!((pretrain.world, pretrain.peak_rank_bytes), (4, Some(PEAK_BYTES + 3)));
+    assert!(detail.stages[0].peak_rank_bytes >= Some(PEAK_BYTES));
     // 160 pairs in steps of 16.
     let epochs: Vec<_> = pretrain
         .epochs

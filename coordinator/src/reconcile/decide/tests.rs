@@ -186,6 +186,20 @@ impl World {
         world
     }
 
+    /// Coordinator, agents and ranks are gone, and a coordinator is back that knows what the job table knows.
+    fn stop_everything(&mut self) {
+        let before = std::mem::take(&mut self.sight);
+        for seen in before.nodes.into_values() {
+            self.sight.meet(seen.node, self.now);
+        }
+        self.memory = Memory::default();
+        self.alive.clear();
+    }
+
+    fn num_ranks(&self) -> usize {
+        self.stage().present().map_or(0, |generation| generation.seats.len())
+    }
+
     fn fail_rank(&mut self, rank: u32, reason: &str, retry: bool) {
         let id = (self.stage().id, self.stage().generation, rank);
         let reason = reason.into();
@@ -304,6 +318,45 @@ fn finished_ranks_wait_a_moment_for_their_last_metrics() {
     world.jobs[0].stages[1].facts.metrics_through = 20;
     world.round();
     assert_eq!(world.stage().state.label(), StageState::Done);
+}
+
+#[test]
+fn after_a_full_stop_a_stage_waits_for_the_nodes_that_were_there_before() {
+    let mut world = World::running();
+    world.stop_everything();
+    world.join(1, 2, 11);
+    world.rounds(3);
+    assert_eq!(world.stage().state.label(), StageState::Waiting);
+    let said = "pretrain-0 waits to hear from n2, for at most 5 s";
+    assert_eq!(world.story("stage-waits"), [said], "it is said once");
+    world.join(2, 2, 12);
+    world.round();
+    assert_eq!((world.stage().generation, world.num_ranks()), (2, 4));
+}
+
+#[test]
+fn a_node_that_is_gone_for_good_delays_placing_once_and_no_longer_than_the_grace() {
+    let mut world = World::running();
+    world.stop_everything();
+    world.join(1, 2, 11);
+    world.rounds(9);
+    assert_eq!(world.num_ranks(), 0, "4.5 s are not 5 s");
+    world.round();
+    assert_eq!((world.stage().generation, world.num_ranks()), (2, 2));
+    world.fail_rank(0, "it broke", true);
+    world.rounds(4);
+    assert_eq!((world.stage().generation, world.num_ranks()), (3, 2));
+    assert_eq!(world.story("stage-waits").len(), 1);
+}
+
+#[test]
+fn an_agent_that_registers_anew_is_waited_for_until_it_beats() {
+    let mut world = World::running();
+    world.join(1, 2, 11);
+    world.decide();
+    assert_eq!(world.stage().state.label(), StageState::Waiting);
+    world.round();
+    assert_eq!((world.stage().generation, world.num_ranks()), (2, 4));
 }
 
 #[test]

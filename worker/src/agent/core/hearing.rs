@@ -45,16 +45,29 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
                 out.push(Output::Warn(lost));
             }
         }
-        FromRank::Part { part } => {
-            let body = PartHandedIn { generation, part };
+        FromRank::Part { part, peak_bytes } => {
+            let body = PartHandedIn {
+                generation,
+                part,
+                peak_bytes,
+            };
             state.courier.push(Lane::Parts(stage), Request::Part { stage, body });
         }
         FromRank::LeaseWanted => state.ranks.wants_task(id, now),
-        FromRank::TaskDone { lease, output } => {
+        FromRank::TaskDone {
+            lease,
+            output,
+            peak_bytes,
+        } => {
             let token = lease.token;
             state.ranks.settle(id, token);
             state.courier.forget_renewals(token);
-            let (task, body) = (lease.task, TaskFinished { token, output });
+            let body = TaskFinished {
+                token,
+                output,
+                peak_bytes,
+            };
+            let task = lease.task;
             state
                 .courier
                 .push(Lane::Rank(stage, rank), Request::Finish { task, body });

@@ -1,7 +1,7 @@
 //! Leased tasks of a rank: wished for, held, renewed.
 
-use super::message::ProcessId;
-use super::ranks::Ranks;
+use super::message::{Output, ProcessId};
+use super::ranks::{Ranks, Slot};
 use medley_protocol::ids::{LeaseToken, StageId, TaskId};
 use medley_protocol::tasks::Lease;
 use std::time::Duration;
@@ -34,6 +34,9 @@ pub(super) struct Held {
     pub(super) token: LeaseToken,
     renewed_at: Duration,
     renew_every: Duration,
+    /// When the rank last spoke of it.
+    heard_at: Duration,
+    lease: Duration,
 }
 
 impl Ranks {
@@ -69,6 +72,8 @@ impl Ranks {
                 token: lease.token,
                 renewed_at: now,
                 renew_every: RENEW_PAUSE.min(Duration::from_millis(lease.lease_ms) / RENEWALS_PER_LEASE),
+                heard_at: now,
+                lease: Duration::from_millis(lease.lease_ms),
             }),
         };
         true
@@ -84,11 +89,31 @@ impl Ranks {
     /// Whether progress on a lease is a reason to renew it now; it counts as renewed.
     pub(super) fn renew(&mut self, id: ProcessId, token: LeaseToken, now: Duration) -> bool {
         match self.slot_mut(id).map(|slot| &mut slot.work) {
-            Some(Work::Holds(held)) if held.token == token && now >= held.renewed_at + held.renew_every => {
-                held.renewed_at = now;
-                true
+            Some(Work::Holds(held)) if held.token == token => {
+                held.heard_at = now;
+                let is_due = now >= held.renewed_at + held.renew_every;
+                if is_due {
+                    held.renewed_at = now;
+                }
+                is_due
             }
             _ => false,
+        }
+    }
+
+    /// Kills ranks that have said nothing of their task for as long as a lease lasts: they hang, and so would their stage
+    /// if nobody else worked for it.
+    pub(super) fn end_hung(&mut self, now: Duration, out: &mut Vec<Output>) {
+        let hangs = |slot: &Slot| match slot.work {
+            Work::Holds(held) if !slot.is_over() && now > held.heard_at + held.lease => {
+                Some((slot.process?, held.lease))
+            }
+            _ => None,
+        };
+        let hung: Vec<(ProcessId, Duration)> = self.slots.values().filter_map(hangs).collect();
+        for (process, silent) in hung {
+            let reason = format!("it hangs: it has said nothing of its task for {} s", silent.as_secs());
+            self.kill(process, reason, out);
         }
     }
 

@@ -198,6 +198,16 @@ impl Ranks {
         }
     }
 
+    /// Kills a process that still fills its slot, which says why.
+    pub(super) fn kill(&mut self, id: ProcessId, reason: String, out: &mut Vec<Output>) {
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.dying = true;
+            out.push(Output::Warn(format!("{} is killed: {reason}", process.describe())));
+            out.push(Output::Kill { process: id });
+        }
+        self.reached(id, RankState::Failed { reason, retry: true });
+    }
+
     /// Starts ranks whose predecessors are gone and for which a device is free, and tells ranks what is new.
     pub(super) fn advance(&mut self, me: &Register, out: &mut Vec<Output>) {
         self.start_waiting(me, out);

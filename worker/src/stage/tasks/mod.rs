@@ -16,6 +16,7 @@ mod trained;
 
 use crate::objects::Objects;
 use crate::rank::failure::Failure;
+use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
 use crate::rank::process::Context;
 use medley_protocol::agent::{FromRank, RankState, StageInputs, ToRank};
@@ -72,7 +73,11 @@ fn report(lease: Lease, result: Result<TaskOutput, Failure>) -> FromRank {
     match result {
         Ok(output) => {
             tracing::info!(task = %lease.task, "is done");
-            FromRank::TaskDone { lease, output }
+            FromRank::TaskDone {
+                lease,
+                output,
+                peak_bytes: peak_bytes(),
+            }
         }
         Err(Failure { reason, retry }) => {
             tracing::warn!(task = %lease.task, retry, "cannot be done: {reason}");

@@ -16,6 +16,7 @@ use crate::collective::reduce::Plan;
 use crate::collective::tcp::{Hello, Mesh, Timing};
 use crate::rank::failure::Failure;
 use crate::rank::fingerprint;
+use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Orders;
 use crate::rank::process::Context;
 use medley_protocol::agent::{CheckpointWanted, FromRank, Member, RankState, ToRank};
@@ -64,8 +65,12 @@ pub fn run(context: Context) -> Result<(), Failure> {
     let limits = plan.limits(setup.blip.student_layout.len(), largest_share(&setup, &deal));
     let addresses: Vec<String> = members.into_iter().map(|member| member.address).collect();
     let mesh = Mesh::connect(&listener, &hello, &addresses, Timing::default(), limits)?;
+    tracing::info!("all ranks are connected; trains from step {}", hello.committed);
     let said = voice.clone();
-    let written = move |part: CheckpointPart| said.say(&FromRank::Part { part });
+    let written = move |part: CheckpointPart| {
+        let peak_bytes = peak_bytes();
+        said.say(&FromRank::Part { part, peak_bytes });
+    };
     let writer = Writer::start(objects, assignment.stage, written)?;
     let speaker = member::Speaker::new(&hello, wanted);
     let trainer = Trainer::new(setup, assignment.spec.checkpoint, (deal, plan, rank), &mesh, writer)?;

@@ -78,7 +78,13 @@ fn another_coordinator_at_the_same_place_begins_anew() {
 fn stopping_kills_the_ranks_and_waits_for_facts() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Part { part: part(10, 1) }));
+    let (asked, _) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::Part {
+            part: part(10, 1),
+            peak_bytes: PEAK,
+        },
+    ));
     assert_eq!(kills(&agent.step(Input::Stop)), [ProcessId(0)]);
     agent.exit(ProcessId(0), "was killed by signal 9");
     assert!(!agent.state().is_done());

@@ -6,7 +6,13 @@ use super::*;
 fn a_part_is_sent_until_it_is_accepted() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
-    let (mut asked, mut request) = only_request(&agent.say(ProcessId(0), FromRank::Part { part: part(10, 1) }));
+    let (mut asked, mut request) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::Part {
+            part: part(10, 1),
+            peak_bytes: PEAK,
+        },
+    ));
     for trouble in [
         away(),
         refused(Code::Unavailable),
@@ -26,7 +32,13 @@ fn a_part_is_sent_until_it_is_accepted() {
 fn a_part_that_will_never_be_accepted_is_dropped_with_a_warning() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Part { part: part(10, 1) }));
+    let (asked, _) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::Part {
+            part: part(10, 1),
+            peak_bytes: PEAK,
+        },
+    ));
     let outputs = agent.answer(asked, Err(refused(Code::Invalid)));
     assert!(
         outputs
@@ -45,7 +57,13 @@ fn metrics_follow_what_is_stored_and_parts_follow_metrics() {
     for step in 1..1200 {
         agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
     }
-    let outputs = agent.say(ProcessId(0), FromRank::Part { part: part(1100, 0) });
+    let outputs = agent.say(
+        ProcessId(0),
+        FromRank::Part {
+            part: part(1100, 0),
+            peak_bytes: PEAK,
+        },
+    );
     assert!(sent(&outputs).is_empty(), "the rows below step 1100 come first");
     let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 100 })));
     let (asked, request) = only_request(&outputs);
@@ -92,7 +110,13 @@ fn rows_that_nobody_has_do_not_keep_a_checkpoint_from_being_committed() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
     let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) }));
-    agent.say(ProcessId(0), FromRank::Part { part: part(6, 0) });
+    agent.say(
+        ProcessId(0),
+        FromRank::Part {
+            part: part(6, 0),
+            peak_bytes: PEAK,
+        },
+    );
     let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 3 })));
     assert!(
         outputs
@@ -136,7 +160,16 @@ fn one_request_at_a_time_tries_whether_the_coordinator_is_back() {
     let started = starts(&agent.obey(orders(1, stages)));
     let mut asked = Vec::new();
     for (process, ..) in started {
-        asked.push(only_request(&agent.say(process, FromRank::Part { part: part(1, 1) })).0);
+        asked.push(
+            only_request(&agent.say(
+                process,
+                FromRank::Part {
+                    part: part(1, 1),
+                    peak_bytes: PEAK,
+                },
+            ))
+            .0,
+        );
     }
     for id in asked {
         agent.answer(id, Err(away()));

@@ -309,7 +309,7 @@ impl World {
         self.said_parts
             .insert((process.generation, process.committed, process.rank));
         let part = part(process.committed, process.rank);
-        self.say(id, FromRank::Part { part });
+        self.say(id, FromRank::Part { part, peak_bytes: PEAK });
     }
 
     fn hand_in(&mut self, which: prop::sample::Index) {
@@ -317,7 +317,14 @@ impl World {
         if let Some(lease) = self.processes.get_mut(&id).unwrap().lease.take() {
             self.said_results.insert(lease.token);
             let output = shard_output();
-            self.say(id, FromRank::TaskDone { lease, output });
+            self.say(
+                id,
+                FromRank::TaskDone {
+                    lease,
+                    output,
+                    peak_bytes: PEAK,
+                },
+            );
         }
     }
 

@@ -69,7 +69,14 @@ fn progress_renews_a_lease_at_most_every_five_seconds() {
 fn a_result_is_kept_until_it_is_accepted_and_arrives_before_the_next_wish() {
     let mut agent = at_work();
     let (lease, output) = (lease(1), shard_output());
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::TaskDone { lease, output }));
+    let (asked, _) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::TaskDone {
+            lease,
+            output,
+            peak_bytes: PEAK,
+        },
+    ));
     assert!(sent(&agent.say(ProcessId(0), FromRank::LeaseWanted)).is_empty());
     agent.answer(asked, Err(away()));
     agent.exit(ProcessId(0), "was killed by signal 9");
@@ -83,7 +90,14 @@ fn a_result_is_kept_until_it_is_accepted_and_arrives_before_the_next_wish() {
 fn a_result_that_comes_too_late_is_no_trouble() {
     let mut agent = at_work();
     let (lease, output) = (lease(1), shard_output());
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::TaskDone { lease, output }));
+    let (asked, _) = only_request(&agent.say(
+        ProcessId(0),
+        FromRank::TaskDone {
+            lease,
+            output,
+            peak_bytes: PEAK,
+        },
+    ));
     agent.say(ProcessId(0), FromRank::LeaseWanted);
     let outputs = agent.answer(asked, Err(refused(Code::Stale)));
     assert!(
@@ -102,4 +116,19 @@ fn the_task_of_a_rank_that_dies_is_given_back() {
     };
     assert_eq!((task, body.token, body.retry), (lease(1).task, lease(1).token, true));
     assert!(body.reason.contains("signal 11"), "{}", body.reason);
+}
+
+#[test]
+fn a_rank_that_says_nothing_of_its_task_for_a_whole_lease_is_killed() {
+    let mut agent = at_work();
+    agent.pass(29_000 * MS);
+    let (lease, done, total) = (lease(1), 1, 2);
+    agent.say(ProcessId(0), FromRank::TaskProgress { lease, done, total });
+    assert!(kills(&agent.pass(30_000 * MS)).is_empty(), "it spoke 30 s ago");
+    assert_eq!(kills(&agent.pass(MS)), [ProcessId(0)]);
+    assert!(kills(&agent.pass(MS)).is_empty(), "once is enough");
+    let [RankState::Failed { reason, retry: true }] = &states(&agent)[..] else {
+        panic!("{:?}", states(&agent))
+    };
+    assert!(reason.contains("nothing of its task for 30 s"), "{reason}");
 }

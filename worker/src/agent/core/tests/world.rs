@@ -11,6 +11,9 @@ use medley_protocol::stage::StageKind;
 use medley_protocol::tasks::{Counts, Lease, TaskOutput, TaskWork};
 use std::sync::OnceLock;
 
+/// What a rank says that it has needed.
+pub(super) const PEAK: Option<u64> = Some(7 << 20);
+
 /// An id made of a number.
 pub(super) fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(number: u64) -> T {
     format!("00000000-0000-7000-8000-{number:012}").parse().unwrap()

@@ -1,0 +1,169 @@
+//! Goldens, the bars they set, and what is compared with them.
+
+use medley_model::blip::Blip;
+use medley_model::flat::Pool;
+use medley_model::layout::Layout;
+use medley_model::replay::Batch;
+use medley_model::tape::{Tape, Weights};
+use medley_model::text::{Grounding, Packed};
+use medley_model::vision::Tokens;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A file beside this one.
+pub(crate) fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Numbers of a safetensors file by name.
+pub(crate) struct Golden(BTreeMap<String, Vec<f64>>);
+
+impl Golden {
+    pub(crate) fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+        Self(tensors.into_iter().map(|(name, view)| (name, numbers(&view))).collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &[f64] {
+        self.0.get(name).unwrap_or_else(|| panic!("the golden has no {name}"))
+    }
+
+    pub(crate) fn singles(&self, name: &str) -> Vec<f32> {
+        self.get(name).iter().map(|&v| v as f32).collect()
+    }
+
+    /// Norm of PyTorch's own error in single precision.
+    pub(crate) fn single_error(&self, name: &str) -> f64 {
+        self.get(&format!("{name}#fp32"))[0]
+    }
+
+    /// ‖Δ‖ ≤ 5e-6 ‖r‖ and max|Δ| ≤ 1e-5 max|r|.
+    pub(crate) fn check_forward(&self, name: &str, ours: &[f32]) {
+        let exact = self.get(name);
+        let delta = difference(ours, exact);
+        below(name, norm(&delta), 5e-6 * norm(exact));
+        below(name, largest(&delta), 1e-5 * largest(exact));
+    }
+
+    pub(crate) fn check_losses(&self, ours: [f32; 3]) {
+        for (name, ours) in ["loss.itc", "loss.itm", "loss.lm"].into_iter().zip(ours) {
+            let exact = self.get(name)[0];
+            below(name, (f64::from(ours) - exact).abs(), 1e-5 * exact);
+        }
+    }
+
+    /// ‖Δ‖ ≤ 2e-5 ‖g‖ + 1e-6 · RMS(all gradients) · √n, or ten times PyTorch's error in single precision.
+    pub(crate) fn check_gradients(&self, layout: &Layout, ours: &[f32]) {
+        let of = |name: &str| self.get(&format!("grad.{name}"));
+        let squares: f64 = layout.entries().iter().map(|e| norm(of(&e.name)).powi(2)).sum();
+        let rms = (squares / layout.num_params() as f64).sqrt();
+        for entry in layout.entries() {
+            let exact = of(&entry.name);
+            let delta = norm(&difference(&ours[entry.range()], exact));
+            let torch = self.single_error(&format!("grad.{}", entry.name));
+            below(&entry.name, delta, gradient_bar(norm(exact), rms, entry.len, torch));
+        }
+    }
+}
+
+pub(crate) fn gradient_bar(size: f64, rms: f64, n: usize, torch: f64) -> f64 {
+    (2e-5 * size + 1e-6 * rms * (n as f64).sqrt()).max(10.0 * torch)
+}
+
+/// Fails, saying what, if an error is above its bar.
+#[track_caller]
+pub(crate) fn below(name: &str, error: f64, bar: f64) {
+    assert!(error <= bar, "{name}: error {error:e} is above {bar:e}");
+}
+
+pub(crate) fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+pub(crate) fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |a, v| a.max(v.abs()))
+}
+
+pub(crate) fn difference(ours: &[f32], exact: &[f64]) -> Vec<f64> {
+    assert_eq!(ours.len(), exact.len());
+    ours.iter().zip(exact).map(|(a, b)| f64::from(*a) - b).collect()
+}
+
+fn numbers(view: &TensorView) -> Vec<f64> {
+    let data = view.data();
+    match view.dtype() {
+        Dtype::F64 => words(data).map(f64::from_le_bytes).collect(),
+        Dtype::F32 => words(data).map(|w| f64::from(f32::from_le_bytes(w))).collect(),
+        Dtype::I64 => words(data).map(|w| i64::from_le_bytes(w) as f64).collect(),
+        Dtype::I32 => words(data).map(|w| f64::from(i32::from_le_bytes(w))).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    data.chunks_exact(N).map(|chunk| chunk.try_into().unwrap())
+}
+
+/// Names of [`forward`]'s results.
+pub(crate) const FORWARD: [&str; 6] = [
+    "image_embeds",
+    "text_first",
+    "image_feat",
+    "text_feat",
+    "itm_logits",
+    "lm_logits",
+];
+
+/// The student's forward passes: image states, first states of texts, unit features of both, matching logits of pairs and
+/// negatives, and language-modelling logits of every token.
+pub(crate) fn forward(blip: &Blip, params: &[f32], batch: &Batch) -> [Vec<f32>; 6] {
+    let (b, pool) = (batch.texts.len(), &mut Pool::default());
+    let image_feat = blip.image_features(params, &batch.pixels, b, pool);
+    let text_feat = blip.text_features(params, &batch.texts, pool);
+    let own = (0..b as u32).map(|i| (i, i));
+    let foreign_images = batch.negatives.image_of_text.iter().copied().zip(0..);
+    let foreign_texts = (0..).zip(batch.negatives.text_of_image.iter().copied());
+    let pairs: Vec<(u32, u32)> = own.chain(foreign_images).chain(foreign_texts).collect();
+    let itm = blip.match_logits(params, &batch.pixels, b, &batch.texts, &pairs, pool);
+    let weights = Weights {
+        layout: &blip.student_layout,
+        data: params,
+    };
+    let mut tape = Tape::inference(weights, pool);
+    let (unimodal, generated) = (packed(blip.vocab.cls, batch), packed(blip.vocab.dec, batch));
+    let first = blip.student.text.encode(&mut tape, &unimodal, None);
+    let images = blip
+        .student
+        .vision
+        .forward(&mut tape, &batch.pixels, b, None, Tokens::All);
+    let keys = blip.student.text.image_keys(&mut tape, images);
+    let grounding = |image_of| Grounding {
+        image_of,
+        tokens: blip.image_tokens,
+    };
+    let (nothing, nowhere) = (Packed::new(), grounding(Vec::new()));
+    let each = grounding((0..b as u32).collect());
+    let passes = ((&nothing, &nowhere), (&generated, &each));
+    let (_, states) = blip.student.text.multimodal(&mut tape, passes.0, passes.1, &keys, None);
+    let logits = blip.student.text.predict(&mut tape, states.unwrap());
+    let values = |v| tape.value(v).to_vec();
+    [
+        values(images),
+        values(first),
+        image_feat,
+        text_feat,
+        itm.concat(),
+        values(logits),
+    ]
+}
+
+fn packed(first: u32, batch: &Batch) -> Packed {
+    let mut packed = Packed::new();
+    for (text, i) in batch.texts.iter().zip(0..) {
+        packed.push(first, text, i);
+    }
+    packed
+}

@@ -1,0 +1,84 @@
+//! What goes wrong in a run: drawn from its seed.
+
+use super::dice::Dice;
+use super::network::Silence;
+use std::time::Duration;
+
+/// Most faults of a run: fewer than the setbacks that a stage is allowed.
+const MAX_FAULTS: usize = 6;
+/// Faults begin within this time; the job takes about as long.
+const SPAN_MS: u64 = 25_000;
+
+/// One fault.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    /// Some rank is killed.
+    KillRank,
+    /// Some rank stands still, for a while or for good.
+    FreezeRank { lasts: Duration },
+    /// Two ranks lose their connection.
+    Reset,
+    /// A node's agent is killed with its ranks and starts anew after a while.
+    KillAgent { node: usize, down: Duration },
+    /// Calls between a node's agent and the coordinator get lost or late for a while.
+    Silence {
+        node: usize,
+        silence: Silence,
+        lasts: Duration,
+    },
+    /// The coordinator dies with its memory and starts anew after a while. `torn`: between writing a decision and
+    /// publishing it.
+    KillCoordinator { down: Duration, torn: bool },
+}
+
+impl Fault {
+    /// How long it lasts by itself.
+    pub(super) fn lasts(self) -> Duration {
+        match self {
+            Self::KillRank | Self::FreezeRank { .. } | Self::Reset => Duration::ZERO,
+            Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
+            Self::Silence { lasts, .. } => lasts,
+        }
+    }
+}
+
+/// The faults of a run over `nodes` nodes, with their times, in order.
+pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> {
+    let count = 1 + dice.below(MAX_FAULTS);
+    // Faults that come close upon each other are the harder ones.
+    let span = if dice.chance(40) { 3000 } else { SPAN_MS };
+    let begin = dice.ms(0, SPAN_MS - span);
+    let mut faults: Vec<(Duration, Fault)> = (0..count)
+        .map(|_| (begin + dice.ms(0, span), fault(dice, nodes)))
+        .collect();
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn fault(dice: &mut Dice, nodes: usize) -> Fault {
+    let node = dice.below(nodes);
+    match dice.below(10) {
+        0 | 1 => Fault::KillRank,
+        2 => Fault::FreezeRank {
+            lasts: if dice.chance(50) {
+                Duration::MAX
+            } else {
+                dice.ms(500, 12_000)
+            },
+        },
+        3 => Fault::Reset,
+        4 | 5 => Fault::KillAgent {
+            node,
+            down: dice.ms(100, 8000),
+        },
+        6..=8 => Fault::Silence {
+            node,
+            silence: [Silence::Cut, Silence::Deaf, Silence::Late][dice.below(3)],
+            lasts: dice.ms(500, 12_000),
+        },
+        _ => Fault::KillCoordinator {
+            down: dice.ms(100, 8000),
+            torn: dice.chance(30),
+        },
+    }
+}

@@ -1,0 +1,69 @@
+//! A node: lives of its agent, one after the other, around the product's core.
+
+use super::process::Pid;
+use medley_protocol::agent::Register;
+use medley_protocol::ids::IncarnationId;
+use medley_worker::agent::core::{Input, Output, ProcessId, State, step};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use uuid::Uuid;
+
+pub(super) struct Node {
+    number: usize,
+    devices: u32,
+    /// Number of the present or last life.
+    pub(super) life: u64,
+    pub(super) agent: Option<Agent>,
+}
+
+pub(super) struct Agent {
+    core: State,
+    began: Duration,
+    pub(super) processes: BTreeMap<ProcessId, Pid>,
+}
+
+impl Node {
+    /// A node whose agent does not run.
+    pub(super) fn new(number: usize, devices: u32) -> Self {
+        Self {
+            number,
+            devices,
+            life: 0,
+            agent: None,
+        }
+    }
+
+    /// Its agent starts, as a new life.
+    pub(super) fn start(&mut self, now: Duration) {
+        self.life += 1;
+        let life = u128::from(self.life);
+        let register = Register {
+            name: format!("n{}", self.number),
+            incarnation: IncarnationId::from_uuid(Uuid::from_u128(((self.number as u128 + 1) << 64) | life)),
+            host: "host".into(),
+            devices: self.devices,
+            threads: 1,
+            fingerprint: "same".into(),
+        };
+        self.agent = Some(Agent {
+            core: State::new(register),
+            began: now,
+            processes: BTreeMap::new(),
+        });
+    }
+
+    /// The agent takes a step, if it runs.
+    pub(super) fn step(&mut self, input: Input, now: Duration) -> Vec<Output> {
+        let Some(agent) = self.agent.take() else {
+            return Vec::new();
+        };
+        let (core, outputs) = step(agent.core, input, now.saturating_sub(agent.began));
+        self.agent = Some(Agent { core, ..agent });
+        outputs
+    }
+
+    /// How the agent's world calls one of its processes.
+    pub(super) fn pid(&self, process: ProcessId) -> Option<Pid> {
+        self.agent.as_ref()?.processes.get(&process).copied()
+    }
+}

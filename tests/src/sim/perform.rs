@@ -1,0 +1,296 @@
+//! What the world does for its inhabitants, and to them: calls, processes, faults.
+
+use super::coordinator::Ask;
+use super::faults::Fault;
+use super::network::End;
+use super::process::{Actor, Deed, Heard, Pid, Place, Process, Tools};
+use super::witness::describe;
+use super::world::{Happening, World};
+use medley_protocol::agent::{FromRank, ToRank};
+use medley_worker::agent::core::{Input, Output, ProcessId};
+use medley_worker::collective::tcp::Timing;
+use medley_worker::supervise::Event;
+use std::time::Duration;
+
+impl World<'_> {
+    /// An agent takes a step, and what it asks for is done.
+    pub(super) fn feed(&mut self, node: usize, input: Input) {
+        for output in self.nodes[node].step(input, self.now) {
+            match output {
+                Output::Register(register) => self.ask(node, Ask::Register(register)),
+                Output::Beat { beat, patience } => {
+                    self.witness.obeys(node, self.nodes[node].life, beat.revision);
+                    self.ask(node, Ask::Beat { beat, patience });
+                }
+                Output::Send { id, request } => self.ask(node, Ask::Send { id, request }),
+                Output::Start { process, device, order } => self.start(node, process, device, order),
+                Output::Tell { process, order } => {
+                    let end = End::Agent(node, self.nodes[node].life);
+                    if let Some(pid) = self.nodes[node].pid(process) {
+                        let at = self.network.arrival(end, End::Rank(pid), self.now, &mut self.dice);
+                        let heard = Heard::Order(order);
+                        self.agenda.put(at, Happening::Heard { pid, heard });
+                    }
+                }
+                Output::Kill { process } => {
+                    if let Some(pid) = self.nodes[node].pid(process) {
+                        let at = self.now + self.dice.ms(0, 300);
+                        self.agenda.put(at, Happening::Dies { pid, how: "was killed" });
+                    }
+                }
+                Output::Info(text) | Output::Warn(text) => self.witness.note(|| format!("n{node}: {text}")),
+                Output::Halt { reason } => {
+                    self.witness.note(|| format!("n{node} halts: {reason}"));
+                    self.witness.count("halt");
+                    let down = self.dice.ms(500, 2000);
+                    self.kill_agent(node, down);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A call to the coordinator sets out. It gets one answer, or is given up.
+    fn ask(&mut self, node: usize, ask: Ask) {
+        self.num_calls += 1;
+        let call = self.num_calls;
+        self.calls.insert(call, (node, self.nodes[node].life));
+        let input = ask.away("no answer in time");
+        self.agenda
+            .put(self.now + ask.patience(), Happening::Answered { call, input });
+        let Some(delay) = self.network.request(node, self.now, &mut self.dice) else {
+            return;
+        };
+        if self.dice.chance(1) {
+            // It arrives a second time, as from a connection that was thought to be broken.
+            let (ask, again) = (ask.clone(), self.dice.ms(0, 3000));
+            self.agenda
+                .put(self.now + delay + again, Happening::Asked { call, node, ask });
+            self.witness.count("doubled-call");
+        }
+        self.agenda.put(self.now + delay, Happening::Asked { call, node, ask });
+    }
+
+    /// A call arrives at the coordinator, or where it should be.
+    pub(super) fn asked(&mut self, call: u64, node: usize, ask: &Ask) {
+        let waits = self.calls.contains_key(&call);
+        let input = match &self.coordinator {
+            None => ask.away("connection refused"),
+            Some(coordinator) => {
+                let input = coordinator.answer(ask, &mut self.table);
+                if coordinator.was_woken() {
+                    let (reign, woken) = (self.reign, true);
+                    self.agenda.put(self.now, Happening::Decide { reign, woken });
+                }
+                if !waits {
+                    self.witness.count("late-call");
+                }
+                input
+            }
+        };
+        self.witness.inspect(&self.table, &self.objects);
+        match &input {
+            Input::Ordered(Err(trouble)) if self.coordinator.is_some() => {
+                self.witness
+                    .note(|| format!("a beat of n{node} is refused: {trouble:?}"));
+                self.witness.count("refused-beat");
+            }
+            Input::Answered {
+                answer: Err(trouble), ..
+            } if self.coordinator.is_some() => {
+                self.witness.note(|| format!("n{node} is refused {ask:?}: {trouble:?}"));
+                self.witness.count("refused-claim");
+            }
+            _ => {}
+        }
+        if let Some(delay) = self.network.answer(node, self.now, &mut self.dice) {
+            self.agenda.put(self.now + delay, Happening::Answered { call, input });
+        }
+    }
+
+    fn start(&mut self, node: usize, id: ProcessId, device: u32, order: ToRank) {
+        let ToRank::Start { assignment, rank, .. } = &order else {
+            return;
+        };
+        let (pid, life) = (self.processes.len(), self.nodes[node].life);
+        let place = Place {
+            node,
+            life,
+            id,
+            device,
+            stage: assignment.stage,
+            generation: assignment.generation,
+            rank: *rank,
+        };
+        self.witness.starts(place, &self.processes);
+        self.witness.note(|| format!("{} starts", describe(pid, place)));
+        let mut tools = Tools {
+            now: self.now,
+            dice: &mut self.dice,
+            objects: &mut self.objects,
+        };
+        let started = Actor::start(pid, order, &mut tools);
+        let (actor, deeds) = started.map_or((None, Vec::new()), |(actor, deeds)| (Some(actor), deeds));
+        self.processes.push(Process {
+            place,
+            actor,
+            frozen_until: Duration::ZERO,
+        });
+        if let Some(agent) = &mut self.nodes[node].agent {
+            agent.processes.insert(id, pid);
+        }
+        self.carry_out(pid, deeds);
+    }
+
+    /// A process hears something; one that stands still hears it later, or never.
+    pub(super) fn hear(&mut self, pid: Pid, heard: Heard) {
+        let process = &mut self.processes[pid];
+        if self.now < process.frozen_until {
+            if process.frozen_until < Duration::MAX {
+                self.agenda.put(process.frozen_until, Happening::Heard { pid, heard });
+            }
+            return;
+        }
+        let Some(actor) = &mut process.actor else { return };
+        let mut tools = Tools {
+            now: self.now,
+            dice: &mut self.dice,
+            objects: &mut self.objects,
+        };
+        let deeds = actor.hear(heard, &mut tools);
+        self.carry_out(pid, deeds);
+    }
+
+    fn carry_out(&mut self, pid: Pid, deeds: Vec<Deed>) {
+        let place = self.processes[pid].place;
+        for deed in deeds {
+            match deed {
+                Deed::Say(message) => {
+                    if let FromRank::State { state } = &message {
+                        self.witness.note(|| format!("{}: {state:?}", describe(pid, place)));
+                    }
+                    self.say(pid, Event::Said(message));
+                }
+                Deed::Send { to, wire } => {
+                    let at = self
+                        .network
+                        .arrival(End::Rank(pid), End::Rank(to), self.now, &mut self.dice);
+                    let heard = Heard::Wire { from: place.rank, wire };
+                    self.agenda.put(at, Happening::Heard { pid: to, heard });
+                }
+                Deed::Later { after, alarm } => {
+                    let heard = Heard::Alarm(alarm);
+                    self.agenda.put(self.now + after, Happening::Heard { pid, heard });
+                }
+                Deed::Committed(toy) => {
+                    let stage = self.table.job.stage(place.stage);
+                    let name = stage.map_or_else(String::new, |stage| stage.name.clone());
+                    let world = self.processes[pid]
+                        .actor
+                        .as_ref()
+                        .map_or(1, |actor| actor.peers().len() as u32 + 1);
+                    self.witness
+                        .note(|| format!("{}: {name} step {}", describe(pid, place), toy.step));
+                    self.witness.commits(place, world, &name, toy);
+                }
+                Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
+                Deed::Exit(how) => self.end(pid, how),
+            }
+        }
+    }
+
+    /// What a process says, or that it has ended, reaches its agent in order.
+    fn say(&mut self, pid: Pid, event: Event) {
+        let Place { node, life, id, .. } = self.processes[pid].place;
+        let at = self
+            .network
+            .arrival(End::Rank(pid), End::Agent(node, life), self.now, &mut self.dice);
+        let input = Input::Rank { process: id, event };
+        self.agenda.put(at, Happening::Told { node, life, input });
+    }
+
+    /// A process ends: its agent and its peers notice.
+    pub(super) fn end(&mut self, pid: Pid, how: &'static str) {
+        let place = self.processes[pid].place;
+        let Some(actor) = self.processes[pid].actor.take() else {
+            return;
+        };
+        self.witness.note(|| format!("{} {how}", describe(pid, place)));
+        self.say(pid, Event::Exited(how.into()));
+        for peer in actor.peers() {
+            self.lose(pid, peer, Duration::ZERO, "its connection ended");
+        }
+    }
+
+    /// A process notices that a peer is gone.
+    fn lose(&mut self, gone: Pid, pid: Pid, after: Duration, why: &str) {
+        let now = self.now + after;
+        let at = self
+            .network
+            .arrival(End::Rank(gone), End::Rank(pid), now, &mut self.dice);
+        let (rank, why) = (self.processes[gone].place.rank, why.into());
+        let heard = Heard::Gone { rank, why };
+        self.agenda.put(at, Happening::Heard { pid, heard });
+    }
+
+    pub(super) fn fail(&mut self, fault: Fault) {
+        self.witness.note(|| format!("FAULT {fault:?}"));
+        match fault {
+            Fault::KillRank => {
+                if let Some(pid) = self.some_rank() {
+                    self.end(pid, "was ended by signal 9");
+                }
+            }
+            Fault::FreezeRank { lasts } => {
+                let Some(pid) = self.some_rank() else { return };
+                self.processes[pid].frozen_until = self.now.saturating_add(lasts);
+                let silence = Timing::default().silence;
+                if lasts > silence {
+                    for peer in self.peers(pid) {
+                        self.lose(pid, peer, silence, "silent");
+                    }
+                }
+            }
+            Fault::Reset => {
+                let Some(pid) = self.some_rank() else { return };
+                if let Some(peer) = self.peers(pid).first().copied() {
+                    self.lose(pid, peer, Duration::ZERO, "connection reset");
+                    self.lose(peer, pid, Duration::ZERO, "connection reset");
+                }
+            }
+            Fault::KillAgent { node, down } => self.kill_agent(node, down),
+            Fault::Silence { node, silence, lasts } => self.network.silence(node, silence, self.now + lasts),
+            Fault::KillCoordinator { down, torn } => {
+                if torn {
+                    self.decide(false);
+                }
+                self.coordinator = None;
+                self.agenda.put(self.now + down, Happening::CoordinatorStarts);
+            }
+        }
+    }
+
+    /// A rank that runs now, if any does.
+    fn some_rank(&mut self) -> Option<Pid> {
+        let running: Vec<Pid> = (0..self.processes.len())
+            .filter(|pid| self.processes[*pid].actor.is_some())
+            .collect();
+        (!running.is_empty()).then(|| running[self.dice.below(running.len())])
+    }
+
+    fn peers(&self, pid: Pid) -> Vec<Pid> {
+        self.processes[pid].actor.as_ref().map_or_else(Vec::new, Actor::peers)
+    }
+
+    /// An agent dies, its ranks with it; it starts again after a while.
+    fn kill_agent(&mut self, node: usize, down: Duration) {
+        if self.nodes[node].agent.take().is_some() {
+            self.agenda.put(self.now + down, Happening::AgentStarts { node });
+        }
+        for pid in 0..self.processes.len() {
+            if self.processes[pid].place.node == node {
+                self.end(pid, "died with its agent");
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The model that is trained here: one number that depends on every sample of every step, and on their order.
+//!
+//! A lane's contribution is a function of the state before the step, as a gradient is, so a rank whose state is another
+//! one is found out at once. A state that is right after the last step proves that each step was committed once.
+
+use medley_data::random::Key;
+use medley_protocol::metrics::StepMetrics;
+
+/// Size of the canonical state.
+pub(super) const STATE_BYTES: u64 = 16;
+
+/// A state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Toy {
+    /// Committed steps.
+    pub(super) step: u64,
+    sum: u64,
+}
+
+/// A number that stands for these bytes.
+pub(super) fn number(bytes: &[u8]) -> u64 {
+    let key = bytes.iter().fold(Key::new(7), |key, byte| key.at(u64::from(*byte)));
+    key.word(bytes.len() as u64)
+}
+
+impl Toy {
+    /// The first state of a stage that starts from `origin`.
+    pub(super) fn fresh(origin: u64) -> Self {
+        Self { step: 0, sum: origin }
+    }
+
+    /// The first state of a stage that is fine-tuned from this one.
+    pub(super) fn tuned(self, stage: u64) -> Self {
+        Self::fresh(Key::new(self.sum).word(stage))
+    }
+
+    pub(super) fn digest(self) -> u64 {
+        self.sum
+    }
+
+    /// What a lane contributes to the next step, reading the dataset version `data`.
+    pub(super) fn lane(self, data: u64, lane: u32) -> u64 {
+        Key::new(self.sum).at(data).at(self.step).word(u64::from(lane))
+    }
+
+    /// Commits the next step with the contributions of all lanes, in order.
+    pub(super) fn commit(self, lanes: &[u64]) -> Self {
+        let key = lanes
+            .iter()
+            .fold(Key::new(self.sum).at(self.step), |key, lane| key.at(*lane));
+        Self {
+            step: self.step + 1,
+            sum: key.word(0),
+        }
+    }
+
+    /// The row of the step that led to this state: a function of the state, as in truth.
+    pub(super) fn metrics(self) -> StepMetrics {
+        StepMetrics {
+            step: self.step - 1,
+            epoch: 0,
+            itc: f64::from((self.sum >> 32) as u32),
+            itm: 0.0,
+            lm: 0.0,
+            lr: 0.0,
+            alpha: 0.0,
+            temperature: 0.0,
+            grad_norm: 0.0,
+        }
+    }
+
+    pub(super) fn bytes(self) -> Vec<u8> {
+        [self.step.to_le_bytes(), self.sum.to_le_bytes()].concat()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (step, sum) = bytes.split_first_chunk::<8>()?;
+        Some(Self {
+            step: u64::from_le_bytes(*step),
+            sum: u64::from_le_bytes(sum.try_into().ok()?),
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! What must hold at every moment, and at the end.
+//!
+//! - Within one life, the revision that an agent obeys only grows.
+//! - Ranks of different generations of a stage never run on one node at once, nor two ranks on one device.
+//! - A rank commits one step after the other, and no rank is more than one step ahead of another of its generation.
+//! - Whoever commits a step, in whichever generation, has the state of the undisturbed run; so has every checkpoint, and
+//!   a step has one.
+//! - Generations grow, and no job fails for such faults as are played here.
+//! - At the end every task is done, with the result that it always has, and every shard is merged once.
+
+use super::objects::Objects;
+use super::process::{Pid, Place, Process};
+use super::table::{Table, TaskState};
+use super::toy::Toy;
+use medley_coordinator::domain::decision::Decision;
+use medley_coordinator::domain::job;
+use medley_protocol::ids::StageId;
+use medley_protocol::tasks::{TaskOutput, TaskWork};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+/// Lines of a trace.
+const MAX_LINES: usize = 120;
+
+/// All that a job computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// States by stage and committed steps.
+    states: BTreeMap<(String, u64), Toy>,
+    /// Results by task.
+    results: BTreeMap<String, String>,
+}
+
+/// How often something happened, by its name: kinds of the product's events, and what the simulation counts.
+#[derive(Debug, Clone, Default)]
+pub struct Coverage(BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    /// How often.
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    /// Adds what another run went through.
+    pub fn add(&mut self, other: &Self) {
+        for (what, times) in &other.0 {
+            *self.0.entry(what).or_default() += times;
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = self.0.iter();
+        all.try_for_each(|(what, times)| writeln!(f, "{times:8} {what}"))
+    }
+}
+
+/// How far the ranks of a generation are.
+struct Progress {
+    /// Steps that were committed before its first.
+    base: u64,
+    by_rank: BTreeMap<u32, u64>,
+}
+
+pub(super) struct Witness<'a> {
+    reference: Option<&'a Record>,
+    pub(super) record: Record,
+    pub(super) coverage: Coverage,
+    /// The first rule that was broken.
+    pub(super) violation: Option<String>,
+    /// The last lines, if a trace is wanted.
+    pub(super) trace: Option<VecDeque<String>>,
+    now: Duration,
+    revisions: BTreeMap<(usize, u64), u64>,
+    generations: BTreeMap<StageId, u64>,
+    progress: BTreeMap<(StageId, u64), Progress>,
+    checkpoints: BTreeSet<(StageId, u64)>,
+}
+
+impl<'a> Witness<'a> {
+    pub(super) fn new(reference: Option<&'a Record>, traces: bool) -> Self {
+        Self {
+            reference,
+            record: Record::default(),
+            coverage: Coverage::default(),
+            violation: None,
+            trace: traces.then(VecDeque::new),
+            now: Duration::ZERO,
+            revisions: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            checkpoints: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn at(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// A line of the trace.
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        let Some(trace) = &mut self.trace else { return };
+        trace.push_back(format!("{:9.3} {}", self.now.as_secs_f64(), line()));
+        if trace.len() > MAX_LINES {
+            trace.pop_front();
+        }
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.coverage.0.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn accuse(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// An agent says which revision it obeys.
+    pub(super) fn obeys(&mut self, node: usize, life: u64, revision: u64) {
+        let before = self.revisions.insert((node, life), revision).unwrap_or(0);
+        if revision < before {
+            self.accuse(format!("n{node} obeys revision {revision} after {before}"));
+        }
+    }
+
+    /// A process starts beside the others.
+    pub(super) fn starts(&mut self, place: Place, others: &[Process]) {
+        let alive = others
+            .iter()
+            .filter(|other| other.actor.is_some() && other.place.node == place.node);
+        for other in alive.map(|other| other.place) {
+            if other.device == place.device {
+                self.accuse(format!("two ranks own device {} of n{}", place.device, place.node));
+            }
+            if other.stage == place.stage && (other.generation, other.life) != (place.generation, place.life) {
+                let (old, new, node) = (other.generation, place.generation, place.node);
+                self.accuse(format!("ranks of generations {old} and {new} run on n{node} at once"));
+            }
+        }
+    }
+
+    /// A rank has committed a step of a stage.
+    pub(super) fn commits(&mut self, place: Place, world: u32, stage: &str, toy: Toy) {
+        let key = (place.stage, place.generation);
+        let progress = self.progress.entry(key).or_insert_with(|| Progress {
+            base: toy.step - 1,
+            by_rank: BTreeMap::new(),
+        });
+        let before = progress.by_rank.insert(place.rank, toy.step).unwrap_or(progress.base);
+        let all = progress.by_rank.values().copied();
+        let slowest = if progress.by_rank.len() < world as usize {
+            Some(progress.base)
+        } else {
+            all.min()
+        };
+        let ahead = toy.step.saturating_sub(slowest.unwrap_or(0));
+        let (rank, generation, step) = (place.rank, place.generation, toy.step);
+        if before + 1 != step {
+            self.accuse(format!(
+                "{stage}: rank {rank} of generation {generation} commits step {step} after {before}"
+            ));
+        }
+        if ahead > 1 {
+            self.accuse(format!(
+                "{stage}: rank {rank} of generation {generation} is {ahead} steps ahead at {step}"
+            ));
+        }
+        self.compare(stage, toy, "committed");
+    }
+
+    fn compare(&mut self, stage: &str, toy: Toy, what: &str) {
+        let key = (stage.to_owned(), toy.step);
+        let right = self.reference.and_then(|reference| reference.states.get(&key).copied());
+        let first = *self.record.states.entry(key).or_insert(toy);
+        if first != toy || (self.reference.is_some() && right != Some(toy)) {
+            self.accuse(format!(
+                "{stage}: the state {what} at step {} is not that of an undisturbed run",
+                toy.step
+            ));
+        }
+    }
+
+    /// A decision was written.
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        for event in &decision.events {
+            self.count(event.kind);
+            self.note(|| format!("[{}] {}", event.kind, event.message));
+        }
+        for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
+            let before = self.generations.insert(stage.id, stage.generation).unwrap_or(0);
+            if stage.generation < before {
+                self.accuse(format!(
+                    "{}: generation {} comes after {before}",
+                    stage.name, stage.generation
+                ));
+            }
+        }
+        for job in &decision.jobs {
+            if let job::State::Failed { reason } = &job.state {
+                self.accuse(format!("the job failed: {reason}"));
+            }
+        }
+    }
+
+    /// Looks at what was handed in.
+    pub(super) fn inspect(&mut self, table: &Table, objects: &Objects) {
+        if table.checkpoints.len() == self.checkpoints.len() {
+            return;
+        }
+        for ((stage, step), manifest) in &table.checkpoints {
+            if !self.checkpoints.insert((*stage, *step)) {
+                continue;
+            }
+            let name = table
+                .job
+                .stage(*stage)
+                .map_or_else(String::new, |stage| stage.name.clone());
+            self.note(|| format!("{name}: the checkpoint at step {step} is whole"));
+            self.count("checkpoint");
+            match objects.whole(manifest).and_then(|bytes| Toy::from_bytes(&bytes)) {
+                Some(toy) if toy.step == *step => self.compare(&name, toy, "of the checkpoint"),
+                _ => self.accuse(format!("{name}: the checkpoint at step {step} is torn")),
+            }
+        }
+    }
+
+    /// The job has succeeded: whether all is there, once.
+    pub(super) fn finally(&mut self, table: &Table) {
+        for task in &table.tasks {
+            let TaskState::Done(output) = &task.state else {
+                self.accuse(format!("the job succeeded without {:?}", task.work));
+                continue;
+            };
+            self.result(table, &task.work, output);
+        }
+        for stage in table.job.stages.iter().filter(|stage| !stage.has_last_checkpoint()) {
+            if stage.kind.is_training() {
+                self.accuse(format!("{} is done without its last checkpoint", stage.name));
+            }
+        }
+        for ((stage, step), row) in &table.metrics {
+            let name = table
+                .job
+                .stage(*stage)
+                .map_or_else(String::new, |stage| stage.name.clone());
+            let state = self.record.states.get(&(name.clone(), step + 1)).copied();
+            if state.map(Toy::metrics) != Some(*row) {
+                self.accuse(format!("{name}: the metrics of step {step} are those of another state"));
+            }
+        }
+    }
+
+    fn result(&mut self, table: &Table, work: &TaskWork, output: &TaskOutput) {
+        if let TaskWork::IndexMerge { shards } | TaskWork::CapfiltMerge { overlays: shards } = work {
+            let named: BTreeSet<&str> = shards.iter().map(|part| part.shard.file.as_str()).collect();
+            let is_index = matches!(work, TaskWork::IndexMerge { .. });
+            let is_shard = |task: &TaskWork| match task {
+                TaskWork::IndexShard { .. } => is_index,
+                TaskWork::CapfiltShard { .. } => !is_index,
+                _ => false,
+            };
+            let all = table.tasks.iter().filter(|task| is_shard(&task.work)).count();
+            if (shards.len(), named.len()) != (all, all) {
+                self.accuse(format!("{} shards are merged of {all}", shards.len()));
+            }
+        }
+        let key = match output {
+            TaskOutput::Shard { object, .. } | TaskOutput::Dataset { dataset: object, .. } => object.key.clone(),
+            TaskOutput::Evaluation { details, .. } => details.key.clone(),
+        };
+        let name = format!("{work:?}");
+        let right = self
+            .reference
+            .is_none_or(|reference| reference.results.get(&name) == Some(&key));
+        if !right || self.record.results.insert(name.clone(), key).is_some() {
+            self.accuse(format!("the result of {name} is not that of an undisturbed run"));
+        }
+    }
+}
+
+/// A rank, for people.
+pub(super) fn describe(pid: Pid, place: Place) -> String {
+    format!(
+        "p{pid} (rank {} of generation {} on n{})",
+        place.rank, place.generation, place.node
+    )
+}
