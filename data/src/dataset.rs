@@ -191,9 +191,9 @@ impl Corpus {
         }
     }
 
-    /// A number for the image of a pair, the same whatever its text.
-    pub fn image_id(pair: Pair) -> u64 {
-        u64::from(pair.shard) << 32 | u64::from(pair.sample)
+    /// What tells the image of a pair from others, the same whatever its text; never 0.
+    pub fn identity(&self, pair: Pair) -> u64 {
+        self.shards[pair.shard as usize].index.samples[pair.sample as usize].identity
     }
 
     /// Counts for people: pairs by source, what was dropped, broken samples by reason.

@@ -53,6 +53,9 @@ pub struct Sample {
     pub key: String,
     /// Where its image lies.
     pub image: Extent,
+    /// What tells its image from others: a hash of the image's bytes, never 0. Texts of one image share it, be they in
+    /// one shard or in several.
+    pub identity: u64,
     /// Its cleaned caption.
     pub text: String,
 }
@@ -177,8 +180,15 @@ fn sample(file: &mut File, key: &str, parts: &Parts) -> Result<Sample, (Reason, 
     Ok(Sample {
         key: key.to_owned(),
         image,
+        identity: identity(&bytes),
         text: caption,
     })
+}
+
+fn identity(image: &[u8]) -> u64 {
+    let hash = blake3::hash(image);
+    let first = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
+    u64::from_le_bytes(*first).max(1)
 }
 
 #[cfg(test)]
@@ -224,6 +234,30 @@ mod tests {
                 UnreadableCaption
             ]
         );
+    }
+
+    #[test]
+    fn samples_with_the_same_image_share_its_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let jpeg = |shade: u8| {
+            encode(&Rgb {
+                width: 8,
+                height: 8,
+                data: vec![shade; 192],
+            })
+        };
+        let (dark, light) = (jpeg(9), jpeg(200));
+        let index = |name: &str, images: [&[u8]; 2]| {
+            let path = dir.path().join(name);
+            let texts: [&[u8]; 2] = [b"a ring", b"a disc"];
+            let files = (0..2).flat_map(|i| [(format!("{i}.jpg"), images[i]), (format!("{i}.txt"), texts[i])]);
+            shards::write(&path, files).unwrap();
+            let samples = build(&path, &mut |_, _| {}).unwrap().samples;
+            samples.iter().map(|sample| sample.identity).collect::<Vec<_>>()
+        };
+        let (first, second) = (index("a.tar", [&dark, &light]), index("b.tar", [&dark, &dark]));
+        assert_eq!(second, [first[0]; 2]);
+        assert!(first[0] != first[1] && !first.contains(&0));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The batch of any lane of any step: a function of (seed, step, lane) and the dataset version.
 
-use crate::augment::{self, Augment};
+use crate::augment;
 use crate::dataset::{Corpus, Pair};
 use crate::decode::{self, Rgb, normalise};
 use crate::order::{Order, place};
 use crate::random::Key;
 use crate::shards;
 use crate::text::Tokenizer;
+use medley_protocol::spec::AugmentSpec;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub struct Settings {
     /// Side of an image in pixels.
     pub image_size: u32,
     /// Augmentation.
-    pub augment: Augment,
+    pub augment: AugmentSpec,
     /// Longest text in tokens.
     pub max_tokens: usize,
     /// Put before every caption.
@@ -46,6 +47,10 @@ pub struct Batch {
     pub pixels: Vec<f32>,
     /// Token ids, `[CLS]` first and `[SEP]` last.
     pub texts: Vec<Vec<u32>>,
+    /// Identities of the images.
+    pub identities: Vec<u64>,
+    /// Numbers of the samples, by which any lane of the step can read them.
+    pub samples: Vec<u64>,
     /// Samples that were replaced because their bytes did not decode: (position in the epoch, stand-in's number of the try).
     pub replaced: Vec<(u64, u64)>,
 }
@@ -86,7 +91,7 @@ pub enum Fault {
 /// Reads lanes.
 pub struct Loader {
     corpus: Arc<Corpus>,
-    pairs: Vec<Pair>,
+    pairs: Arc<[Pair]>,
     tokenizer: Arc<Tokenizer>,
     settings: Settings,
     images: Images,
@@ -98,9 +103,20 @@ impl Loader {
         Self {
             images: Images::default(),
             corpus,
-            pairs,
+            pairs: pairs.into(),
             tokenizer,
             settings,
+        }
+    }
+
+    /// Another reader of the same samples, which keeps no images.
+    pub fn another(&self) -> Self {
+        Self {
+            corpus: Arc::clone(&self.corpus),
+            pairs: Arc::clone(&self.pairs),
+            tokenizer: Arc::clone(&self.tokenizer),
+            settings: self.settings.clone(),
+            images: Images::read_once(),
         }
     }
 
@@ -115,36 +131,70 @@ impl Loader {
     /// [`Fault`] if a shard cannot be read.
     pub fn batch(&mut self, step: u64, lane: u32) -> Result<Batch, Fault> {
         let s = &self.settings;
-        let (side, lanes, size) = (s.image_size as usize, u64::from(s.lanes), u64::from(s.batch));
-        let per_image = 3 * side * side;
+        let (lanes, size) = (u64::from(s.lanes), u64::from(s.batch));
         let mut batch = Batch {
-            pixels: vec![0.0; s.batch as usize * per_image],
+            pixels: Vec::with_capacity(s.batch as usize * self.pixels_per_image()),
             texts: Vec::new(),
+            identities: Vec::new(),
+            samples: Vec::new(),
             replaced: Vec::new(),
         };
         let steps_per_epoch = self.steps_per_epoch();
         for slot in 0..size {
             let (epoch, position) = place(step, steps_per_epoch, lanes, size, u64::from(lane), slot);
-            let (index, image, attempt) = self.sample(epoch, position)?;
+            let (sample, image, attempt) = self.drawn(epoch, position)?;
             if attempt > 0 {
                 batch.replaced.push((position, attempt));
             }
-            let key = Key::new(self.settings.seed).at(epoch).at(index);
-            let view = augment::apply(&self.settings.augment, &image, self.settings.image_size, key);
-            normalise(&view, &mut batch.pixels[slot as usize * per_image..][..per_image]);
-            batch.texts.push(self.tokens(self.pairs[index as usize]));
+            self.view(epoch, sample, &image, &mut batch.pixels);
+            batch.texts.push(self.text(sample));
+            batch.identities.push(self.identity(sample));
+            batch.samples.push(sample);
         }
         Ok(batch)
     }
 
-    fn tokens(&self, pair: Pair) -> Vec<u32> {
-        let text = self.corpus.text(pair);
+    /// Appends the pixels of a sample as every lane of the step sees them.
+    ///
+    /// # Errors
+    /// [`Fault`] if its shard cannot be read, or its image does not decode.
+    pub fn pixels(&mut self, step: u64, sample: u64, to: &mut Vec<f32>) -> Result<(), Fault> {
+        let pair = self.pairs[sample as usize];
+        let image = self.images.get(&self.corpus, pair)?;
+        let image = image.ok_or_else(|| self.undecodable(pair, 1))?;
+        self.view(step / self.steps_per_epoch(), sample, &image, to);
+        Ok(())
+    }
+
+    /// Token ids of a sample, `[CLS]` first and `[SEP]` last.
+    pub fn text(&self, sample: u64) -> Vec<u32> {
+        let text = self.corpus.text(self.pairs[sample as usize]);
         self.tokenizer
             .encode(&format!("{}{text}", self.settings.prompt), self.settings.max_tokens)
     }
 
+    /// Identity of a sample's image.
+    pub fn identity(&self, sample: u64) -> u64 {
+        self.corpus.identity(self.pairs[sample as usize])
+    }
+
+    fn pixels_per_image(&self) -> usize {
+        let side = self.settings.image_size as usize;
+        3 * side * side
+    }
+
+    fn view(&self, epoch: u64, sample: u64, image: &Rgb, to: &mut Vec<f32>) {
+        let s = &self.settings;
+        let key = Key::new(s.seed).at(epoch).at(sample);
+        let text = self.corpus.text(self.pairs[sample as usize]);
+        let view = augment::apply(&s.augment, image, text, s.image_size, key);
+        let at = to.len();
+        to.resize(at + self.pixels_per_image(), 0.0);
+        normalise(&view, &mut to[at..]);
+    }
+
     /// The pair at a position, its image, and how many substitutes it took.
-    fn sample(&mut self, epoch: u64, position: u64) -> Result<(u64, Arc<Rgb>, u64), Fault> {
+    fn drawn(&mut self, epoch: u64, position: u64) -> Result<(u64, Arc<Rgb>, u64), Fault> {
         let order = Order::new(self.settings.seed, epoch, self.pairs.len() as u64);
         for attempt in 0..MAX_SUBSTITUTES {
             let index = order.substitute(position, attempt);
@@ -152,12 +202,12 @@ impl Loader {
                 return Ok((index, image, attempt));
             }
         }
-        let pair = self.pairs[order.at(position) as usize];
+        Err(self.undecodable(self.pairs[order.at(position) as usize], MAX_SUBSTITUTES))
+    }
+
+    fn undecodable(&self, pair: Pair, tries: u64) -> Fault {
         let path = self.corpus.shards[pair.shard as usize].path.clone();
-        Err(Fault::Undecodable {
-            path,
-            tries: MAX_SUBSTITUTES,
-        })
+        Fault::Undecodable { path, tries }
     }
 }
 
@@ -193,7 +243,7 @@ impl Images {
     /// # Errors
     /// [`Fault`] if its shard cannot be read.
     pub fn get(&mut self, corpus: &Corpus, pair: Pair) -> Result<Option<Arc<Rgb>>, Fault> {
-        let id = Corpus::image_id(pair);
+        let id = corpus.identity(pair);
         if let Some(image) = self.decoded.get(&id) {
             return Ok(Some(image.clone()));
         }

@@ -7,11 +7,12 @@
 
 use medley_model::blip::{Blip, LaneBatch, LaneStep, gradient_buffer};
 use medley_model::flat::{Flat, Pool};
+use medley_model::loss::itc::Distillation;
 use medley_model::ops::keep_freed_memory;
 use medley_model::params::{Objective, Vocabulary};
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::{Commit, State};
-use medley_protocol::spec::Spec;
+use medley_protocol::spec::{SameImage, Spec};
 use std::time::Instant;
 
 fn main() {
@@ -108,12 +109,19 @@ impl Bench {
             seed: self.spec.seed,
             step: self.state.step,
             lane: 0,
-            alpha: 0.4,
+            distillation: Distillation {
+                alpha: 0.4,
+                temperature: None,
+            },
+            same_image: SameImage::Negative,
             prompt_tokens: 0,
         };
+        let identities: Vec<u64> = (1..=self.texts.len() as u64).collect();
         let batch = LaneBatch {
             pixels: &self.pixels,
             texts: &self.texts,
+            identities: &identities,
+            guests: &[],
         };
         let output = self
             .blip
@@ -124,6 +132,7 @@ impl Bench {
             lanes: 1,
             image_features: &output.image_features,
             text_features: &output.text_features,
+            identities: &identities,
             lr: 1e-4,
         };
         self.state

@@ -4,17 +4,22 @@
 //! and text towers, the contrastive loss, hard negatives drawn from its logits, and one packed pass of 4b texts through the
 //! multimodal layers, each image's keys and values computed once per layer.
 
+mod lane;
+
+pub use lane::{Candidates, Guest, LaneBatch, LaneOutput, LaneStep};
+
 use crate::flat::{Flat, Pool};
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
 use crate::loss::{itc, itm, lm};
 use crate::params::{self, Objective, Vocabulary};
-use crate::random::{Purpose, Stream};
+use crate::random::Purpose;
 use crate::state::State;
 use crate::tape::{Tape, Var, Weights, WriteCount};
 use crate::text::{Grounding, Packed, Text};
 use crate::vision::{Pair, Tokens, Vision};
-use medley_protocol::spec::ModelSpec;
+use lane::Pass;
+use medley_protocol::spec::{ModelSpec, SameImage};
 use std::rc::Rc;
 
 /// Towers and projections over one layout.
@@ -80,43 +85,6 @@ pub struct Blip {
     pub temperature: ParamId,
 }
 
-/// A lane's samples.
-#[derive(Debug, Clone, Copy)]
-pub struct LaneBatch<'a> {
-    /// Normalised pixels, b × 3 × s × s.
-    pub pixels: &'a [f32],
-    /// Token ids of each text, `[CLS]` first and `[SEP]` last, without padding.
-    pub texts: &'a [Vec<u32>],
-}
-
-/// What a lane's step depends on besides weights and samples.
-#[derive(Debug, Clone, Copy)]
-pub struct LaneStep {
-    /// What is trained.
-    pub objective: Objective,
-    /// Seed of the stage.
-    pub seed: u64,
-    /// Number of the step.
-    pub step: u64,
-    /// The lane.
-    pub lane: u32,
-    /// Weight of the momentum targets.
-    pub alpha: f32,
-    /// Tokens of the prompt after the first, which are not predicted.
-    pub prompt_tokens: usize,
-}
-
-/// What a lane's step yields, besides its gradient.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LaneOutput {
-    /// Contrastive, matching and language-modelling loss; 0 where the objective has none.
-    pub losses: [f32; 3],
-    /// The lane's momentum image features, b × e; empty where the objective has no contrastive loss.
-    pub image_features: Vec<f32>,
-    /// The lane's momentum text features, b × e.
-    pub text_features: Vec<f32>,
-}
-
 impl Blip {
     /// The model at this image size.
     pub fn new(model: &ModelSpec, image_size: u32, vocab: Vocabulary) -> Self {
@@ -137,7 +105,7 @@ impl Blip {
     }
 
     /// Runs one lane: its losses and momentum features are returned, the gradient of its mean loss is written to `grad`. Entries
-    /// that the objective does not train are zeroed.
+    /// that the objective does not train are zeroed. Negatives are drawn from the lane.
     ///
     /// # Errors
     /// [`WriteCount`] if a parameter's gradient is incomplete, which would be a fault of the model's code.
@@ -152,7 +120,7 @@ impl Blip {
         self.lane_with(state, batch, step, None, pool, grad)
     }
 
-    /// [`Blip::lane`] with negatives that are given instead of drawn.
+    /// [`Blip::lane`] with negatives that are given instead of drawn: from b on they are guests.
     ///
     /// # Errors
     /// As [`Blip::lane`].
@@ -172,11 +140,17 @@ impl Blip {
             grad[entry.range()].fill(0.0);
         }
         let (image_features, text_features) = self.momentum_features(state, batch, step, pool);
+        let identities = step.identities(batch.identities, batch.len());
         let keys = itc::Keys {
             image: &image_features,
             text: &text_features,
             image_queue: &state.image_queue,
             text_queue: &state.text_queue,
+            identities: &identities,
+            queued_identities: match step.same_image {
+                SameImage::Negative => &[],
+                SameImage::Positive => &state.queued_identities,
+            },
         };
         let weights = Weights {
             layout: &self.student_layout,
@@ -213,21 +187,71 @@ impl Blip {
             layout: &self.momentum_layout,
             data: &state.ema,
         };
-        let mut tape = Tape::inference(weights, pool);
-        let drop_path = step.stream(Purpose::DropPath, Pass::Teacher);
-        let class = self.teacher.vision.forward(
-            &mut tape,
-            batch.pixels,
-            batch.texts.len(),
-            Some(drop_path),
-            Tokens::Class,
-        );
-        let images = self.teacher.image_features(&mut tape, class);
+        self.features(
+            &self.teacher,
+            Tape::inference(weights, pool),
+            batch.own(),
+            step,
+            Pass::Teacher,
+        )
+    }
+
+    /// Unit features of the lane's images and texts by the student, those that its step will find: the first of two passes
+    /// when negatives come from all lanes.
+    ///
+    /// # Shapes
+    /// b × e each
+    pub fn student_features(
+        &self,
+        state: &State,
+        batch: LaneBatch,
+        step: LaneStep,
+        pool: &mut Pool,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let weights = Weights {
+            layout: &self.student_layout,
+            data: &state.params,
+        };
+        self.features(
+            &self.student,
+            Tape::inference(weights, pool),
+            batch.own(),
+            step,
+            Pass::Student,
+        )
+    }
+
+    fn features(
+        &self,
+        towers: &Towers,
+        mut tape: Tape,
+        batch: LaneBatch,
+        step: LaneStep,
+        pass: Pass,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let seats = step.seats(batch, pass);
+        let class = towers
+            .vision
+            .forward(&mut tape, batch.pixels, seats.len(), Some(&seats), Tokens::Class);
+        let images = towers.image_features(&mut tape, class);
         let texts = unimodal(batch.texts, self.vocab.cls);
-        let dropout = step.stream(Purpose::Dropout, Pass::Teacher);
-        let first = self.teacher.text.encode(&mut tape, &texts, Some(dropout));
-        let texts = self.teacher.text_features(&mut tape, first);
+        let dropout = step.stream(Purpose::Dropout, pass);
+        let first = towers.text.encode(&mut tape, &texts, Some(dropout));
+        let texts = towers.text_features(&mut tape, first);
         (tape.value(images).to_vec(), tape.value(texts).to_vec())
+    }
+
+    /// Draws the negatives of a lane of b samples from all lanes: numbers of candidates.
+    pub fn draw(&self, state: &State, candidates: Candidates, step: LaneStep, b: usize) -> Negatives {
+        let (width, t) = (self.model.embed_dim as usize, state.temperature(self));
+        let first = step.lane as usize * b;
+        let own = first * width..(first + b) * width;
+        let (images, texts) = (candidates.image_features, candidates.text_features);
+        let image_to_text = itm::logits(&images[own.clone()], texts, width, t);
+        let text_to_image = itm::logits(&texts[own], images, width, t);
+        let identities = step.identities(candidates.identities, candidates.identities.len());
+        step.drawing(&identities, first)
+            .negatives(&image_to_text, &text_to_image, b)
     }
 
     /// The losses of the objective, in the order ITC, ITM, LM.
@@ -239,12 +263,13 @@ impl Blip {
         keys: itc::Keys<'a>,
         negatives: Option<&Negatives>,
     ) -> [Option<Var>; 3] {
-        let b = batch.texts.len();
-        let drop_path = step.stream(Purpose::DropPath, Pass::Student);
+        let own = batch.own();
+        let b = own.texts.len();
+        let seats = step.seats(batch, Pass::Student);
         let images = self
             .student
             .vision
-            .forward(tape, batch.pixels, b, Some(drop_path), Tokens::All);
+            .forward(tape, batch.pixels, seats.len(), Some(&seats), Tokens::All);
         let mut matching = (
             Packed::new(),
             Grounding {
@@ -255,15 +280,15 @@ impl Blip {
         let mut generated = (Packed::new(), matching.1.clone());
         let mut contrast = None;
         if step.objective.understands() {
-            let found = self.contrast(tape, images, batch, step, keys);
-            let (i2t, t2i) = (tape.value(found.image_to_text), tape.value(found.text_to_image));
-            let drawn = || itm::draw(i2t, t2i, b, step.stream(Purpose::Negatives, Pass::Student));
+            let features = self.student_vars(tape, images, own, step);
+            let found = itc::contrast(tape, features, keys, self.temperature, step.distillation);
+            let drawn = || self.draw_in_lane(tape, features, found, keys.identities, step);
             let negatives = negatives.cloned().unwrap_or_else(drawn);
             matching = itm::sequences(batch.texts, &negatives, self.vocab.enc, self.image_tokens);
             contrast = Some(found.loss);
         }
         if step.objective.generates() {
-            generated = lm::sequences(batch.texts, self.vocab.dec, 3 * b as u32, self.image_tokens);
+            generated = lm::sequences(own.texts, self.vocab.dec, 3 * b as u32, self.image_tokens);
         }
         let image_keys = self.student.text.image_keys(tape, images);
         let dropout = step.stream(Purpose::Dropout, Pass::Multimodal);
@@ -281,14 +306,8 @@ impl Blip {
         [contrast, matched, modelled]
     }
 
-    fn contrast<'a>(
-        &self,
-        tape: &mut Tape<'a>,
-        images: Var,
-        batch: LaneBatch,
-        step: LaneStep,
-        keys: itc::Keys<'a>,
-    ) -> itc::Contrast {
+    /// Unit features of the lane's images and texts on the tape.
+    fn student_vars(&self, tape: &mut Tape, images: Var, batch: LaneBatch, step: LaneStep) -> (Var, Var) {
         let classes: Rc<[u32]> = (0..batch.texts.len()).map(|i| (i * self.image_tokens) as u32).collect();
         let class = tape.rows(images, &classes);
         let image = self.student.image_features(tape, class);
@@ -297,25 +316,28 @@ impl Blip {
             .student
             .text
             .encode(tape, &unimodal(batch.texts, self.vocab.cls), Some(dropout));
-        let text = self.student.text_features(tape, first);
-        itc::contrast(tape, image, text, keys, self.temperature, step.alpha)
+        (image, self.student.text_features(tape, first))
     }
-}
 
-/// Passes of a step, which have random streams of their own.
-#[derive(Clone, Copy)]
-enum Pass {
-    Student = 0,
-    Teacher = 1,
-    Multimodal = 2,
-}
-
-impl LaneStep {
-    fn stream(&self, purpose: Purpose, pass: Pass) -> Stream {
-        Stream::new(self.seed, purpose)
-            .at(self.step)
-            .at(u64::from(self.lane))
-            .at(pass as u64)
+    fn draw_in_lane(
+        &self,
+        tape: &Tape,
+        (image, text): (Var, Var),
+        found: itc::Contrast,
+        identities: &[u64],
+        step: LaneStep,
+    ) -> Negatives {
+        let (b, width) = tape.dims(image);
+        let drawing = step.drawing(identities, 0);
+        if step.objective == Objective::Pretrain {
+            let (i2t, t2i) = (tape.value(found.image_to_text), tape.value(found.text_to_image));
+            return drawing.negatives(i2t, t2i, b);
+        }
+        let t = tape.weights().get(self.temperature)[0];
+        let (image, text) = (tape.value(image), tape.value(text));
+        let image_to_text = itm::logits(image, text, width, t);
+        let text_to_image = itm::logits(text, image, width, t);
+        drawing.negatives(&image_to_text, &text_to_image, b)
     }
 }
 

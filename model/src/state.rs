@@ -6,6 +6,7 @@
 use crate::blip::Blip;
 use crate::flat::Flat;
 use crate::init;
+use crate::loss::itc::UNKNOWN;
 use crate::ops::optim::{AdamW, momentum_average};
 use crate::ops::sum::squares_f64;
 use crate::params::{self, Objective};
@@ -31,6 +32,8 @@ pub struct State {
     pub image_queue: Flat,
     /// Momentum features of earlier texts, queue × e.
     pub text_queue: Flat,
+    /// Identities of the queues' images; [`UNKNOWN`] until the entry is written in this stage.
+    pub queued_identities: Vec<u64>,
 }
 
 /// What is committed with the mean gradient.
@@ -44,6 +47,8 @@ pub struct Commit<'a> {
     pub image_features: &'a [f32],
     /// Momentum text features of all lanes, in lane order.
     pub text_features: &'a [f32],
+    /// Identities of their images; without any they are [`UNKNOWN`].
+    pub identities: &'a [u64],
     /// Learning rate.
     pub lr: f64,
 }
@@ -94,16 +99,19 @@ impl State {
             ema: Flat::zeros(momentum),
             image_queue: Flat::zeros(queue),
             text_queue: Flat::zeros(queue),
+            queued_identities: vec![UNKNOWN; blip.model.queue as usize],
         }
     }
 
     /// The start of a fine-tuning stage from this state: weights, momentum encoders and queues stay, the optimiser and the
-    /// counters begin anew, as when the reference loads a pre-trained checkpoint.
+    /// counters begin anew, as when the reference loads a pre-trained checkpoint. What the queues' images are is forgotten:
+    /// the reference's pre-training does not keep it.
     pub fn begin_stage(&mut self) {
         self.step = 0;
         self.queue_next = 0;
         self.m.fill(0.0);
         self.v.fill(0.0);
+        self.queued_identities.fill(UNKNOWN);
     }
 
     /// This state for the model at another image size: the image towers' position tables are resampled, in parameters and
@@ -126,6 +134,7 @@ impl State {
             queue_next: self.queue_next,
             image_queue: self.image_queue,
             text_queue: self.text_queue,
+            queued_identities: self.queued_identities,
             ..state
         }
     }
@@ -175,7 +184,7 @@ impl State {
     /// The rest of a commit: the step's features go into the queues, and it is counted.
     pub fn advance(&mut self, blip: &Blip, objective: Objective, commit: Commit) {
         if objective.understands() {
-            self.enqueue(blip, commit.image_features, commit.text_features);
+            self.enqueue(blip, commit);
         }
         self.step += 1;
     }
@@ -193,14 +202,17 @@ impl State {
         }
     }
 
-    fn enqueue(&mut self, blip: &Blip, image: &[f32], text: &[f32]) {
+    fn enqueue(&mut self, blip: &Blip, commit: Commit) {
         let width = blip.model.embed_dim as usize;
-        let queue = u64::from(blip.model.queue);
-        for (image, text) in image.chunks_exact(width).zip(text.chunks_exact(width)) {
-            let at = self.queue_next as usize * width;
-            self.image_queue[at..at + width].copy_from_slice(image);
-            self.text_queue[at..at + width].copy_from_slice(text);
-            self.queue_next = (self.queue_next + 1) % queue;
+        let images = commit.image_features.chunks_exact(width);
+        let texts = commit.text_features.chunks_exact(width);
+        for (i, (image, text)) in images.zip(texts).enumerate() {
+            let next = self.queue_next as usize;
+            let at = next * width..(next + 1) * width;
+            self.image_queue[at.clone()].copy_from_slice(image);
+            self.text_queue[at].copy_from_slice(text);
+            self.queued_identities[next] = commit.identities.get(i).copied().unwrap_or(UNKNOWN);
+            self.queue_next = (self.queue_next + 1) % u64::from(blip.model.queue);
         }
     }
 
@@ -209,7 +221,7 @@ impl State {
         self.params[blip.student_layout.entry(blip.temperature).offset]
     }
 
-    /// The tensors of the state with their names, in canonical order.
+    /// The real tensors of the state with their names, in canonical order.
     pub fn sections(&self) -> [(&'static str, &Flat); 6] {
         [
             ("params", &self.params),
@@ -221,9 +233,10 @@ impl State {
         ]
     }
 
-    /// Size of the canonical bytes: step and queue position as little-endian words, then the sections.
+    /// Size of the canonical bytes: step and queue position as little-endian words, the sections, the queued identities.
     pub fn num_bytes(&self) -> usize {
-        HEADER + self.sections().iter().map(|(_, flat)| flat.len() * 4).sum::<usize>()
+        let sections: usize = self.sections().iter().map(|(_, flat)| flat.len() * 4).sum();
+        HEADER + sections + self.queued_identities.len() * 8
     }
 
     fn header(&self) -> [u8; HEADER] {
@@ -237,8 +250,9 @@ impl State {
     pub fn for_bytes(&self, range: std::ops::Range<usize>, mut f: impl FnMut(&[u8])) {
         let header = self.header();
         let mut at = 0;
-        let slices = std::iter::once(&header[..]).chain(self.sections().map(|(_, flat)| flat.as_bytes()));
-        for slice in slices {
+        let sections = self.sections().map(|(_, flat)| flat.as_bytes());
+        let identities = bytemuck::cast_slice(&self.queued_identities);
+        for slice in std::iter::once(&header[..]).chain(sections).chain([identities]) {
             let (from, to) = (range.start.max(at), range.end.min(at + slice.len()));
             if from < to {
                 f(&slice[from - at..to - at]);
@@ -284,6 +298,7 @@ impl State {
             ema,
             image_queue,
             text_queue,
+            queued_identities,
             ..
         } = self;
         for flat in [params, m, v, ema, image_queue, text_queue] {
@@ -292,6 +307,9 @@ impl State {
             }
             at += flat.len() * 4;
         }
+        for (value, bytes) in queued_identities.iter_mut().zip(bytes[at..].chunks_exact(8)) {
+            *value = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        }
         Ok(())
     }
 }
@@ -299,4 +317,103 @@ impl State {
 /// Euclidean norm of the mean gradient.
 pub fn gradient_norm(gradient: &[f32], lanes: u32) -> f64 {
     libm::sqrt(squares_f64(gradient)) / f64::from(lanes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::Vocabulary;
+    use medley_protocol::spec::Spec;
+
+    fn blip() -> (Blip, TrainSpec) {
+        let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"},
+            "model": {"queue": 16}, "lanes": {"count": 2, "batch": 5}, "cluster": {"max_ranks": 2}});
+        let spec = Spec::from_document(&document).unwrap();
+        let vocab = Vocabulary {
+            size: 40,
+            pad: 0,
+            cls: 2,
+            sep: 3,
+            dec: 4,
+            enc: 5,
+        };
+        (Blip::new(&spec.model, 32, vocab), spec.pretrain)
+    }
+
+    /// Commits a step of ten samples whose identities begin at `first`.
+    fn commit(state: &mut State, blip: &Blip, train: &TrainSpec, first: u64) {
+        let gradient = Flat::from_slice(&vec![0.5; blip.student_layout.len()]);
+        let features = vec![first as f32; 10 * blip.model.embed_dim as usize];
+        let identities: Vec<u64> = (first..first + 10).collect();
+        let commit = Commit {
+            gradient: &gradient,
+            lanes: 2,
+            image_features: &features,
+            text_features: &features,
+            identities: &identities,
+            lr: 1e-2,
+        };
+        state.commit(blip, Objective::Filter, train, commit);
+    }
+
+    #[test]
+    fn identities_are_queued_beside_the_features_they_belong_to() {
+        let (blip, train) = blip();
+        let mut state = State::fresh(&blip, 1);
+        assert_eq!(state.queued_identities, [UNKNOWN; 16]);
+        commit(&mut state, &blip, &train, 100);
+        commit(&mut state, &blip, &train, 200);
+        let expected: Vec<u64> = (206..210).chain(104..110).chain(200..206).collect();
+        assert_eq!(state.queued_identities, expected);
+        let first_of = |at: usize| state.image_queue[at * blip.model.embed_dim as usize];
+        assert!((0..16).all(|at| first_of(at) == (state.queued_identities[at] / 100 * 100) as f32));
+    }
+
+    #[test]
+    fn canonical_bytes_hold_the_identities() {
+        let (blip, train) = blip();
+        let mut state = State::fresh(&blip, 1);
+        commit(&mut state, &blip, &train, u64::MAX - 50);
+        let bytes = state.copy_bytes(0..state.num_bytes());
+        let mut loaded = State::zeros(&blip);
+        loaded.load(&bytes).unwrap();
+        assert_eq!(loaded.queued_identities, state.queued_identities);
+        assert_eq!(loaded.digest(), state.digest());
+        loaded.queued_identities[15] ^= 1;
+        assert_ne!(loaded.digest(), state.digest());
+    }
+
+    #[test]
+    fn a_fine_tuning_stage_forgets_what_its_queues_show() {
+        let (blip, train) = blip();
+        let mut state = State::fresh(&blip, 1);
+        commit(&mut state, &blip, &train, 100);
+        let features = state.image_queue.to_vec();
+        state.begin_stage();
+        assert_eq!((state.step, state.queue_next), (0, 0));
+        assert_eq!(state.queued_identities, [UNKNOWN; 16]);
+        assert_eq!(state.image_queue[..], features);
+    }
+
+    #[test]
+    fn momentum_encoders_follow_as_far_as_the_momentum_says() {
+        for momentum in [0.0, 0.7, 0.995, 1.0] {
+            let (blip, mut train) = blip();
+            train.momentum = momentum;
+            let mut state = State::fresh(&blip, 1);
+            let before = state.ema.to_vec();
+            commit(&mut state, &blip, &train, 100);
+            for entry in blip.momentum_layout.entries() {
+                let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
+                for (at, student) in entry.range().zip(&state.params[student]) {
+                    let expected = momentum * f64::from(before[at]) + (1.0 - momentum) * f64::from(*student);
+                    assert!(
+                        (f64::from(state.ema[at]) - expected).abs() < 1e-6,
+                        "{} at {momentum}",
+                        entry.name
+                    );
+                }
+            }
+        }
+    }
 }

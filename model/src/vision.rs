@@ -64,6 +64,15 @@ pub struct Vision {
     norm: Pair,
 }
 
+/// What the drop-path of an image is a function of, whoever computes it.
+#[derive(Debug, Clone, Copy)]
+pub struct PathSeat {
+    /// Stream of the image's lane and pass.
+    pub stream: Stream,
+    /// The image's number in its lane.
+    pub image: u32,
+}
+
 /// How much of the result is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tokens {
@@ -101,11 +110,19 @@ impl Vision {
         }
     }
 
-    /// Image embeddings. `drop_path` is the stream of this pass; none leaves every branch in.
+    /// Image embeddings. `drop_path` has a seat for each image; none leaves every branch in.
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → (b·n) × d, or b × d for [`Tokens::Class`]
-    pub fn forward(&self, tape: &mut Tape, pixels: &[f32], b: usize, drop_path: Option<Stream>, wanted: Tokens) -> Var {
+    pub fn forward(
+        &self,
+        tape: &mut Tape,
+        pixels: &[f32],
+        b: usize,
+        drop_path: Option<&[PathSeat]>,
+        wanted: Tokens,
+    ) -> Var {
+        debug_assert!(drop_path.is_none_or(|seats| seats.len() == b));
         let patches = patchify(pixels, b, self.patch);
         let n = 1 + patches.len() / (b * 3 * self.patch * self.patch);
         let x = tape.input(&patches, 3 * self.patch * self.patch);
@@ -113,7 +130,7 @@ impl Vision {
         let mut x = tape.tokens(x, b, self.class, self.position);
         let last = self.blocks.len() - 1;
         for (i, block) in self.blocks.iter().enumerate() {
-            let factors = drop_path.and_then(|stream| self.survival(i, b, stream));
+            let factors = drop_path.and_then(|seats| self.survival(i, seats));
             let class_only = i == last && wanted == Tokens::Class;
             x = tape.scope(|tape| self.block(tape, block, x, b, n, factors.as_ref(), class_only));
         }
@@ -160,7 +177,7 @@ impl Vision {
     }
 
     /// Factors of both residual branches of a block for each image: 0 with a rate that rises linearly over the blocks.
-    fn survival(&self, block: usize, b: usize, stream: Stream) -> Option<[Rc<[f32]>; 2]> {
+    fn survival(&self, block: usize, seats: &[PathSeat]) -> Option<[Rc<[f32]>; 2]> {
         let depth = self.blocks.len();
         let rate = if depth > 1 {
             self.drop_path * block as f64 / (depth - 1) as f64
@@ -169,10 +186,9 @@ impl Vision {
         } as f32;
         (rate > 0.0).then(|| {
             [0u32, 1].map(|branch| {
-                let draw = |image: u32| stream.uniform([image, block as u32, branch, 0]);
-                (0..b as u32)
-                    .map(|i| if draw(i) < rate { 0.0 } else { 1.0 / (1.0 - rate) })
-                    .collect()
+                let draw = |seat: &PathSeat| seat.stream.uniform([seat.image, block as u32, branch, 0]);
+                let factor = |seat| if draw(seat) < rate { 0.0 } else { 1.0 / (1.0 - rate) };
+                seats.iter().map(factor).collect()
             })
         })
     }
@@ -216,7 +232,51 @@ fn patchify(pixels: &[f32], b: usize, p: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::patchify;
+    use super::*;
+    use crate::flat::{Flat, Pool};
+    use crate::params;
+    use crate::random::Purpose;
+    use crate::tape::Weights;
+    use medley_protocol::spec::Spec;
+
+    #[test]
+    fn an_image_loses_the_same_branches_in_whatever_company() {
+        let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"},
+            "model": {"vision": {"drop_path": 0.5, "depth": 4, "image_size": 16}}});
+        let mut model = Spec::from_document(&document).unwrap().model;
+        model.vision.drop_path = 0.5;
+        let layout = params::student(&model, 16, 40);
+        let mut weights = Flat::zeros(layout.len());
+        crate::init::weights(&model, &layout, 1, &mut weights);
+        let vision = Vision::new(&model.vision, &layout);
+        let noise = Stream::new(3, Purpose::Init);
+        let image = |i: u32| (0..768).map(move |at| noise.normals([at, i, 0, 0])[0]);
+        let pixels: Vec<f32> = (0..8).flat_map(image).collect();
+        let seat = |image: u32| PathSeat {
+            stream: Stream::new(1, Purpose::DropPath).at(u64::from(image / 4)),
+            image: image % 4,
+        };
+        let mut pool = Pool::default();
+        let mut seen = |images: &[u32]| {
+            let pixels: Vec<f32> = images
+                .iter()
+                .flat_map(|i| pixels[*i as usize * 768..][..768].to_vec())
+                .collect();
+            let seats: Vec<PathSeat> = images.iter().copied().map(seat).collect();
+            let weights = Weights {
+                layout: &layout,
+                data: &weights,
+            };
+            let mut tape = Tape::inference(weights, &mut pool);
+            let class = vision.forward(&mut tape, &pixels, images.len(), Some(&seats), Tokens::Class);
+            let width = tape.dims(class).1;
+            tape.value(class).chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
+        };
+        let all = seen(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        let some = seen(&[2, 7, 5]);
+        assert_eq!(some, [all[2].clone(), all[7].clone(), all[5].clone()]);
+        assert!(all[..4] != all[4..]);
+    }
 
     #[test]
     fn patches_are_cut_row_by_row_and_channel_first() {

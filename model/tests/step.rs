@@ -5,20 +5,62 @@
 mod plain;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use medley_model::blip::{Blip, LaneBatch, LaneStep};
+use medley_model::blip::{Blip, Candidates, Guest, LaneBatch, LaneStep};
 use medley_model::flat::{Flat, Pool};
 use medley_model::layout::Layout;
+use medley_model::loss::itc::Distillation;
 use medley_model::loss::itm;
 use medley_model::params::{Objective, Vocabulary};
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
-use medley_protocol::spec::{ModelSpec, Spec};
+use medley_protocol::spec::{ModelSpec, SameImage, Spec};
 use plain::formulas::{log_softmax, matrix, softmax};
 use plain::{Plain, TextPass};
 
 const B: usize = 3;
-const ALPHA: f64 = 0.3;
 const SMOOTHING: f64 = 0.1;
+/// Images of the lane, and some of the queue's: the first and the last sample show the same.
+const IDENTITIES: [u64; B] = [70, 80, 70];
+const QUEUED: [(usize, u64); 3] = [(1, 80), (4, 70), (9, 80)];
+
+/// What is computed, both ways.
+#[derive(Clone)]
+struct Case {
+    dropout: f64,
+    objective: Objective,
+    alpha: f64,
+    teacher_temperature: Option<f64>,
+    same_image: SameImage,
+    /// Negatives that are given; 3 is a guest.
+    negatives: Option<itm::Negatives>,
+}
+
+impl Case {
+    fn of(objective: Objective) -> Self {
+        Self {
+            dropout: 0.1,
+            objective,
+            alpha: 0.3,
+            teacher_temperature: None,
+            same_image: match objective {
+                Objective::Filter => SameImage::Positive,
+                _ => SameImage::Negative,
+            },
+            negatives: None,
+        }
+    }
+
+    /// Columns of each row that match it.
+    fn matches(&self, row: usize, column: usize, queue: usize) -> bool {
+        if self.same_image == SameImage::Negative {
+            return row == column;
+        }
+        let mut queued = vec![0; queue];
+        QUEUED.iter().for_each(|(at, id)| queued[*at] = *id);
+        let identity = IDENTITIES.iter().chain(&queued).nth(column).unwrap();
+        *identity == IDENTITIES[row]
+    }
+}
 
 fn model(dropout: f64) -> ModelSpec {
     let document = serde_json::json!({
@@ -40,8 +82,14 @@ fn vocabulary() -> Vocabulary {
     }
 }
 
+/// The lane's texts, and a guest's.
 fn texts() -> Vec<Vec<u32>> {
-    vec![vec![2, 10, 11, 12, 3], vec![2, 13, 3], vec![2, 11, 14, 15, 16, 17, 3]]
+    vec![
+        vec![2, 10, 11, 12, 3],
+        vec![2, 13, 3],
+        vec![2, 11, 14, 15, 16, 17, 3],
+        vec![2, 18, 19, 3],
+    ]
 }
 
 fn pixels(n: usize) -> Vec<f32> {
@@ -62,6 +110,7 @@ fn state(blip: &Blip) -> State {
         }
     }
     state.params[0] = 0.2;
+    QUEUED.iter().for_each(|(at, id)| state.queued_identities[*at] = *id);
     state
 }
 
@@ -92,7 +141,7 @@ fn features(plain: &Plain, images: &[Tensor], stream: Option<Stream>) -> Result<
         .iter()
         .map(|image| plain.feature("vision_proj", image))
         .collect::<Result<Vec<_>>>()?;
-    let text = texts().into_iter().enumerate().map(|(i, text)| {
+    let text = texts().into_iter().take(B).enumerate().map(|(i, text)| {
         let pass = TextPass {
             decoder: false,
             image: None,
@@ -113,22 +162,23 @@ fn contrast(
     (image, text): (&Tensor, &Tensor),
     (image_m, text_m): (&Tensor, &Tensor),
     state: &State,
-    width: usize,
+    case: &Case,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    let width = image.dim(1)?;
     let images = Tensor::cat(&[image_m, &matrix(&state.image_queue, width)?], 0)?;
     let texts = Tensor::cat(&[text_m, &matrix(&state.text_queue, width)?], 0)?;
     let t = student.temperature()?;
+    let teacher_t = match case.teacher_temperature {
+        Some(t) => Tensor::new(&[[t]], &Device::Cpu)?,
+        None => t.detach(),
+    };
     let one_way = |query: &Tensor, teacher: &Tensor, keys: &Tensor| -> Result<(Tensor, Tensor)> {
-        let soft = softmax(&teacher.matmul(&keys.t()?)?.broadcast_div(&t.detach())?)?;
+        let soft = softmax(&teacher.matmul(&keys.t()?)?.broadcast_div(&teacher_t)?)?;
         let (b, n) = soft.dims2()?;
-        let eye = Tensor::cat(
-            &[
-                Tensor::eye(b, DType::F64, &Device::Cpu)?,
-                Tensor::zeros((b, n - b), DType::F64, &Device::Cpu)?,
-            ],
-            1,
-        )?;
-        let targets = ((soft * ALPHA)? + (eye * (1.0 - ALPHA))?)?.detach();
+        let cells = (0..b * n).map(|i| f64::from(u8::from(case.matches(i / n, i % n, n - b))));
+        let equal = Tensor::from_vec(cells.collect(), (b, n), &Device::Cpu)?;
+        let hard = equal.broadcast_div(&equal.sum_keepdim(1)?)?;
+        let targets = ((soft * case.alpha)? + (hard * (1.0 - case.alpha))?)?.detach();
         let logits = query.matmul(&keys.t()?)?.broadcast_div(&t)?;
         let loss = (targets * log_softmax(&logits)?)?.sum_all()?.neg()?;
         Ok((logits, (loss / b as f64)?))
@@ -159,7 +209,7 @@ fn matching(student: &Plain, images: &[Tensor], negatives: &itm::Negatives, stre
 
 fn modelling(student: &Plain, images: &[Tensor], stream: Stream) -> Result<Tensor> {
     let mut losses = Vec::new();
-    for (i, text) in texts().into_iter().enumerate() {
+    for (i, text) in texts().into_iter().take(B).enumerate() {
         let mut ids = text.clone();
         ids[0] = vocabulary().dec;
         let pass = TextPass {
@@ -183,26 +233,77 @@ fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-fn compare(dropout: f64, objective: Objective) {
-    let model = model(dropout);
-    let blip = Blip::new(&model, 16, vocabulary());
-    let state = state(&blip);
-    let pixels = pixels(B * 3 * 16 * 16);
-    let step = LaneStep {
-        objective,
+fn step(case: &Case) -> LaneStep {
+    LaneStep {
+        objective: case.objective,
         seed: 5,
         step: 9,
         lane: 1,
-        alpha: ALPHA as f32,
+        distillation: Distillation {
+            alpha: case.alpha as f32,
+            temperature: case.teacher_temperature.map(|t| t as f32),
+        },
+        same_image: case.same_image,
         prompt_tokens: 0,
+    }
+}
+
+/// The lane's batch with a guest.
+fn batch<'a>(pixels: &'a [f32], texts: &'a [Vec<u32>]) -> LaneBatch<'a> {
+    LaneBatch {
+        pixels,
+        texts,
+        identities: &IDENTITIES,
+        guests: &[Guest { lane: 0, image: 2 }],
+    }
+}
+
+fn to_f32(t: &Tensor) -> Vec<f32> {
+    t.to_dtype(DType::F32)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+/// The negatives that the lane has to draw itself.
+fn drawn(case: &Case, step: LaneStep, logits: &[Tensor; 2]) -> itm::Negatives {
+    let identities = match case.same_image {
+        SameImage::Negative => [1, 2, 3],
+        SameImage::Positive => IDENTITIES,
     };
+    let rule = itm::Draw {
+        identities: &identities,
+        first: 0,
+        floor: if case.objective == Objective::Pretrain {
+            1e-4
+        } else {
+            0.0
+        },
+        stream: Stream::new(step.seed, Purpose::Negatives).at(step.step).at(1).at(0),
+    };
+    rule.negatives(&to_f32(&logits[0]), &to_f32(&logits[1]), B)
+}
+
+fn compare(case: &Case) {
+    let model = model(case.dropout);
+    let blip = Blip::new(&model, 16, vocabulary());
+    let state = state(&blip);
+    let (pixels, texts) = (pixels((B + 1) * 3 * 16 * 16), texts());
+    let step = step(case);
     let mut grad = Flat::zeros(blip.student_layout.len());
     grad.fill(f32::NAN);
-    let batch = LaneBatch {
-        pixels: &pixels,
-        texts: &texts(),
-    };
-    let output = blip.lane(&state, batch, step, &mut Pool::default(), &mut grad).unwrap();
+    let output = blip
+        .lane_with(
+            &state,
+            batch(&pixels, &texts),
+            step,
+            case.negatives.as_ref(),
+            &mut Pool::default(),
+            &mut grad,
+        )
+        .unwrap();
 
     let lane = |purpose, pass| Stream::new(5, purpose).at(9).at(1).at(pass);
     let image = |plain: &Plain, i: usize| {
@@ -210,31 +311,28 @@ fn compare(dropout: f64, objective: Objective) {
         plain.vision(&image.reshape((3, 16, 16)).unwrap()).unwrap()
     };
     let student = plain(&model, &blip.student_layout, &state.params);
-    let images: Vec<Tensor> = (0..B).map(|i| image(&student, i)).collect();
+    let images: Vec<Tensor> = (0..=B).map(|i| image(&student, i)).collect();
     let mut losses = [None, None, None];
-    if objective.understands() {
+    if case.objective.understands() {
         let teacher = plain(&model, &blip.momentum_layout, &state.ema);
         let teacher_images: Vec<Tensor> = (0..B).map(|i| image(&teacher, i)).collect();
         let (image_m, text_m) = features(&teacher, &teacher_images, Some(lane(Purpose::Dropout, 1))).unwrap();
         let (image_m, text_m) = (image_m.detach(), text_m.detach());
-        let (image_s, text_s) = features(&student, &images, Some(lane(Purpose::Dropout, 0))).unwrap();
-        let width = model.embed_dim as usize;
-        let (loss, i2t, t2i) = contrast(&student, (&image_s, &text_s), (&image_m, &text_m), &state, width).unwrap();
-        let flat = |t: &Tensor| {
-            t.to_dtype(DType::F32)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap()
+        let (image_s, text_s) = features(&student, &images[..B], Some(lane(Purpose::Dropout, 0))).unwrap();
+        let (loss, i2t, t2i) = contrast(&student, (&image_s, &text_s), (&image_m, &text_m), &state, case).unwrap();
+        let logits = if case.objective == Objective::Pretrain {
+            [i2t, t2i]
+        } else {
+            let alike = |a: &Tensor, b: &Tensor| (a.matmul(&b.t().unwrap()).unwrap() / 0.2).unwrap();
+            [alike(&image_s, &text_s), alike(&text_s, &image_s)]
         };
-        let negatives = itm::draw(&flat(&i2t), &flat(&t2i), B, lane(Purpose::Negatives, 0));
-        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
-        assert!(close(&output.image_features, &flat(&image_m)) && close(&output.text_features, &flat(&text_m)));
+        let negatives = case.negatives.clone().unwrap_or_else(|| drawn(case, step, &logits));
+        let close = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(close(&output.image_features, &to_f32(&image_m)) && close(&output.text_features, &to_f32(&text_m)));
         losses[0] = Some(loss);
         losses[1] = Some(matching(&student, &images, &negatives, lane(Purpose::Dropout, 2)).unwrap());
     }
-    if objective.generates() {
+    if case.objective.generates() {
         losses[2] = Some(modelling(&student, &images, lane(Purpose::Dropout, 2)).unwrap());
     }
     for (ours, exact) in output.losses.iter().zip(&losses) {
@@ -281,20 +379,96 @@ fn check_gradients(blip: &Blip, student: &Plain, grads: &candle_core::backprop::
 
 #[test]
 fn a_pre_training_step_agrees_with_the_formulas() {
-    compare(0.0, Objective::Pretrain);
+    compare(&Case {
+        dropout: 0.0,
+        ..Case::of(Objective::Pretrain)
+    });
 }
 
 #[test]
 fn a_pre_training_step_with_dropout_agrees_with_the_formulas() {
-    compare(0.1, Objective::Pretrain);
+    compare(&Case::of(Objective::Pretrain));
 }
 
 #[test]
 fn a_captioning_step_agrees_with_the_formulas() {
-    compare(0.1, Objective::Captioner);
+    compare(&Case::of(Objective::Captioner));
 }
 
 #[test]
-fn a_filtering_step_agrees_with_the_formulas() {
-    compare(0.1, Objective::Filter);
+fn a_filtering_step_spreads_targets_over_texts_of_one_image() {
+    compare(&Case::of(Objective::Filter));
+}
+
+#[test]
+fn a_pre_training_step_can_spread_them_too() {
+    compare(&Case {
+        same_image: SameImage::Positive,
+        ..Case::of(Objective::Pretrain)
+    });
+}
+
+#[test]
+fn distillation_off_on_and_in_between_agrees_with_the_formulas() {
+    for (alpha, teacher_temperature) in [(0.0, None), (0.4, Some(0.05)), (1.0, None), (1.0, Some(0.5))] {
+        compare(&Case {
+            alpha,
+            teacher_temperature,
+            ..Case::of(Objective::Filter)
+        });
+    }
+}
+
+#[test]
+fn negatives_of_other_lanes_get_their_gradient_in_this_one() {
+    compare(&Case {
+        negatives: Some(itm::Negatives {
+            image_of_text: vec![3, 0, 3],
+            text_of_image: vec![1, 3, 1],
+        }),
+        ..Case::of(Objective::Filter)
+    });
+}
+
+#[test]
+fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
+    let model = model(0.1);
+    let blip = Blip::new(&model, 16, vocabulary());
+    let state = state(&blip);
+    let (pixels, texts) = (pixels(B * 3 * 16 * 16), texts());
+    let batch = LaneBatch {
+        pixels: &pixels,
+        texts: &texts[..B],
+        identities: &IDENTITIES,
+        guests: &[],
+    };
+    let mut pool = Pool::default();
+    let [mut alone, mut together] = [(); 2].map(|()| Flat::zeros(blip.student_layout.len()));
+    for number in 0..20 {
+        let step = LaneStep {
+            step: number,
+            lane: 0,
+            ..step(&Case::of(Objective::Filter))
+        };
+        let (image_features, text_features) = blip.student_features(&state, batch, step, &mut pool);
+        let candidates = Candidates {
+            image_features: &image_features,
+            text_features: &text_features,
+            identities: &IDENTITIES,
+        };
+        let seated = blip.draw(&state, candidates, step, B).seat(0, B as u32);
+        assert!(seated.images.is_empty() && seated.texts.is_empty());
+        let given = Some(&seated.negatives);
+        let expected = blip.lane(&state, batch, step, &mut pool, &mut alone).unwrap();
+        let found = blip
+            .lane_with(&state, batch, step, given, &mut pool, &mut together)
+            .unwrap();
+        assert_eq!(found, expected);
+        assert!(
+            alone
+                .iter()
+                .zip(together.iter())
+                .all(|(a, b)| a.to_bits() == b.to_bits())
+        );
+    }
 }

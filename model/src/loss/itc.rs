@@ -8,6 +8,9 @@ use crate::ops::cross_entropy::softmax;
 use crate::tape::{Tape, Var, similarities};
 use std::rc::Rc;
 
+/// The identity of no image: what a queue's entry has of which nobody knows what it shows. It matches nothing.
+pub const UNKNOWN: u64 = 0;
+
 /// Unit features of the momentum encoders, and the queues of earlier ones: constants of the step.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys<'a> {
@@ -19,6 +22,19 @@ pub struct Keys<'a> {
     pub image_queue: &'a [f32],
     /// Earlier texts, q × e.
     pub text_queue: &'a [f32],
+    /// Identities of the lane's own images, b: pairs of equal identity match each other.
+    pub identities: &'a [u64],
+    /// Identities of the queue's images, q; empty where nothing in the queue matches.
+    pub queued_identities: &'a [u64],
+}
+
+/// What the momentum encoders teach.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distillation {
+    /// Weight of their targets; 0 for none: they then give keys alone.
+    pub alpha: f32,
+    /// Divides their logits; none for the student's learned temperature.
+    pub temperature: Option<f32>,
 }
 
 /// The contrastive loss and the logits that negatives are drawn from.
@@ -32,12 +48,29 @@ pub struct Contrast {
     pub text_to_image: Var,
 }
 
-/// Targets of one direction: `alpha · softmax(teacher logits) + (1 − alpha) · identity` over the lane's own b columns
-/// and the queue.
+/// Columns that match each of the lane's rows: equal identities in the lane, then in the queue.
+pub fn positives(identities: &[u64], queued: &[u64]) -> Vec<Vec<usize>> {
+    debug_assert!(!identities.contains(&UNKNOWN));
+    let matching = |own: &u64| {
+        let columns = identities.iter().chain(queued).enumerate();
+        columns.filter(|(_, id)| *id == own).map(|(column, _)| column).collect()
+    };
+    identities.iter().map(matching).collect()
+}
+
+/// Targets of one direction: `alpha · softmax(teacher logits) + (1 − alpha) · positives`, each row's positives sharing its
+/// weight evenly, over the lane's own b columns and the queue.
 ///
 /// # Shapes
 /// query: b × e; keys: (b + q) × e → b × (b + q)
-pub fn targets(query: &[f32], keys: &[&[f32]], width: usize, temperature: f32, alpha: f32) -> Rc<[f32]> {
+pub fn targets(
+    query: &[f32],
+    keys: &[&[f32]],
+    width: usize,
+    temperature: f32,
+    alpha: f32,
+    positives: &[Vec<usize>],
+) -> Rc<[f32]> {
     let b = query.len() / width;
     let cols = keys.iter().map(|k| k.len() / width).sum();
     let mut t = vec![0.0; b * cols];
@@ -47,8 +80,9 @@ pub fn targets(query: &[f32], keys: &[&[f32]], width: usize, temperature: f32, a
         softmax(&mut t, cols);
         t.iter_mut().for_each(|v| *v *= alpha);
     }
-    for (i, row) in t.chunks_exact_mut(cols).enumerate() {
-        row[i] += 1.0 - alpha;
+    for (row, positives) in t.chunks_exact_mut(cols).zip(positives) {
+        let weight = (1.0 - alpha) / positives.len() as f32;
+        positives.iter().for_each(|&column| row[column] += weight);
     }
     t.into()
 }
@@ -60,17 +94,18 @@ pub fn targets(query: &[f32], keys: &[&[f32]], width: usize, temperature: f32, a
 /// image, text: b × e
 pub fn contrast<'a>(
     tape: &mut Tape<'a>,
-    image: Var,
-    text: Var,
+    (image, text): (Var, Var),
     keys: Keys<'a>,
     temperature: ParamId,
-    alpha: f32,
+    distillation: Distillation,
 ) -> Contrast {
     let width = tape.dims(image).1;
-    let t = tape.weights().get(temperature)[0];
+    let learned = tape.weights().get(temperature)[0];
+    let (t, alpha) = (distillation.temperature.unwrap_or(learned), distillation.alpha);
     let (texts, images) = ([keys.text, keys.text_queue], [keys.image, keys.image_queue]);
-    let image_targets = targets(keys.image, &texts, width, t, alpha);
-    let text_targets = targets(keys.text, &images, width, t, alpha);
+    let positives = positives(keys.identities, keys.queued_identities);
+    let image_targets = targets(keys.image, &texts, width, t, alpha, &positives);
+    let text_targets = targets(keys.text, &images, width, t, alpha, &positives);
     let image_to_text = tape.logits(image, &texts, temperature);
     let text_to_image = tape.logits(text, &images, temperature);
     let a = tape.soft_cross_entropy(image_to_text, image_targets);
@@ -80,5 +115,58 @@ pub fn contrast<'a>(
         loss,
         image_to_text,
         text_to_image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two features of width 2, and a queue of two.
+    const QUERY: [f32; 4] = [1.0, 0.0, 0.6, 0.8];
+    const OWN: [f32; 4] = [0.8, 0.6, 0.0, 1.0];
+    const QUEUE: [f32; 4] = [-1.0, 0.0, 0.6, -0.8];
+
+    /// The first sample's image is also the second of the queue's.
+    fn row(alpha: f32, temperature: f32) -> Vec<f32> {
+        let positives = positives(&[5, 6], &[UNKNOWN, 5]);
+        targets(&QUERY, &[&OWN, &QUEUE], 2, temperature, alpha, &positives)[..4].to_vec()
+    }
+
+    fn close(found: &[f32], expected: [f64; 4]) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-6,
+                "{found} against {expected}"
+            );
+        }
+    }
+
+    /// `alpha · softmax(x / t) + (1 − alpha) · (½, 0, 0, ½)` in double precision; x = query · keys.
+    fn plain(alpha: f64, t: f64) -> [f64; 4] {
+        let e = [0.8, 0.0, -1.0, 0.6].map(|x: f64| (x / t).exp());
+        let sum: f64 = e.iter().sum();
+        let hard = [0.5, 0.0, 0.0, 0.5];
+        std::array::from_fn(|i| alpha * e[i] / sum + (1.0 - alpha) * hard[i])
+    }
+
+    #[test]
+    fn without_distillation_the_texts_of_an_image_share_the_target() {
+        assert_eq!(row(0.0, 0.5), [0.5, 0.0, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn targets_are_the_teachers_as_far_as_alpha_says() {
+        for alpha in [0.0, 0.25, 0.4, 1.0] {
+            for temperature in [0.07, 0.5, 2.0] {
+                close(&row(alpha as f32, temperature as f32), plain(alpha, temperature));
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_of_unknown_images_matches_nothing() {
+        assert_eq!(positives(&[5, 6], &[UNKNOWN, UNKNOWN]), [[0], [1]]);
+        assert_eq!(positives(&[5, 6, 5], &[6]), [vec![0, 2], vec![1, 3], vec![0, 2]]);
     }
 }

@@ -58,6 +58,8 @@ impl Batch {
         LaneBatch {
             pixels: &self.pixels,
             texts: &self.texts,
+            identities: &[],
+            guests: &[],
         }
     }
 }

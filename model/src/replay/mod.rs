@@ -21,9 +21,11 @@ pub use source::{Error, Problem};
 
 use crate::blip::{Blip, LaneOutput, LaneStep, gradient_buffer};
 use crate::flat::{Flat, Pool};
+use crate::loss::itc::Distillation;
 use crate::params::Objective;
 use crate::state::{Commit, State};
 use crate::tape::WriteCount;
+use medley_protocol::spec::SameImage;
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
 
@@ -51,7 +53,11 @@ pub fn step(blip: &Blip, config: &Config, state: &mut State, batch: &Batch) -> R
         seed: 0,
         step: state.step,
         lane: 0,
-        alpha: batch.alpha as f32,
+        distillation: Distillation {
+            alpha: batch.alpha as f32,
+            temperature: None,
+        },
+        same_image: SameImage::Negative,
         prompt_tokens: 0,
     };
     let mut gradient = gradient_buffer(blip);
@@ -63,6 +69,7 @@ pub fn step(blip: &Blip, config: &Config, state: &mut State, batch: &Batch) -> R
         lanes: 1,
         image_features: &output.image_features,
         text_features: &output.text_features,
+        identities: &[],
         lr: batch.lr,
     };
     state.optimise(blip, objective, &train, commit);

@@ -4,7 +4,9 @@ use crate::small::start;
 use crate::support::{Golden, path};
 use medley_model::blip::{Blip, LaneStep, gradient_buffer};
 use medley_model::flat::Pool;
+use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
+use medley_protocol::spec::SameImage;
 
 #[test]
 fn a_step_with_the_same_masks_agrees() {
@@ -17,7 +19,11 @@ fn a_step_with_the_same_masks_agrees() {
         seed: 5,
         step: 9,
         lane: 1,
-        alpha: 0.3,
+        distillation: Distillation {
+            alpha: 0.3,
+            temperature: None,
+        },
+        same_image: SameImage::Negative,
         prompt_tokens: 0,
     };
     let mut gradient = gradient_buffer(&blip);

@@ -95,7 +95,15 @@ fn the_same_negatives_are_drawn() {
     let (golden, b) = (Golden::open(&path("negatives.safetensors")), 6);
     let (i2t, t2i) = (golden.singles("i2t_logits"), golden.singles("t2i_logits"));
     let draws = golden.get("image_negatives").len() / b;
-    let drawn = (0..draws as u64).map(|step| itm::draw(&i2t, &t2i, b, Stream::new(3, Purpose::Negatives).at(step)));
+    let drawn = (0..draws as u64).map(|step| {
+        let rule = itm::Draw {
+            identities: &[1, 2, 3, 4, 5, 6],
+            first: 0,
+            floor: itm::FLOOR,
+            stream: Stream::new(3, Purpose::Negatives).at(step),
+        };
+        rule.negatives(&i2t, &t2i, b)
+    });
     let (images, texts): (Vec<_>, Vec<_>) = drawn.map(|n| (n.image_of_text, n.text_of_image)).unzip();
     assert_eq!(
         difference(&as_floats(&images), golden.get("image_negatives")),

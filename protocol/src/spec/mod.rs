@@ -18,7 +18,7 @@ pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};
 pub use start::StartSpec;
-pub use train::{AugmentSpec, AutoContrast, Decay, Length, TrainSpec};
+pub use train::{AugmentSpec, Behaviour, Decay, Length, Negatives, SameImage, TrainSpec};
 
 use serde::{Deserialize, Serialize};
 

@@ -108,13 +108,14 @@ const TINY: Small = Small {
 /// until it knows where things are, and sampled at p = 0.6: smoothed labels leave even a sure token no more than 0.9, so the
 /// paper's p = 0.9 lets the tail in at every word, and what the captioner gets wrong the second model learns.
 fn small(size: &Small) -> Value {
-    let train = |steps: u64, peak_lr: f64, warmup_steps: u64, ramp: f64| {
+    let train = |steps: u64, peak_lr: f64, warmup_steps: u64, ramp: f64, same_image: &str| {
         json!({
             "length": { "by": "steps", "count": steps },
             "peak_lr": peak_lr, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_steps": warmup_steps,
             "decay": { "by": "cosine-step" },
             "weight_decay": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "temperature_lr": 0.1,
-            "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp,
+            "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp, "teacher_temperature": 0.0,
+            "same_image": same_image, "negatives": "lane",
             "image_size": 32, "augment": { "by": "none" }, "prompt": "",
         })
     };
@@ -131,9 +132,9 @@ fn small(size: &Small) -> Value {
             "temperature": { "initial": 0.07, "min": 0.05, "max": 0.5 },
             "init": { "linear": 0.1, "embedding": 0.02, "image_positions": 0.4 },
         },
-        "pretrain": train(size.pretrain_steps, 2e-3, (size.pretrain_steps / 15).max(2), 2.0),
-        "captioner": train(size.captioner_steps, 1e-3, 20.min(size.captioner_steps / 2), 0.0),
-        "filter": train(size.filter_steps, 1e-3, 20.min(size.filter_steps / 2), 1.0),
+        "pretrain": train(size.pretrain_steps, 2e-3, (size.pretrain_steps / 15).max(2), 2.0, "negative"),
+        "captioner": train(size.captioner_steps, 1e-3, 20.min(size.captioner_steps / 2), 0.0, "negative"),
+        "filter": train(size.filter_steps, 1e-3, 20.min(size.filter_steps / 2), 1.0, "positive"),
         "capfilt": { "top_p": 0.6, "top_k": 0, "repetition_penalty": 1.0, "min_tokens": 3, "max_tokens": 20,
                      "threshold": 0.5, "batch": 50 },
         "evaluate": { "rerank": 16, "resamples": 1000, "batch": 50 },
@@ -175,16 +176,18 @@ const VIT_L: Paper = Paper {
     filter_lr: 5e-6,
 };
 
-/// The paper's recipe: 20 epochs, global batch 2880 (2400 for ViT-L) as 32 lanes, weight decay 0.05, decay 0.85.
+/// The paper's recipe: 20 epochs, global batch 2880 (2400 for ViT-L) as 32 lanes, weight decay 0.05, decay 0.85. The filter is
+/// fine-tuned by the reference's retrieval recipe for COCO: an image's texts match it all, negatives come from all lanes.
 fn paper(size: &Paper) -> Value {
-    let finetune = |epochs: u64, peak_lr: f64, ramp: f64, prompt: &str| {
+    let finetune = |epochs: u64, peak_lr: f64, ramp: f64, (same_image, negatives): (&str, &str), prompt: &str| {
         json!({
             "length": { "by": "epochs", "count": epochs },
             "peak_lr": peak_lr, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_steps": 0,
             "decay": { "by": "cosine-epoch" },
             "weight_decay": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "temperature_lr": 1.0,
-            "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp,
-            "image_size": 384, "augment": { "by": "reference", "min_crop": 0.5, "auto_contrast": "reference" },
+            "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp, "teacher_temperature": 0.0,
+            "same_image": same_image, "negatives": negatives,
+            "image_size": 384, "augment": { "by": "reference", "min_crop": 0.5 },
             "prompt": prompt,
         })
     };
@@ -206,12 +209,13 @@ fn paper(size: &Paper) -> Value {
             "peak_lr": size.peak_lr, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
             "decay": { "by": "epoch", "factor": 0.85 },
             "weight_decay": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "temperature_lr": 1.0,
-            "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": 2.0,
-            "image_size": 224, "augment": { "by": "reference", "min_crop": 0.2, "auto_contrast": "reference" },
+            "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": 2.0, "teacher_temperature": 0.0,
+            "same_image": "negative", "negatives": "lane",
+            "image_size": 224, "augment": { "by": "reference", "min_crop": 0.2 },
             "prompt": "",
         },
-        "captioner": finetune(5, size.captioner_lr, 0.0, "a picture of "),
-        "filter": finetune(6, size.filter_lr, 1.0, ""),
+        "captioner": finetune(5, size.captioner_lr, 0.0, ("negative", "lane"), "a picture of "),
+        "filter": finetune(6, size.filter_lr, 1.0, ("positive", "all"), ""),
         "capfilt": { "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1, "min_tokens": 5, "max_tokens": 20,
                      "threshold": 0.5, "batch": 16 },
         "evaluate": { "rerank": 256, "resamples": 1000, "batch": 64 },

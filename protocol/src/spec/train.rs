@@ -32,8 +32,14 @@ pub struct TrainSpec {
     pub momentum: f64,
     /// Largest weight of the momentum targets in ITC (0.4).
     pub alpha: f64,
-    /// Epochs over which alpha rises linearly from 0 (2 in pre-training).
+    /// Epochs over which alpha rises linearly from 0 (2 in pre-training, 1 in the filter's fine-tuning).
     pub alpha_ramp_epochs: f64,
+    /// Temperature that divides the teacher's logits in ITC; 0 for the student's learned one, as in the reference.
+    pub teacher_temperature: f64,
+    /// What ITC and ITM take other texts of the same image for.
+    pub same_image: SameImage,
+    /// Where ITM draws its negatives from.
+    pub negatives: Negatives,
     /// Side of the input in pixels in this stage; the position table is interpolated when it differs.
     pub image_size: u32,
     /// Image augmentation.
@@ -41,6 +47,28 @@ pub struct TrainSpec {
     /// Text put before every caption in the language-modelling loss, its tokens not predicted ("a picture of " in
     /// captioning, empty in pre-training).
     pub prompt: String,
+}
+
+/// What another text of the same image is to ITC and ITM. Images are the same if their files have the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SameImage {
+    /// A negative like any other: only a pair's own text matches (the reference's pre-training).
+    Negative,
+    /// A match: ITC's targets are spread evenly over all texts of an image, in the lane and in the queue, and ITM never
+    /// draws one as a negative (the reference's retrieval fine-tuning).
+    Positive,
+}
+
+/// Where ITM's negatives come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Negatives {
+    /// From the sample's own lane (the reference's pre-training, and its retrieval on Flickr30K).
+    Lane,
+    /// From all lanes (the reference's retrieval on COCO, which the filter's recipe is). The student looks at every sample
+    /// twice, and at up to one more image per sample.
+    All,
 }
 
 /// Length of a training stage.
@@ -80,21 +108,33 @@ pub enum Decay {
 pub enum AugmentSpec {
     /// Resize and normalise only.
     None,
-    /// Random resized crop, flip and two random operations, as the reference.
+    /// Random resized crop, flip and two random operations, as the reference. Each of its oddities is a switch, `reference`
+    /// unless the spec says `fixed`.
     Reference {
         /// Smallest share of the image's area that a crop keeps (0.2 in pre-training, 0.5 in fine-tuning).
         min_crop: f64,
-        /// The reference's AutoContrast whitens channels whose minimum is not 0; `fixed` stretches them.
-        auto_contrast: AutoContrast,
+        /// AutoContrast whitens every channel whose minimum is not 0; `fixed` stretches it.
+        #[serde(default)]
+        auto_contrast: Behaviour,
+        /// Brightness and Sharpness have factor 1 at the strength that is used, and change nothing; `fixed` takes 0.55 or 1.45.
+        #[serde(default)]
+        enhance: Behaviour,
+        /// Every image may be mirrored; `fixed` spares those whose text says "left" or "right".
+        #[serde(default)]
+        flip: Behaviour,
+        /// Translations are 5 pixels whatever the image's size; `fixed` keeps the share that they have at 224 pixels.
+        #[serde(default)]
+        translate: Behaviour,
     },
 }
 
-/// Which AutoContrast.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How an oddity of the reference is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum AutoContrast {
-    /// With the reference's overflow.
+pub enum Behaviour {
+    /// As the released code does it.
+    #[default]
     Reference,
-    /// As meant.
+    /// As it was meant.
     Fixed,
 }

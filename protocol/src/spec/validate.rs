@@ -1,6 +1,6 @@
 //! The checks of a completed spec that need no file system.
 
-use super::{AugmentSpec, Decay, Kind, Length, Problem, Problems, Spec, TrainSpec};
+use super::{AugmentSpec, Decay, Kind, Length, Negatives, Problem, Problems, Spec, TrainSpec};
 use std::path::Path;
 
 /// Longest side of an input image in pixels: bounds what a spec can make a rank allocate.
@@ -48,6 +48,9 @@ pub(super) fn validate(spec: &Spec) -> Result<(), Problems> {
     model(spec, &mut report);
     start(spec, &mut report);
     train("pretrain", &spec.pretrain, spec, &mut report);
+    report.require(spec.pretrain.negatives == Negatives::Lane, "pretrain.negatives", || {
+        "is \"all\": pre-training draws by the momentum encoders' keys of the lane; use \"lane\"".into()
+    });
     if spec.kind == Kind::Bootstrap {
         train("captioner", &spec.captioner, spec, &mut report);
         train("filter", &spec.filter, spec, &mut report);
@@ -247,6 +250,12 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
     report.within(train.momentum, 0.0, 1.0, &path("momentum"));
     report.within(train.alpha, 0.0, 1.0, &path("alpha"));
     report.within(train.alpha_ramp_epochs, 0.0, 1e6, &path("alpha_ramp_epochs"));
+    let t = train.teacher_temperature;
+    report.require(
+        t == 0.0 || (1e-3..=100.0).contains(&t),
+        &path("teacher_temperature"),
+        || format!("is {t}: use a number from 0.001 to 100, or 0 for the student's temperature"),
+    );
     image_size(train.image_size, spec.model.vision.patch, &path("image_size"), report);
     if let Length::Steps { count } = train.length {
         report.require(train.warmup_steps < count, &path("warmup_steps"), || {
@@ -345,6 +354,20 @@ mod tests {
             "data.web"
         );
         assert_eq!(problems(&json!({"data": {"root": "d"}}))[0].0, "data.root");
+    }
+
+    #[test]
+    fn only_the_filter_draws_from_all_lanes() {
+        assert_eq!(
+            problems(&json!({"pretrain": {"negatives": "all"}}))[0].0,
+            "pretrain.negatives"
+        );
+    }
+
+    #[test]
+    fn a_teachers_temperature_is_a_divisor() {
+        let found = problems(&json!({"filter": {"teacher_temperature": -0.1}}));
+        assert_eq!(found[0].0, "filter.teacher_temperature");
     }
 
     #[test]

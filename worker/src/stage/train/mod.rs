@@ -1,10 +1,12 @@
 //! A training stage as one rank runs it: load, listen, connect, then step after step until all are committed.
 //!
 //! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]); the lanes' gradients are summed
-//! along the lane tree, features and losses are gathered ([`shares`]); once every member is prepared ([`member`]) the state
+//! along the lane tree, features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
+//! they are drawn from ([`negatives`]); once every member is prepared ([`member`]) the state
 //! moves as one local act. What a stage trains, on which pairs and by which schedule, is settled at its start ([`setup`]).
 
 mod member;
+mod negatives;
 mod samples;
 mod setup;
 mod shares;
@@ -134,7 +136,7 @@ fn ranks_of_nodes(members: &[Member]) -> Vec<u32> {
 /// Most bytes that a rank shares with the others in a step.
 fn largest_share(setup: &Setup, deal: &Deal) -> usize {
     let most_lanes = (0..deal.ranks()).map(|rank| deal.lanes(rank).count()).max();
-    most_lanes.unwrap_or(0) * setup.lane_share().floats() * size_of::<f32>()
+    most_lanes.unwrap_or(0) * setup.lane_share().bytes()
 }
 
 #[cfg(test)]

@@ -4,14 +4,13 @@ use super::shares::LaneShare;
 use crate::objects::Objects;
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
-use medley_data::augment::Augment;
 use medley_data::loader::{Loader, Settings};
 use medley_model::blip::Blip;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::State;
 use medley_protocol::agent::{Assignment, StageInputs};
-use medley_protocol::spec::{AugmentSpec, AutoContrast, Spec, TrainSpec};
+use medley_protocol::spec::{Negatives, Spec, TrainSpec};
 use medley_protocol::stage::StageKind;
 use medley_protocol::tasks::Set;
 use std::sync::Arc;
@@ -36,6 +35,8 @@ pub(super) struct Setup {
     pub(super) state: State,
     /// Reads samples.
     pub(super) loader: Loader,
+    /// Reads samples of other lanes, where negatives come from all of them.
+    pub(super) foreign: Option<Loader>,
 }
 
 impl Setup {
@@ -69,12 +70,14 @@ impl Setup {
             lanes: spec.lanes.count,
             batch: spec.lanes.batch,
             image_size: train.image_size,
-            augment: augment(train.augment),
+            augment: train.augment,
             max_tokens: (spec.model.text.max_tokens as usize + prompt_tokens).min(spec.model.text.positions as usize),
             prompt: train.prompt.clone(),
         };
         let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
         let state = initial_state(assignment, objects, &blip, train)?;
+        let loader = Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings);
+        let from_all = objective.understands() && train.negatives == Negatives::All;
         Ok(Self {
             state,
             objective,
@@ -83,19 +86,23 @@ impl Setup {
             lanes: spec.lanes.count,
             batch: spec.lanes.batch,
             prompt_tokens,
-            loader: Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings),
+            foreign: from_all.then(|| loader.another()),
+            loader,
             blip,
         })
     }
 
     /// What each lane contributes besides its gradient.
     pub(super) fn lane_share(&self) -> LaneShare {
-        let features = if self.objective.understands() {
-            (self.batch * self.blip.model.embed_dim) as usize
+        let samples = if self.objective.understands() {
+            self.batch as usize
         } else {
             0
         };
-        LaneShare { features }
+        LaneShare {
+            features: samples * self.blip.model.embed_dim as usize,
+            samples,
+        }
     }
 }
 
@@ -105,19 +112,6 @@ fn objective(spec: &Spec, kind: StageKind) -> Result<(Objective, &TrainSpec), Fa
         StageKind::Captioner => Ok((Objective::Captioner, &spec.captioner)),
         StageKind::Filter => Ok((Objective::Filter, &spec.filter)),
         other => Err(Failure::lasting(format!("a stage of kind {other} does not train"))),
-    }
-}
-
-fn augment(spec: AugmentSpec) -> Augment {
-    match spec {
-        AugmentSpec::None => Augment::None,
-        AugmentSpec::Reference {
-            min_crop,
-            auto_contrast,
-        } => Augment::Reference {
-            min_crop,
-            broken_contrast: auto_contrast == AutoContrast::Reference,
-        },
     }
 }
 

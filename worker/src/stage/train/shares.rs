@@ -1,4 +1,5 @@
-//! What a lane gives to all ranks besides its gradient: losses, and the momentum features that go into the queues.
+//! What a lane gives to all ranks besides its gradient: losses and what goes into the queues; and before that, where negatives
+//! come from all lanes, what they are drawn from.
 
 use crate::collective::deal::Deal;
 use crate::collective::tcp::Lost;
@@ -8,14 +9,23 @@ use std::collections::BTreeMap;
 /// Losses of a lane: ITC, ITM, LM.
 const LOSSES: usize = 3;
 
-/// Size of a lane's contribution.
+/// Size of a lane's contributions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LaneShare {
     /// Elements of its image features, and of its text features.
     pub(super) features: usize,
+    /// Its samples, if they have features.
+    pub(super) samples: usize,
 }
 
-/// The contributions of all lanes, in lane order.
+/// One contribution of a lane.
+#[derive(Debug, Clone, PartialEq)]
+struct Part {
+    numbers: Vec<f32>,
+    words: Vec<u64>,
+}
+
+/// The outcome of all lanes, in lane order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gathered {
     /// Mean losses over lanes.
@@ -24,35 +34,102 @@ pub(super) struct Gathered {
     pub(super) image_features: Vec<f32>,
     /// Momentum text features.
     pub(super) text_features: Vec<f32>,
+    /// Identities of the images.
+    pub(super) identities: Vec<u64>,
+}
+
+/// The student's view of all lanes' samples, in lane order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct View {
+    /// Image features.
+    pub(super) image_features: Vec<f32>,
+    /// Text features.
+    pub(super) text_features: Vec<f32>,
+    /// Numbers of the samples.
+    pub(super) samples: Vec<u64>,
 }
 
 impl LaneShare {
-    /// Elements of a contribution.
-    pub(super) fn floats(self) -> usize {
-        LOSSES + 2 * self.features
+    /// Bytes that a lane contributes to a step at most.
+    pub(super) fn bytes(self) -> usize {
+        self.size(LOSSES) + self.size(0)
     }
 
-    /// A rank's contribution: its lanes in order.
-    pub(super) fn encode(self, lanes: &[LaneOutput]) -> Vec<u8> {
-        let mut floats = Vec::with_capacity(lanes.len() * self.floats());
-        for lane in lanes {
-            floats.extend_from_slice(&lane.losses);
-            floats.extend_from_slice(&lane.image_features);
-            floats.extend_from_slice(&lane.text_features);
+    fn size(self, losses: usize) -> usize {
+        (losses + 2 * self.features) * size_of::<f32>() + self.samples * size_of::<u64>()
+    }
+
+    /// A rank's outcome: its lanes in order, each with the identities of its images.
+    pub(super) fn encode(self, lanes: &[(LaneOutput, Vec<u64>)]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(lanes.len() * self.size(LOSSES));
+        for (lane, identities) in lanes {
+            bytes.extend_from_slice(bytemuck::cast_slice(&lane.losses));
+            bytes.extend_from_slice(bytemuck::cast_slice(&lane.image_features));
+            bytes.extend_from_slice(bytemuck::cast_slice(&lane.text_features));
+            bytes.extend_from_slice(bytemuck::cast_slice(&identities[..self.samples]));
         }
-        debug_assert_eq!(floats.len(), lanes.len() * self.floats());
-        bytemuck::cast_slice(&floats).to_vec()
+        debug_assert_eq!(bytes.len(), lanes.len() * self.size(LOSSES));
+        bytes
     }
 
-    /// Puts everyone's contributions together, the same on every rank.
+    /// Puts everyone's outcomes together, the same on every rank.
     ///
     /// # Errors
     /// [`Lost`] if a rank's contribution has another size than its lanes need.
     pub(super) fn gather(self, deal: &Deal, by_rank: &BTreeMap<u32, Vec<u8>>) -> Result<Gathered, Lost> {
+        let parts = self.by_lane(LOSSES, deal, by_rank)?;
+        let mut gathered = Gathered {
+            losses: [0.0; LOSSES],
+            image_features: Vec::with_capacity(parts.len() * self.features),
+            text_features: Vec::with_capacity(parts.len() * self.features),
+            identities: Vec::with_capacity(parts.len() * self.samples),
+        };
+        for Part { numbers, words } in &parts {
+            let (losses, features) = numbers.split_at(LOSSES);
+            let (image, text) = features.split_at(self.features);
+            for (mean, loss) in gathered.losses.iter_mut().zip(losses) {
+                *mean += f64::from(*loss);
+            }
+            gathered.image_features.extend_from_slice(image);
+            gathered.text_features.extend_from_slice(text);
+            gathered.identities.extend_from_slice(words);
+        }
+        gathered.losses = gathered.losses.map(|sum| sum / parts.len() as f64);
+        Ok(gathered)
+    }
+
+    /// What a rank's student sees: its lanes in order.
+    pub(super) fn encode_views(self, lanes: &[View]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(lanes.len() * self.size(0));
+        for lane in lanes {
+            bytes.extend_from_slice(bytemuck::cast_slice(&lane.image_features));
+            bytes.extend_from_slice(bytemuck::cast_slice(&lane.text_features));
+            bytes.extend_from_slice(bytemuck::cast_slice(&lane.samples));
+        }
+        bytes
+    }
+
+    /// Puts everyone's views together, the same on every rank.
+    ///
+    /// # Errors
+    /// As [`gather`](Self::gather).
+    pub(super) fn gather_views(self, deal: &Deal, by_rank: &BTreeMap<u32, Vec<u8>>) -> Result<View, Lost> {
+        let mut all = View::default();
+        for Part { numbers, words } in self.by_lane(0, deal, by_rank)? {
+            let (image, text) = numbers.split_at(self.features);
+            all.image_features.extend_from_slice(image);
+            all.text_features.extend_from_slice(text);
+            all.samples.extend(words);
+        }
+        Ok(all)
+    }
+
+    fn by_lane(self, losses: usize, deal: &Deal, by_rank: &BTreeMap<u32, Vec<u8>>) -> Result<Vec<Part>, Lost> {
+        let size = self.size(losses);
         let mut by_lane = BTreeMap::new();
         for (&rank, bytes) in by_rank {
             let lanes: Vec<u32> = deal.lanes(rank).collect();
-            let expected = lanes.len() * self.floats() * size_of::<f32>();
+            let expected = lanes.len() * size;
             if bytes.len() != expected {
                 let why = format!(
                     "its features and losses have {} bytes instead of {expected}",
@@ -60,26 +137,16 @@ impl LaneShare {
                 );
                 return Err(Lost { rank, why });
             }
-            let floats: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
-            let shares = floats.chunks_exact(self.floats()).map(<[f32]>::to_vec);
-            by_lane.extend(lanes.into_iter().zip(shares));
+            let part = |bytes: &[u8]| {
+                let (numbers, words) = bytes.split_at(size - self.samples * size_of::<u64>());
+                Part {
+                    numbers: bytemuck::pod_collect_to_vec(numbers),
+                    words: bytemuck::pod_collect_to_vec(words),
+                }
+            };
+            by_lane.extend(lanes.into_iter().zip(bytes.chunks_exact(size).map(part)));
         }
-        let mut gathered = Gathered {
-            losses: [0.0; LOSSES],
-            image_features: Vec::with_capacity(by_lane.len() * self.features),
-            text_features: Vec::with_capacity(by_lane.len() * self.features),
-        };
-        for share in by_lane.values() {
-            let (losses, features) = share.split_at(LOSSES);
-            let (image, text) = features.split_at(self.features);
-            for (mean, loss) in gathered.losses.iter_mut().zip(losses) {
-                *mean += f64::from(*loss);
-            }
-            gathered.image_features.extend_from_slice(image);
-            gathered.text_features.extend_from_slice(text);
-        }
-        gathered.losses = gathered.losses.map(|sum| sum / by_lane.len() as f64);
-        Ok(gathered)
+        Ok(by_lane.into_values().collect())
     }
 }
 
@@ -88,31 +155,52 @@ mod tests {
     use super::*;
     use crate::collective::deal::deal;
 
-    const SHARE: LaneShare = LaneShare { features: 2 };
+    const SHARE: LaneShare = LaneShare {
+        features: 2,
+        samples: 1,
+    };
 
-    fn output(lane: u32) -> LaneOutput {
+    fn output(lane: u32) -> (LaneOutput, Vec<u64>) {
         let x = lane as f32;
-        LaneOutput {
+        let output = LaneOutput {
             losses: [x, 2.0 * x, 0.5],
             image_features: vec![x, x + 0.25],
             text_features: vec![-x, -x - 0.25],
+        };
+        (output, vec![u64::MAX - u64::from(lane)])
+    }
+
+    fn view(lane: u32) -> View {
+        let (output, samples) = output(lane);
+        View {
+            image_features: output.image_features,
+            text_features: output.text_features,
+            samples,
         }
     }
 
-    fn gathered(ranks: &[u32]) -> Gathered {
+    fn gathered(ranks: &[u32]) -> (Gathered, View) {
         let deal = deal(6, ranks).unwrap();
-        let shares = (0..deal.ranks()).map(|rank| {
-            let own: Vec<LaneOutput> = deal.lanes(rank).map(output).collect();
-            (rank, SHARE.encode(&own))
-        });
-        SHARE.gather(&deal, &shares.collect()).unwrap()
+        let of_rank = |encode: &dyn Fn(&[u32]) -> Vec<u8>| -> BTreeMap<u32, Vec<u8>> {
+            let lanes = |rank| deal.lanes(rank).collect::<Vec<u32>>();
+            (0..deal.ranks()).map(|rank| (rank, encode(&lanes(rank)))).collect()
+        };
+        let outcomes = of_rank(&|lanes| SHARE.encode(&lanes.iter().copied().map(output).collect::<Vec<_>>()));
+        let views = of_rank(&|lanes| SHARE.encode_views(&lanes.iter().copied().map(view).collect::<Vec<_>>()));
+        (
+            SHARE.gather(&deal, &outcomes).unwrap(),
+            SHARE.gather_views(&deal, &views).unwrap(),
+        )
     }
 
     #[test]
     fn contributions_come_in_lane_order_however_lanes_are_dealt() {
         let one = gathered(&[1]);
-        assert_eq!(one.image_features[..4], [0.0, 0.25, 1.0, 1.25]);
-        assert_eq!(one.losses, [2.5, 5.0, 0.5]);
+        assert_eq!(one.0.image_features[..4], [0.0, 0.25, 1.0, 1.25]);
+        assert_eq!(one.0.losses, [2.5, 5.0, 0.5]);
+        assert_eq!(one.0.identities[..2], [u64::MAX, u64::MAX - 1]);
+        assert_eq!(one.1.text_features[..4], [0.0, -0.25, -1.0, -1.25]);
+        assert_eq!(one.1.samples[4..], [u64::MAX - 4, u64::MAX - 5]);
         for ranks in [&[2][..], &[3], &[2, 3], &[6]] {
             assert_eq!(gathered(ranks), one, "{ranks:?}");
         }

@@ -1,6 +1,7 @@
 //! Step after step: own lanes, the collective, agreement, commit.
 
 use super::member::Speaker;
+use super::negatives::{self, Looked};
 use super::samples::Samples;
 use super::setup::Setup;
 use super::shares::{Gathered, LaneShare};
@@ -11,14 +12,17 @@ use crate::collective::reduce::{Local, Plan, share, total};
 use crate::collective::tcp::Mesh;
 use crate::rank::failure::Failure;
 use crate::rank::pipes::{Orders, Voice};
-use medley_model::blip::{Blip, LaneBatch, LaneOutput, LaneStep};
+use medley_data::loader::{Batch, Loader};
+use medley_model::blip::{Blip, LaneBatch, LaneStep};
 use medley_model::flat::{Flat, Pool};
+use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::{Commit, State, gradient_norm};
 use medley_protocol::agent::{FromRank, RankState};
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::spec::{CheckpointSpec, Length};
+use std::collections::VecDeque;
 
 /// A prepared step proves 1/64 of the state before it: every byte is compared once in 64 steps.
 const DIGEST_PARTS: u32 = 64;
@@ -40,6 +44,8 @@ pub(super) struct Trainer<'a> {
     lanes: u32,
     mesh: &'a Mesh,
     samples: Samples,
+    /// Reads samples of other lanes, where negatives come from all of them.
+    foreign: Option<Loader>,
     writer: Option<Writer>,
     activations: Pool,
     gradients: Pool,
@@ -84,6 +90,7 @@ impl<'a> Trainer<'a> {
             rank,
             mesh,
             samples,
+            foreign: setup.foreign,
             writer: Some(writer),
             activations: Pool::default(),
             gradients: Pool::default(),
@@ -134,42 +141,36 @@ impl<'a> Trainer<'a> {
     }
 
     fn prepare(&mut self) -> Result<Prepared, Failure> {
+        let mut looked = self.look()?;
         self.exchange += 1;
+        let steps: Vec<LaneStep> = (0..self.lanes).map(|lane| self.lane_step(lane)).collect();
         let mut outputs = Vec::new();
-        let step = self.state.step;
-        let alpha = self.schedule.alpha(step) as f32;
         let len = self.blip.student_layout.len();
         let Self {
             blip,
             state,
             samples,
+            foreign,
             activations,
             ..
         } = self;
-        let lane_step = |lane| LaneStep {
-            objective: self.objective,
-            seed: self.seed,
-            step,
-            lane,
-            alpha,
-            prompt_tokens: self.prompt_tokens,
-        };
         let local = Local::collect(&self.plan, len, &mut self.gradients, |lane, gradient| {
-            let batch = samples.next()?;
-            for (position, tries) in &batch.replaced {
-                tracing::warn!(
-                    step,
-                    lane,
-                    position,
-                    tries,
-                    "a sample no longer decodes and was replaced"
-                );
-            }
-            let batch = LaneBatch {
-                pixels: &batch.pixels,
-                texts: &batch.texts,
+            let step = steps[lane as usize];
+            let waiting = looked.as_mut().and_then(|looked| looked.batches.pop_front());
+            let mut batch = waiting.map_or_else(|| next(samples, step), Ok)?;
+            let drawn = match (&looked, foreign.as_mut()) {
+                (Some(looked), Some(reader)) => Some(negatives::draw(blip, state, looked, step, (&mut batch, reader))?),
+                _ => None,
             };
-            outputs.push(run_lane(blip, state, batch, lane_step(lane), activations, gradient)?);
+            let lane = LaneBatch {
+                guests: drawn.as_ref().map_or(&[], |drawn| &drawn.guests),
+                ..own(&batch)
+            };
+            let negatives = drawn.as_ref().map(|drawn| &drawn.negatives);
+            let output = blip
+                .lane_with(state, lane, step, negatives, activations, gradient)
+                .map_err(|e| Failure::lasting(format!("a fault of the model's code: {e}")))?;
+            outputs.push((output, batch.identities));
             Ok::<(), Failure>(())
         })?;
         let shares = share(self.lane_share.encode(&outputs), self.exchange, self.mesh)?;
@@ -182,6 +183,52 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// The first of two passes, where negatives come from all lanes.
+    fn look(&mut self) -> Result<Option<Looked>, Failure> {
+        if self.foreign.is_none() {
+            return Ok(None);
+        }
+        self.exchange += 1;
+        let (mut batches, mut views) = (VecDeque::new(), Vec::new());
+        for lane in self.deal.lanes(self.rank) {
+            let step = self.lane_step(lane);
+            let batch = next(&mut self.samples, step)?;
+            views.push(negatives::look(
+                &self.blip,
+                &self.state,
+                &batch,
+                step,
+                &mut self.activations,
+            ));
+            batches.push_back(batch);
+        }
+        let shares = share(self.lane_share.encode_views(&views), self.exchange, self.mesh)?;
+        let all = self.lane_share.gather_views(&self.deal, &shares)?;
+        let reader = self.foreign.iter();
+        let identities = reader.flat_map(|reader| all.samples.iter().map(|sample| reader.identity(*sample)));
+        Ok(Some(Looked {
+            identities: identities.collect(),
+            batches,
+            all,
+        }))
+    }
+
+    fn lane_step(&self, lane: u32) -> LaneStep {
+        let (step, train) = (self.state.step, &self.schedule.train);
+        LaneStep {
+            objective: self.objective,
+            seed: self.seed,
+            step,
+            lane,
+            distillation: Distillation {
+                alpha: self.schedule.alpha(step) as f32,
+                temperature: (train.teacher_temperature > 0.0).then_some(train.teacher_temperature as f32),
+            },
+            same_image: train.same_image,
+            prompt_tokens: self.prompt_tokens,
+        }
+    }
+
     /// The step's one act on the state: no network, no cancellation point.
     fn commit(&mut self, prepared: Prepared) -> StepMetrics {
         let step = self.state.step;
@@ -191,6 +238,7 @@ impl<'a> Trainer<'a> {
             lanes: self.lanes,
             image_features: &prepared.gathered.image_features,
             text_features: &prepared.gathered.text_features,
+            identities: &prepared.gathered.identities,
             lr,
         };
         self.state
@@ -250,16 +298,29 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn run_lane(
-    blip: &Blip,
-    state: &State,
-    batch: LaneBatch,
-    step: LaneStep,
-    activations: &mut Pool,
-    gradient: &mut [f32],
-) -> Result<LaneOutput, Failure> {
-    let output = blip.lane(state, batch, step, activations, gradient);
-    output.map_err(|e| Failure::lasting(format!("a fault of the model's code: {e}")))
+/// The next batch of a rank's lanes, which is that of `step`.
+fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<Batch, Failure> {
+    let batch = samples.next()?;
+    for (position, tries) in &batch.replaced {
+        tracing::warn!(
+            step,
+            lane,
+            position,
+            tries,
+            "a sample no longer decodes and was replaced"
+        );
+    }
+    Ok(batch)
+}
+
+/// A batch without guests.
+pub(super) fn own(batch: &Batch) -> LaneBatch<'_> {
+    LaneBatch {
+        pixels: &batch.pixels,
+        texts: &batch.texts,
+        identities: &batch.identities,
+        guests: &[],
+    }
 }
 
 /// The first term that is not finite.

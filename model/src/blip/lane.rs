@@ -1,0 +1,143 @@
+//! What a lane's step is given, and what it yields.
+
+use crate::loss::itc::Distillation;
+use crate::loss::itm;
+use crate::params::Objective;
+use crate::random::{Purpose, Stream};
+use crate::vision::PathSeat;
+use medley_protocol::spec::SameImage;
+
+/// A lane's b samples, and *guests*: samples of other lanes that serve as its negatives.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneBatch<'a> {
+    /// Normalised pixels, (b + guests) × 3 × s × s.
+    pub pixels: &'a [f32],
+    /// Token ids of each text, `[CLS]` first and `[SEP]` last, without padding: the lane's b, then its guests'.
+    pub texts: &'a [Vec<u32>],
+    /// Identities of the lane's own b images: equal for the same image, never [`UNKNOWN`](crate::loss::itc::UNKNOWN). Without any,
+    /// every text is the lane's own and its image like no other.
+    pub identities: &'a [u64],
+    /// Where each image after the lane's own stands.
+    pub guests: &'a [Guest],
+}
+
+impl LaneBatch<'_> {
+    /// The lane's own samples, b.
+    pub(super) fn len(&self) -> usize {
+        if self.identities.is_empty() {
+            self.texts.len()
+        } else {
+            self.identities.len()
+        }
+    }
+
+    /// The lane's samples alone.
+    pub(super) fn own(self) -> Self {
+        let b = self.len();
+        let per_image = self.pixels.len() / (b + self.guests.len());
+        Self {
+            pixels: &self.pixels[..b * per_image],
+            texts: &self.texts[..b],
+            guests: &[],
+            ..self
+        }
+    }
+}
+
+/// The place of an image in the step: it loses the same branches in every lane that reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guest {
+    /// Its lane.
+    pub lane: u32,
+    /// Its number there.
+    pub image: u32,
+}
+
+/// Student features of all lanes' samples in lane order: what negatives are drawn from.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidates<'a> {
+    /// Images, n × e.
+    pub image_features: &'a [f32],
+    /// Texts, n × e.
+    pub text_features: &'a [f32],
+    /// Identities of the images, n.
+    pub identities: &'a [u64],
+}
+
+/// What a lane's step depends on besides weights and samples.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneStep {
+    /// What is trained.
+    pub objective: Objective,
+    /// Seed of the stage.
+    pub seed: u64,
+    /// Number of the step.
+    pub step: u64,
+    /// The lane.
+    pub lane: u32,
+    /// What the momentum encoders teach.
+    pub distillation: Distillation,
+    /// What another text of the same image is taken for.
+    pub same_image: SameImage,
+    /// Tokens of the prompt after the first, which are not predicted.
+    pub prompt_tokens: usize,
+}
+
+/// What a lane's step yields, besides its gradient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaneOutput {
+    /// Contrastive, matching and language-modelling loss; 0 where the objective has none.
+    pub losses: [f32; 3],
+    /// The lane's momentum image features, b × e; empty where the objective has no contrastive loss.
+    pub image_features: Vec<f32>,
+    /// The lane's momentum text features, b × e.
+    pub text_features: Vec<f32>,
+}
+
+/// Passes of a step, which have random streams of their own.
+#[derive(Clone, Copy)]
+pub(super) enum Pass {
+    Student = 0,
+    Teacher = 1,
+    Multimodal = 2,
+}
+
+impl LaneStep {
+    /// What makes n images the same: their identity, or each sample's own number.
+    pub(super) fn identities(&self, images: &[u64], n: usize) -> Vec<u64> {
+        match self.same_image {
+            SameImage::Positive if !images.is_empty() => images.to_vec(),
+            SameImage::Positive | SameImage::Negative => (1..=n as u64).collect(),
+        }
+    }
+
+    /// The rule by which the lane draws among candidates of these identities, its own from `first` on.
+    pub(super) fn drawing<'a>(&self, identities: &'a [u64], first: usize) -> itm::Draw<'a> {
+        itm::Draw {
+            identities,
+            first,
+            floor: if self.objective == Objective::Pretrain {
+                itm::FLOOR
+            } else {
+                0.0
+            },
+            stream: self.stream(Purpose::Negatives, Pass::Student),
+        }
+    }
+
+    pub(super) fn seats(&self, batch: LaneBatch, pass: Pass) -> Vec<PathSeat> {
+        let own = (0..batch.len() as u32).map(|image| Guest { lane: self.lane, image });
+        let seat = |Guest { lane, image }| PathSeat {
+            stream: Self { lane, ..*self }.stream(Purpose::DropPath, pass),
+            image,
+        };
+        own.chain(batch.guests.iter().copied()).map(seat).collect()
+    }
+
+    pub(super) fn stream(&self, purpose: Purpose, pass: Pass) -> Stream {
+        Stream::new(self.seed, purpose)
+            .at(self.step)
+            .at(u64::from(self.lane))
+            .at(pass as u64)
+    }
+}
