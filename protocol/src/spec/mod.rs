@@ -12,7 +12,7 @@ mod preset;
 mod train;
 mod validate;
 
-pub use data::{CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, VocabSpec};
+pub use data::{CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, Specials, VocabSpec};
 pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};

@@ -32,7 +32,7 @@ impl Tools {
     /// Loads the dataset version's manifest and both models; a shard's index is read with the shard.
     pub(super) fn load(given: Given) -> Result<Self, Failure> {
         let Given { spec, inputs, objects } = given;
-        let tokenizer = inputs::tokenizer(objects, inputs)?;
+        let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
         let load = |image_size, manifest, role| Trained::load(given, image_size, &tokenizer, manifest, role);
         let captioner = load(spec.captioner.image_size, inputs.captioner.as_ref(), "captioner")?;
         let filter = load(spec.filter.image_size, inputs.filter.as_ref(), "filter")?;

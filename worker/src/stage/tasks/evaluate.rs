@@ -75,7 +75,7 @@ impl<'a> Exam<'a> {
                 "the dataset version has no held-out samples: set data.test",
             ));
         }
-        let tokenizer = inputs::tokenizer(objects, inputs)?;
+        let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
         let longest = spec.model.text.max_tokens as usize;
         let texts = pairs.iter().map(|pair| tokenizer.encode(corpus.text(*pair), longest));
         let (size, start) = (spec.pretrain.image_size, inputs.start.as_ref());
