@@ -120,7 +120,7 @@ fn small(size: &Small) -> Value {
         })
     };
     json!({
-        "vocab": { "file": "", "max_size": 256 },
+        "vocab": { "file": "", "max_size": 256, "specials": "fixed" },
         "lanes": { "count": size.lanes, "batch": size.lane_batch },
         "cluster": { "min_ranks": 1, "max_ranks": size.lanes, "priority": 0 },
         "model": {
@@ -192,7 +192,7 @@ fn paper(size: &Paper) -> Value {
         })
     };
     json!({
-        "vocab": { "file": "", "max_size": 30524 },
+        "vocab": { "file": "", "max_size": 30524, "specials": "fixed" },
         "lanes": { "count": 32, "batch": size.lane_batch },
         "cluster": { "min_ranks": 1, "max_ranks": 32, "priority": 0 },
         "model": {
