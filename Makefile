@@ -4,7 +4,7 @@ bin := $(or $(CARGO_TARGET_DIR),target)/release
 run := . scripts/tools.sh && use_tools &&
 SHELL := /bin/bash
 
-.PHONY: help install build demo test check two-machines clean-demo
+.PHONY: help install build demo test check parity two-machines clean-demo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -12,6 +12,7 @@ help:
 	@echo "make demo            train a small BLIP on a cluster of this machine, bootstrap its captions, compare (QUICK=1: only to see it run)"
 	@echo "make test            all tests"
 	@echo "make check           everything CI checks: format, lints, docs, tests with the demo, licences, dashboard, two machines, browser"
+	@echo "make parity          the model against PyTorch: installs it, makes the goldens again, compares"
 	@echo "make build           the programs, in $(bin)"
 	@echo "make install         what the machine lacks for the above"
 	@echo "make two-machines    a job over two simulated machines (as root)"
@@ -31,6 +32,9 @@ test: install
 
 check:
 	@scripts/check.sh
+
+parity: install
+	@scripts/parity.sh
 
 two-machines: build
 	@tests/deploy/two-machines.sh || [ $$? = 77 ]

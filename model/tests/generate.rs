@@ -7,8 +7,9 @@ mod plain;
 use candle_core::{Device, Tensor, Var};
 use medley_model::blip::Blip;
 use medley_model::flat::Pool;
+use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::{GREEDY, Sampling};
-use medley_model::generate::{Caption, CaptionRequest};
+use medley_model::generate::{Caption, CaptionRequest, Search};
 use medley_model::params::Vocabulary;
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
@@ -84,9 +85,10 @@ impl Case {
             .match_logits(&self.params, pixels, b, &texts(), pairs, &mut Pool::default())
     }
 
-    fn captions(&self, pixels: &[f32], samples: &[u64], sampling: Sampling) -> Vec<Caption> {
+    fn captions(&self, pixels: &[f32], samples: &[u64], search: Search) -> Vec<Caption> {
         let request = CaptionRequest {
-            sampling,
+            search,
+            count: COUNT,
             prompt: &PROMPT,
             min_tokens: MIN_TOKENS,
             max_tokens: MAX_TOKENS,
@@ -99,6 +101,8 @@ impl Case {
 
 const PROMPT: [u32; 1] = [9];
 const MIN_TOKENS: usize = 4;
+/// Captions of an image.
+const COUNT: usize = 2;
 const MAX_TOKENS: usize = 9;
 
 fn texts() -> Vec<Vec<u32>> {
@@ -176,8 +180,8 @@ fn match_logits_agree_with_plain_formulas_and_ignore_their_company() {
 fn greedy_captions_take_the_likeliest_token_of_the_plain_decoder() {
     let case = Case::new();
     let plain = case.plain();
-    let captions = case.captions(&case.pixels, &[0; IMAGES], GREEDY);
-    for (i, caption) in captions.iter().enumerate() {
+    let captions = case.captions(&case.pixels, &[0; IMAGES], Search::Sample(GREEDY));
+    for (i, caption) in captions.iter().enumerate().map(|(row, caption)| (row / COUNT, caption)) {
         let mut ids = [&[DEC][..], &PROMPT, &caption.tokens].concat();
         assert!((MIN_TOKENS..=MAX_TOKENS).contains(&ids.len()), "{ids:?}");
         if ids.len() < MAX_TOKENS {
@@ -189,7 +193,7 @@ fn greedy_captions_take_the_likeliest_token_of_the_plain_decoder() {
         let mut total = 0.0;
         for at in 1 + PROMPT.len()..ids.len() {
             let row = row(&logp, at - 1);
-            let banned = |token: u32| [0, CLS, DEC, ENC].contains(&token) || (token == SEP && at < MIN_TOKENS);
+            let banned = |token: u32| token == SEP && at < MIN_TOKENS;
             let best = (0..row.len() as u32)
                 .filter(|token| !banned(*token))
                 .map(|token| row[token as usize]);
@@ -201,21 +205,48 @@ fn greedy_captions_take_the_likeliest_token_of_the_plain_decoder() {
     }
 }
 
+const SAMPLE: Search = Search::Sample(Sampling {
+    top_p: 0.9,
+    top_k: 0,
+    repetition_penalty: 1.1,
+});
+const BEAM: Search = Search::Beam(Beam {
+    beams: 3,
+    length_penalty: 1.0,
+    repetition_penalty: 1.1,
+    length: Length::Whole,
+});
+
 #[test]
-fn sampled_captions_depend_on_their_key_and_not_on_their_company() {
+fn a_caption_is_the_same_in_batches_of_any_size() {
     let case = Case::new();
-    let sampling = Sampling {
-        top_p: 0.9,
-        top_k: 0,
-        repetition_penalty: 1.1,
-    };
-    let keys = [5, u64::MAX, 7];
-    let together = case.captions(&case.pixels, &keys, sampling);
-    for (i, caption) in together.iter().enumerate() {
-        let alone = case.captions(case.image(i), &keys[i..=i], sampling);
-        assert_eq!(alone[0].tokens, caption.tokens);
-        assert_eq!(alone[0].log_probability.to_bits(), caption.log_probability.to_bits());
+    for search in [SAMPLE, BEAM] {
+        let alone: Vec<Vec<Caption>> = (0..IMAGES)
+            .map(|i| case.captions(case.image(i), &[i as u64], search))
+            .collect();
+        for size in [2, 5, 64] {
+            let images: Vec<usize> = (0..size).map(|i| i % IMAGES).collect();
+            let pixels: Vec<f32> = images.iter().flat_map(|i| case.image(*i)).copied().collect();
+            let samples: Vec<u64> = images.iter().map(|i| *i as u64).collect();
+            let together = case.captions(&pixels, &samples, search);
+            for (found, i) in together.chunks_exact(COUNT).zip(images) {
+                assert_eq!(found, alone[i]);
+                let bits =
+                    |captions: &[Caption]| captions.iter().map(|c| c.log_probability.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(found), bits(&alone[i]));
+            }
+        }
     }
-    let other = case.captions(&case.pixels, &[8, 9, 10], sampling);
-    assert_ne!(other, together, "other keys draw other captions");
+}
+
+#[test]
+fn sampled_captions_depend_on_their_key_and_number() {
+    let case = Case::new();
+    let these = case.captions(&case.pixels, &[5, u64::MAX, 7], SAMPLE);
+    let others = case.captions(&case.pixels, &[8, 9, 10], SAMPLE);
+    assert_ne!(these, others, "other keys draw other captions");
+    assert!(
+        these.chunks_exact(COUNT).any(|of_image| of_image[0] != of_image[1]),
+        "captions of one image are drawn apart"
+    );
 }

@@ -4,8 +4,8 @@
 
 use medley_model::blip::Blip;
 use medley_model::flat::Pool;
-use medley_model::generate::CaptionRequest;
 use medley_model::generate::nucleus::GREEDY;
+use medley_model::generate::{CaptionRequest, Search};
 use medley_model::params::Vocabulary;
 use medley_model::state::State;
 use medley_model::tape::{Tape, Weights};
@@ -392,7 +392,8 @@ fn write_exports(blip: &Blip, state: &State, directory: &Path) {
     let pixels = expected("pixels");
     let (logits, cosines) = matching(blip, state, &pixels);
     let request = CaptionRequest {
-        sampling: GREEDY,
+        search: Search::Sample(GREEDY),
+        count: 1,
         prompt: &[4],
         min_tokens: 5,
         max_tokens: 9,

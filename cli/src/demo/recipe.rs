@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn both_jobs_are_valid_and_the_quick_one_is_short() {
-        for (quick, steps) in [(false, 1500), (true, 30)] {
+        for (quick, steps) in [(false, 2000), (true, 30)] {
             let spec = Spec::from_document(&document(Path::new("/data"), quick)).unwrap();
             assert_eq!(spec.pretrain.length, Length::Steps { count: steps });
         }

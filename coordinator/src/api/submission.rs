@@ -97,7 +97,9 @@ fn find(data: &DataSpec, vocab: &str, start: &StartSpec) -> Result<Shards, Probl
     if !vocab.is_empty() && !Path::new(vocab).is_file() {
         problems.push(Problem {
             path: "vocab.file".into(),
-            message: format!("{vocab} is not a file here; give the path of a BERT vocab.txt, or leave it empty"),
+            message: format!(
+                "{vocab} is not a file here; give the path of a BERT vocab.txt or tokenizer.json, or leave it empty"
+            ),
         });
     }
     for (path, files) in start.lists() {

@@ -136,7 +136,7 @@ impl Scene {
 
 /// The attributes a caption names: for each, the value if exactly one is named, none otherwise.
 pub fn parse(caption: &str) -> [Option<u8>; 5] {
-    let words: Vec<&str> = caption.split_whitespace().collect();
+    let words: Vec<&str> = caption.split(|c: char| !c.is_alphanumeric()).collect();
     Attribute::ALL.map(|attribute| {
         let values = attribute.words().iter().enumerate();
         let mut named = values.filter(|(_, synonyms)| words.iter().any(|w| synonyms.contains(w)));

@@ -1,45 +1,47 @@
 //! From captions to tokens: cleaning, the vocabulary and the tokenizer.
 
+mod hugging_face;
 mod tokenizer;
 mod vocabulary;
+mod words;
 
-pub use tokenizer::{Tokenizer, words};
+pub use tokenizer::Tokenizer;
 pub use vocabulary::{BadVocabulary, Vocabulary, WordCounts};
+pub use words::words;
 
 /// Most words of a caption.
 const MAX_WORDS: usize = 30;
 
-/// A caption as the reference cleans it: lower case, some punctuation blanked, runs of white space collapsed, at most 30
-/// words.
+/// A caption as the reference cleans it (its `pre_caption`): lower case, some punctuation blanked, runs of white space
+/// collapsed to one blank, line ends and blanks cut off at the end, at most 30 words.
 pub fn clean(caption: &str) -> String {
-    let lower = caption.to_lowercase();
-    let blanked = lower.replace(['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'], " ");
-    let mut out = String::with_capacity(blanked.len());
-    // The reference collapses runs of two or more blanks and splits on single spaces, so a lone tab stays in its word.
+    let blanked = caption
+        .to_lowercase()
+        .replace(['.', '!', '"', '(', ')', '*', '#', ':', ';', '~'], " ");
+    // Only runs of two or more are collapsed and words end at blanks alone, so a single tab stays within its word.
     let collapsed = collapse(&blanked);
     let words = collapsed.trim_end_matches('\n').trim_matches(' ').split(' ');
-    for (i, word) in words.take(MAX_WORDS).enumerate() {
-        if i > 0 {
-            out.push(' ');
-        }
-        out.push_str(word);
-    }
-    out
+    words.take(MAX_WORDS).collect::<Vec<_>>().join(" ")
 }
 
-/// Replaces each run of two or more white-space characters by one space.
+/// Replaces each run of two or more white-space characters by one blank.
 fn collapse(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
-        if c.is_whitespace() && chars.peek().is_some_and(|next| next.is_whitespace()) {
-            while chars.next_if(|next| next.is_whitespace()).is_some() {}
+        if is_space(c) && chars.peek().copied().is_some_and(is_space) {
+            while chars.next_if(|next| is_space(*next)).is_some() {}
             out.push(' ');
         } else {
             out.push(c);
         }
     }
     out
+}
+
+/// White space to Python, which counts the separators of ASCII too.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 #[cfg(test)]

@@ -1,22 +1,35 @@
-//! BERT's uncased tokenizer: clean, split, then longest pieces first.
+//! BERT's uncased tokenizer: special tokens, words, then longest pieces first.
 
-use super::Vocabulary;
-use unicode_normalization::UnicodeNormalization;
-use unicode_normalization::char::is_combining_mark;
+use super::{Vocabulary, words};
+use medley_protocol::spec::Specials;
 
 /// Longer words are unknown.
 const MAX_WORD_CHARS: usize = 100;
+/// Blanks that are taken out of a decoded text.
+const TIGHT: [(&str, &str); 10] = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+];
 
 /// Turns texts into token ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     vocabulary: Vocabulary,
+    specials: Specials,
 }
 
 impl Tokenizer {
-    /// A tokenizer over a vocabulary.
-    pub fn new(vocabulary: Vocabulary) -> Self {
-        Self { vocabulary }
+    /// A tokenizer over a vocabulary; `specials` says what the name of a special token within a text is.
+    pub fn new(vocabulary: Vocabulary, specials: Specials) -> Self {
+        Self { vocabulary, specials }
     }
 
     /// Its vocabulary.
@@ -35,93 +48,84 @@ impl Tokenizer {
 
     /// Ids of a text alone.
     pub fn pieces(&self, text: &str) -> Vec<u32> {
-        words(text).iter().flat_map(|word| self.word(word)).collect()
-    }
-
-    /// Longest matching pieces from the left; `[UNK]` if none fits.
-    fn word(&self, word: &str) -> Vec<u32> {
-        let unknown = vec![self.vocabulary.special("[UNK]")];
-        let chars: Vec<char> = word.chars().collect();
-        if chars.len() > MAX_WORD_CHARS {
-            return unknown;
-        }
         let mut ids = Vec::new();
-        let mut start = 0;
-        while start < chars.len() {
-            let prefix = if start > 0 { "##" } else { "" };
-            let piece = (start + 1..=chars.len()).rev().find_map(|end| {
-                let piece: String = prefix.chars().chain(chars[start..end].iter().copied()).collect();
-                self.vocabulary.id(&piece).map(|id| (id, end))
-            });
-            let Some((id, end)) = piece else { return unknown };
-            ids.push(id);
-            start = end;
+        let mut rest = text;
+        if self.specials == Specials::Reference {
+            while let Some((at, name, id)) = self.vocabulary.find_special(rest) {
+                self.plain(&rest[..at], &mut ids);
+                ids.push(id);
+                rest = &rest[at + name.len()..];
+            }
         }
+        self.plain(rest, &mut ids);
         ids
     }
 
-    /// The text of some ids; special tokens are left out, pieces joined.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        let mut text = String::new();
-        for &id in ids {
-            let token = self.vocabulary.token(id);
-            if let Some(rest) = token.strip_prefix("##") {
-                text.push_str(rest);
-            } else if !(token.starts_with('[') && token.ends_with(']') && token.len() > 2) {
-                if !text.is_empty() {
-                    text.push(' ');
-                }
-                text.push_str(token);
+    fn plain(&self, text: &str, ids: &mut Vec<u32>) {
+        for word in words(text) {
+            self.word(&word, ids);
+        }
+    }
+
+    /// Longest matching pieces from the left; `[UNK]` if none fits.
+    fn word(&self, word: &str, ids: &mut Vec<u32>) {
+        let before = ids.len();
+        let mut piece = String::new();
+        let mut rest = word;
+        let short = word.chars().count() <= MAX_WORD_CHARS;
+        while short && !rest.is_empty() {
+            piece.clear();
+            piece.push_str(if rest.len() < word.len() { "##" } else { "" });
+            piece.push_str(rest);
+            let Some((id, left)) = self.longest(&mut piece, rest.len()) else {
+                break;
+            };
+            ids.push(id);
+            rest = &rest[rest.len() - left..];
+        }
+        if !short || !rest.is_empty() {
+            ids.truncate(before);
+            ids.push(self.vocabulary.special("[UNK]"));
+        }
+    }
+
+    /// The longest beginning of `piece`, of whose bytes the last `length` are the word's, and how many bytes it leaves.
+    fn longest(&self, piece: &mut String, length: usize) -> Option<(u32, usize)> {
+        let prefix = piece.len() - length;
+        let whole = piece.len();
+        while piece.len() > prefix {
+            if let Some(id) = self.vocabulary.id(piece) {
+                return Some((id, whole - piece.len()));
             }
+            piece.pop();
         }
-        text
+        None
     }
-}
 
-/// Lower-cased words without accents; punctuation and CJK characters stand alone.
-pub fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    for c in text.to_lowercase().nfd().filter(|c| !is_combining_mark(*c)) {
-        if c.is_whitespace() || c.is_control() {
-            words.extend(take(&mut word));
-        } else if is_punctuation(c) || is_cjk(c) {
-            words.extend(take(&mut word));
-            words.push(c.to_string());
-        } else {
-            word.push(c);
-        }
+    /// The text of some ids, as the reference decodes it: special tokens are left out, pieces joined, blanks before
+    /// punctuation taken out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let tokens = ids.iter().filter(|&&id| !self.vocabulary.is_special(id));
+        let tokens: Vec<&str> = tokens.map(|&id| self.vocabulary.token(id)).collect();
+        let joined = tokens.join(" ").replace(" ##", "");
+        TIGHT.iter().fold(joined.trim().to_owned(), |text, (loose, tight)| {
+            text.replace(loose, tight)
+        })
     }
-    words.extend(take(&mut word));
-    words
-}
-
-fn take(word: &mut String) -> Option<String> {
-    (!word.is_empty()).then(|| std::mem::take(word))
-}
-
-/// ASCII symbols count as punctuation, as in BERT.
-fn is_punctuation(c: char) -> bool {
-    c.is_ascii_punctuation()
-        || matches!(c as u32, 0xa1..=0xbf | 0x2010..=0x2027 | 0x2030..=0x205e | 0x3001..=0x3003 | 0x3008..=0x3011)
-}
-
-fn is_cjk(c: char) -> bool {
-    matches!(c as u32, 0x3400..=0x4dbf | 0x4e00..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x2fa1f)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tokenizer() -> Tokenizer {
-        let lines = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\nun\n##aff\n##able\n,\ncafe";
-        Tokenizer::new(Vocabulary::parse(lines).unwrap())
+    fn tokenizer(specials: Specials) -> Tokenizer {
+        let lines = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\nun\n##aff\n##able\n,\ncafe\n[\n]\nsep\n'\ns";
+        Tokenizer::new(Vocabulary::parse(lines).unwrap(), specials)
     }
 
     #[test]
     fn words_split_to_their_longest_pieces() {
-        let t = tokenizer();
+        let t = tokenizer(Specials::Fixed);
         assert_eq!(t.pieces("Unaffable, RED"), [5, 6, 7, 8, 4]);
         assert_eq!(t.pieces("unread"), [1]);
         assert_eq!(t.pieces("Café"), [9]);
@@ -130,7 +134,20 @@ mod tests {
 
     #[test]
     fn long_texts_keep_their_end_token() {
-        let ids = tokenizer().encode("red red red red", 4);
+        let ids = tokenizer(Specials::Fixed).encode("red red red red", 4);
         assert_eq!(ids, [2, 4, 4, 3]);
+    }
+
+    #[test]
+    fn a_special_tokens_name_in_a_text_is_special_only_as_in_the_reference() {
+        let text = "red[SEP]red";
+        assert_eq!(tokenizer(Specials::Fixed).pieces(text), [4, 10, 12, 11, 4]);
+        assert_eq!(tokenizer(Specials::Reference).pieces(text), [4, 3, 4]);
+    }
+
+    #[test]
+    fn decoded_texts_have_no_blanks_before_punctuation() {
+        let t = tokenizer(Specials::Fixed);
+        assert_eq!(t.decode(&t.pieces("red, red's")), "red, red's");
     }
 }

@@ -1,4 +1,4 @@
-//! WordPiece vocabularies: read from a BERT `vocab.txt`, or trained on the words of a corpus.
+//! WordPiece vocabularies: read from a BERT `vocab.txt` or `tokenizer.json`, or trained on the words of a corpus.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,6 +7,8 @@ pub type WordCounts = BTreeMap<String, u64>;
 
 /// The first lines of a trained vocabulary.
 const SPECIAL: [&str; 6] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "[ENC]"];
+/// Special to BERT, and of no use here.
+const MASK: &str = "[MASK]";
 
 /// Tokens and their ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,22 @@ pub enum BadVocabulary {
         /// The token.
         token: String,
     },
+    /// A `tokenizer.json` cannot be read.
+    #[error("not a tokenizer.json: {0}")]
+    Json(String),
+    /// A `tokenizer.json` of another kind of tokenizer.
+    #[error("{field} is {found} instead of {needed}: only the tokenizer of an uncased BERT is known")]
+    Kind {
+        /// The field.
+        field: &'static str,
+        /// What it says.
+        found: String,
+        /// What it should say.
+        needed: &'static str,
+    },
+    /// The ids of a `tokenizer.json` are not those of a list.
+    #[error("the ids of model.vocab and added_tokens do not count the tokens: {0}")]
+    Ids(String),
 }
 
 impl Vocabulary {
@@ -38,7 +56,14 @@ impl Vocabulary {
     /// # Errors
     /// [`BadVocabulary`]
     pub fn parse(text: &str) -> Result<Self, BadVocabulary> {
-        let mut tokens: Vec<String> = text.lines().map(|line| line.trim_end().to_owned()).collect();
+        Self::from_tokens(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Tokens in the order of their ids; see [`Vocabulary::parse`].
+    ///
+    /// # Errors
+    /// [`BadVocabulary`]
+    pub fn from_tokens(mut tokens: Vec<String>) -> Result<Self, BadVocabulary> {
         for added in ["[DEC]", "[ENC]"] {
             if !tokens.iter().any(|t| t == added) {
                 tokens.push(added.to_owned());
@@ -103,6 +128,20 @@ impl Vocabulary {
     /// Never for the six special tokens: every vocabulary has them.
     pub fn special(&self, token: &str) -> u32 {
         self.id(token).expect("every vocabulary has the special tokens")
+    }
+
+    /// Whether a token is special.
+    pub fn is_special(&self, id: u32) -> bool {
+        let token = self.token(id);
+        token == MASK || SPECIAL.contains(&token)
+    }
+
+    /// The first special token that is written in a text: where, its name and its id.
+    pub fn find_special(&self, text: &str) -> Option<(usize, &'static str, u32)> {
+        let names = SPECIAL.into_iter().chain([MASK]);
+        names
+            .filter_map(|name| Some((text.find(name)?, name, self.id(name)?)))
+            .min_by_key(|(at, ..)| *at)
     }
 
     /// A token; `[UNK]` for ids that do not exist.

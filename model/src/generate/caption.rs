@@ -1,25 +1,33 @@
-//! Captions: the decoder run token by token, with keys and values kept.
+//! Captions: sampled, greedy or by beam search.
 //!
-//! An image's cross-attention keys and values are computed once per layer; those of the text's own tokens are kept as it
-//! grows. Each caption's draws are keyed by its sample, so that a caption does not depend on the batch it is made in.
+//! Each caption's draws are keyed by its sample and its number, and no kernel looks at other rows; so a caption does not depend
+//! on the batch it is made in.
 
+use super::beam::{Beam, Beams, Hypothesis};
+use super::decoder::Decoder;
 use super::nucleus::{self, Sampling};
 use crate::blip::Blip;
 use crate::flat::Pool;
-use crate::ops::attention::Sequence;
-use crate::ops::dropout::Place;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
-use crate::tape::{Tape, Var, Weights};
-use crate::text::{ImageKeys, Packed, Text};
-use crate::vision::Tokens;
-use std::rc::Rc;
+use crate::tape::{Tape, Weights};
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Search {
+    /// One after the other, each for good.
+    Sample(Sampling),
+    /// With several beginnings kept in sight.
+    Beam(Beam),
+}
 
 /// How captions are to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptionRequest<'a> {
     /// How tokens are chosen.
-    pub sampling: Sampling,
+    pub search: Search,
+    /// Captions of an image; of a beam search at most as many as it has beams.
+    pub count: usize,
     /// Tokens after `[DEC]` that every caption begins with.
     pub prompt: &'a [u32],
     /// `[SEP]` may not come before this many tokens stand, prompt included.
@@ -39,25 +47,20 @@ pub struct Caption {
     pub log_probability: f32,
 }
 
-/// A caption that grows.
+/// A caption that grows by sampling.
 struct Growing {
+    /// Its place in the answer.
+    row: usize,
     ids: Vec<u32>,
     log_probability: f32,
-    done: bool,
-}
-
-/// Keys and values of the texts' own tokens in one layer, by text and position.
-#[derive(Default)]
-struct Cache {
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
 }
 
 impl Blip {
-    /// Captions images with the trained decoder. `samples` are the numbers that key the draws.
+    /// Captions images with the trained decoder. `samples` are the numbers that key the draws. Captions of one image stand
+    /// side by side; those of a beam search best first.
     ///
     /// # Shapes
-    /// pixels: b × 3 × s × s → b captions
+    /// pixels: b × 3 × s × s → (b·count) captions
     pub fn captions(
         &self,
         params: &[f32],
@@ -66,159 +69,111 @@ impl Blip {
         request: &CaptionRequest,
         pool: &mut Pool,
     ) -> Vec<Caption> {
-        let b = samples.len();
-        let mut tape = Tape::inference(
-            Weights {
-                layout: &self.student_layout,
-                data: params,
-            },
-            pool,
-        );
-        let images = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::All);
-        let image_keys = self.student.text.image_keys(&mut tape, images);
+        let weights = Weights {
+            layout: &self.student_layout,
+            data: params,
+        };
+        let tape = Tape::inference(weights, pool);
+        let mut decoder = Decoder::new(self, tape, pixels, samples.len());
         let mut start = vec![self.vocab.dec];
         start.extend_from_slice(request.prompt);
-        let mut texts: Vec<Growing> = (0..b)
-            .map(|_| Growing {
-                ids: start.clone(),
+        // The last token's logits are the first that are wanted.
+        decoder.prompt(&start[..start.len() - 1]);
+        match request.search {
+            Search::Sample(sampling) => self.sampled(&mut decoder, samples, request, sampling, &start),
+            Search::Beam(beam) => self.searched(&mut decoder, samples.len(), request, beam, &start),
+        }
+    }
+
+    fn sampled(
+        &self,
+        decoder: &mut Decoder,
+        samples: &[u64],
+        request: &CaptionRequest,
+        sampling: Sampling,
+        start: &[u32],
+    ) -> Vec<Caption> {
+        let (count, sep) = (request.count, self.vocab.sep);
+        let mut captions = vec![None; samples.len() * count];
+        let mut growing: Vec<Growing> = (0..captions.len())
+            .map(|row| Growing {
+                row,
+                ids: start.to_vec(),
                 log_probability: 0.0,
-                done: false,
             })
             .collect();
-        let mut caches: Vec<Cache> = self.student.text.layers.iter().map(|_| Cache::new(b)).collect();
-        let mark = tape.mark();
-        for position in 0..request.max_tokens - 1 {
-            let next: Vec<u32> = texts.iter().map(|t| t.ids[position.min(t.ids.len() - 1)]).collect();
-            let states = self.decode(&mut tape, &next, position, &image_keys, &mut caches);
-            if position + 1 >= start.len() {
-                let logits = self.student.text.predict(&mut tape, states);
-                let rows = tape.value(logits).chunks_exact(self.vocab.size as usize);
-                for ((text, row), &sample) in texts.iter_mut().zip(rows).zip(samples).filter(|((t, _), _)| !t.done) {
-                    self.grow(text, row, sample, request);
-                }
+        decoder.select(&growing.iter().map(|text| text.row / count).collect::<Vec<_>>());
+        while !growing.is_empty() {
+            let last: Vec<u32> = growing.iter().map(|text| text.ids[text.ids.len() - 1]).collect();
+            let rows = decoder.next(&last);
+            for (text, mut logits) in growing.iter_mut().zip(rows) {
+                let length = text.ids.len();
+                let u = Stream::new(request.seed, Purpose::Sampling)
+                    .at(samples[text.row / count])
+                    .uniform([length as u32, (text.row % count) as u32, 0, 0]);
+                let logp = log_softmax(&logits);
+                let banned = (length < request.min_tokens).then_some(sep);
+                let token = nucleus::choose(&mut logits, &text.ids, banned, &sampling, u);
+                text.log_probability += logp[token as usize];
+                text.ids.push(token);
             }
-            tape.rewind(mark);
-            if texts.iter().all(|t| t.done) {
+            let ends = |text: &Growing| text.ids.ends_with(&[sep]) || text.ids.len() >= request.max_tokens;
+            let alive: Vec<usize> = (0..growing.len()).filter(|&i| !ends(&growing[i])).collect();
+            decoder.select(&alive);
+            for text in growing.extract_if(.., |text| ends(text)) {
+                captions[text.row] = Some(Caption {
+                    tokens: without_end(&text.ids[start.len()..], sep),
+                    log_probability: text.log_probability,
+                });
+            }
+        }
+        captions.into_iter().flatten().collect()
+    }
+
+    fn searched(
+        &self,
+        decoder: &mut Decoder,
+        images: usize,
+        request: &CaptionRequest,
+        beam: Beam,
+        start: &[u32],
+    ) -> Vec<Caption> {
+        let mut searches: Vec<Beams> = (0..images).map(|_| Beams::new(beam, start, self.vocab.sep)).collect();
+        for length in start.len()..request.max_tokens {
+            let open = searches.iter().flat_map(Beams::open);
+            let last: Vec<u32> = open.map(|text| text.tokens[length - 1]).collect();
+            if last.is_empty() {
                 break;
             }
-        }
-        texts
-            .into_iter()
-            .map(|t| t.finish(start.len(), self.vocab.sep))
-            .collect()
-    }
-
-    /// One token of every text through the decoder's layers.
-    ///
-    /// # Shapes
-    /// b tokens at one position → b × d
-    fn decode(
-        &self,
-        tape: &mut Tape,
-        tokens: &[u32],
-        position: usize,
-        images: &[ImageKeys],
-        caches: &mut [Cache],
-    ) -> Var {
-        let text = &self.student.text;
-        let places: Rc<[Place]> = (0..tokens.len() as u32)
-            .map(|sample| Place {
-                sample,
-                position: position as u32,
-            })
-            .collect();
-        let packed = Packed {
-            ids: tokens.to_vec(),
-            positions: vec![position as u32; tokens.len()],
-            places: places.to_vec(),
-            starts: (0..=tokens.len()).collect(),
-        };
-        let mut x = text.embed(tape, &packed, None);
-        for (i, (layer, cache)) in text.layers.iter().zip(caches).enumerate() {
-            let block = layer.decoder.as_ref().expect("the student has a decoder");
-            let q = block.query.linear(tape, x);
-            let k = block.key.linear(tape, x);
-            let v = block.value.linear(tape, x);
-            cache.extend(tape.value(k), tape.value(v));
-            let width = tape.dims(k).1;
-            let (keys, values) = (
-                tape.input(&cache.keys.concat(), width),
-                tape.input(&cache.values.concat(), width),
-            );
-            let attended = text.attend(tape, q, keys, values, &one_query_each(tokens.len(), position + 1), None);
-            x = Text::output(tape, block, attended, x, &places, None);
-            let cross = layer.cross.as_ref().expect("the student has cross-attention");
-            let q = cross.query.linear(tape, x);
-            let seqs = one_query_each(tokens.len(), self.image_tokens);
-            let attended = text.attend(tape, q, images[i].keys, images[i].values, &seqs, None);
-            x = Text::output(tape, cross, attended, x, &places, None);
-            x = text.feed(tape, (i, layer), x, &places, None);
-        }
-        x
-    }
-
-    fn grow(&self, text: &mut Growing, logits: &[f32], sample: u64, request: &CaptionRequest) {
-        let length = text.ids.len();
-        let u = Stream::new(request.seed, Purpose::Sampling)
-            .at(sample)
-            .uniform([length as u32, 0, 0, 0]);
-        let mut never = vec![self.vocab.pad, self.vocab.cls, self.vocab.dec, self.vocab.enc];
-        if length < request.min_tokens {
-            never.push(self.vocab.sep);
-        }
-        let token = nucleus::choose(&mut logits.to_vec(), &text.ids, &never, &request.sampling, u);
-        text.log_probability += log_probability(logits, token);
-        text.ids.push(token);
-        text.done = token == self.vocab.sep || text.ids.len() >= request.max_tokens;
-    }
-}
-
-impl Growing {
-    fn finish(self, start: usize, sep: u32) -> Caption {
-        let tokens = self.ids[start..].iter().copied().take_while(|&t| t != sep).collect();
-        Caption {
-            tokens,
-            log_probability: self.log_probability,
-        }
-    }
-}
-
-impl Cache {
-    fn new(texts: usize) -> Self {
-        Self {
-            keys: vec![Vec::new(); texts],
-            values: vec![Vec::new(); texts],
-        }
-    }
-
-    fn extend(&mut self, keys: &[f32], values: &[f32]) {
-        let width = keys.len() / self.keys.len();
-        for (cache, rows) in [(&mut self.keys, keys), (&mut self.values, values)] {
-            for (text, row) in cache.iter_mut().zip(rows.chunks_exact(width)) {
-                text.extend_from_slice(row);
+            let rows: Vec<Vec<f32>> = decoder.next(&last).iter().map(|logits| log_softmax(logits)).collect();
+            let (mut parents, mut first) = (Vec::new(), 0);
+            for search in searches.iter_mut().filter(|search| !search.open().is_empty()) {
+                let own = first..first + search.open().len();
+                let scores: Vec<&[f32]> = rows[own.clone()].iter().map(Vec::as_slice).collect();
+                let kept = search.advance(&scores, length >= request.min_tokens);
+                parents.extend(kept.into_iter().map(|parent| first + parent));
+                first = own.end;
             }
+            decoder.select(&parents);
         }
+        let caption = |text: Hypothesis| Caption {
+            tokens: text.tokens[start.len()..].to_vec(),
+            log_probability: text.log_probability,
+        };
+        let best = searches.into_iter().flat_map(|search| search.best(request.count));
+        best.map(caption).collect()
     }
 }
 
-/// Sequence `i` has one query, row `i`, and `keys` keys of its own.
-fn one_query_each(texts: usize, keys: usize) -> Rc<[Sequence]> {
-    let sequence = |i: usize| Sequence {
-        queries: i..i + 1,
-        keys: i * keys..(i + 1) * keys,
-        causal_from: None,
-        place: Place {
-            sample: i as u32,
-            position: 0,
-        },
-    };
-    (0..texts).map(sequence).collect()
+fn without_end(ids: &[u32], sep: u32) -> Vec<u32> {
+    ids.strip_suffix(&[sep]).unwrap_or(ids).to_vec()
 }
 
-fn log_probability(logits: &[f32], token: u32) -> f32 {
+fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let top = sum::max(logits);
     let mass = logits
         .iter()
         .fold(0.0f64, |mass, &l| mass + libm::exp(f64::from(l - top)));
-    logits[token as usize] - top - libm::log(mass) as f32
+    let log_mass = libm::log(mass) as f32;
+    logits.iter().map(|l| l - top - log_mass).collect()
 }

@@ -20,43 +20,55 @@ pub const GREEDY: Sampling = Sampling {
     repetition_penalty: 1.0,
 };
 
-/// Chooses a token from `logits`, given the tokens present, tokens that may not come now, and a uniform number.
+/// Chooses a token from `logits`, given the tokens present, a token that may not come now, and a uniform number.
+pub fn choose(logits: &mut [f32], present: &[u32], banned: Option<u32>, sampling: &Sampling, u: f32) -> u32 {
+    let kept = nucleus(logits, present, banned, sampling);
+    let mut left = u * kept.iter().fold(0.0, |mass, (_, p)| mass + p);
+    for &(token, p) in &kept {
+        if left < p {
+            return token;
+        }
+        left -= p;
+    }
+    kept[kept.len() - 1].0
+}
+
+/// The tokens that may be drawn, likeliest first, with their probabilities before the last cut.
 ///
-/// The order is the reference's: penalty, bans, top-k, top-p (the token that crosses the threshold is kept), draw. Equal
-/// logits rank by token id, so the choice is a function of its inputs.
-pub fn choose(logits: &mut [f32], present: &[u32], banned: &[u32], sampling: &Sampling, u: f32) -> u32 {
+/// The order is the reference's: penalty, ban, top-k, top-p (the token that crosses the threshold is kept). Equal logits rank
+/// by token id, so the result is a function of the inputs.
+pub fn nucleus(logits: &mut [f32], present: &[u32], banned: Option<u32>, sampling: &Sampling) -> Vec<(u32, f32)> {
     penalise(logits, present, sampling.repetition_penalty);
-    for &token in banned {
+    if let Some(token) = banned {
         logits[token as usize] = f32::NEG_INFINITY;
     }
-    let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
-    ranked.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-    if sampling.top_p <= 0.0 {
-        return ranked[0];
-    }
-    if sampling.top_k > 0 {
-        ranked.truncate(sampling.top_k);
-    }
+    let most = if sampling.top_p <= 0.0 { 1 } else { sampling.top_k };
+    let ranked = likeliest(logits, if most == 0 { logits.len() } else { most });
     let mut probabilities: Vec<f32> = ranked.iter().map(|&token| logits[token as usize]).collect();
     softmax_row(&mut probabilities);
     let mut mass = 0.0;
     let kept = probabilities.iter().take_while(|&&p| {
         let before = mass;
         mass += p;
-        before < sampling.top_p
+        before <= sampling.top_p
     });
-    let kept: Vec<f32> = kept.copied().collect();
-    let mut left = u * kept.iter().fold(0.0, |a, b| a + b);
-    for (&token, p) in ranked.iter().zip(&kept) {
-        if left < *p {
-            return token;
-        }
-        left -= p;
-    }
-    ranked[kept.len() - 1]
+    ranked.into_iter().zip(kept.copied()).collect()
 }
 
-fn penalise(logits: &mut [f32], present: &[u32], penalty: f32) {
+/// The `k` highest entries, highest first; equal ones by index.
+pub(super) fn likeliest(scores: &[f32], k: usize) -> Vec<u32> {
+    let order = |&a: &u32, &b: &u32| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b));
+    let mut ranked: Vec<u32> = (0..scores.len() as u32).collect();
+    if k < ranked.len() {
+        ranked.select_nth_unstable_by(k, order);
+        ranked.truncate(k);
+    }
+    ranked.sort_unstable_by(order);
+    ranked
+}
+
+/// Lowers the scores of tokens that are present, each once.
+pub(super) fn penalise(scores: &mut [f32], present: &[u32], penalty: f32) {
     if penalty == 1.0 {
         return;
     }
@@ -64,11 +76,11 @@ fn penalise(logits: &mut [f32], present: &[u32], penalty: f32) {
     tokens.sort_unstable();
     tokens.dedup();
     for token in tokens {
-        let logit = &mut logits[token as usize];
-        *logit = if *logit > 0.0 {
-            *logit / penalty
+        let score = &mut scores[token as usize];
+        *score = if *score < 0.0 {
+            *score * penalty
         } else {
-            *logit * penalty
+            *score / penalty
         };
     }
 }
@@ -83,7 +95,7 @@ mod tests {
         choose(
             &mut logits,
             &[],
-            &[],
+            None,
             &Sampling {
                 top_p,
                 top_k,
@@ -109,7 +121,7 @@ mod tests {
     #[test]
     fn a_banned_token_never_comes() {
         let mut logits = [1.0, 5.0];
-        assert_eq!(choose(&mut logits, &[], &[1], &GREEDY, 0.0), 0);
+        assert_eq!(choose(&mut logits, &[], Some(1), &GREEDY, 0.0), 0);
     }
 
     #[test]
@@ -119,7 +131,7 @@ mod tests {
             repetition_penalty: 1.1,
             ..GREEDY
         };
-        assert_eq!(choose(&mut logits, &[0, 1, 0], &[], &sampling, 0.0), 2);
+        assert_eq!(choose(&mut logits, &[0, 1, 0], None, &sampling, 0.0), 2);
         assert!((logits[1] + 2.2).abs() < 1e-6);
     }
 }

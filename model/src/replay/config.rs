@@ -224,6 +224,51 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<Problem> {
+        let (vision, text, vocab) = (&self.vision, &self.text, &self.vocab);
+        let mut problems = self.out_of_bounds();
+        let mut require = |ok: bool, field: &str, message: String| {
+            if !ok {
+                problems.push(Problem::new(field, message));
+            }
+        };
+        let divides = |whole: u32, part: u32| part > 0 && whole.is_multiple_of(part);
+        for (field, heads, width) in [
+            ("vision.heads", vision.heads, vision.width),
+            ("text.heads", text.heads, text.width),
+        ] {
+            let message = format!("is {heads}: must divide the width, {width}");
+            require(divides(width, heads), field, message);
+        }
+        let (patch, side) = (vision.patch, vision.image_size);
+        let message = format!("is {patch}: must divide vision.image_size, {side}");
+        require(divides(side, patch), "vision.patch", message);
+        for (field, id) in [
+            ("vocab.cls", vocab.cls),
+            ("vocab.dec", vocab.dec),
+            ("vocab.enc", vocab.enc),
+        ] {
+            let message = format!("is {id}: must be below vocab.size, {}", vocab.size);
+            require(id < vocab.size, field, message);
+        }
+        let [min, max] = self.temperature;
+        let message = "use two numbers above 0, ascending".to_owned();
+        require(0.0 < min && min <= max, "temperature", message);
+        for (field, value) in [
+            ("momentum", self.momentum),
+            ("label_smoothing", self.label_smoothing),
+            ("optimiser.weight_decay", self.optimiser.weight_decay),
+            ("optimiser.beta1", self.optimiser.beta1),
+            ("optimiser.beta2", self.optimiser.beta2),
+            ("optimiser.eps", self.optimiser.eps),
+        ] {
+            let message = format!("is {value}: use 0 to 1");
+            require((0.0..=1.0).contains(&value), field, message);
+        }
+        problems
+    }
+
+    /// Dimensions that are zero or absurd.
+    fn out_of_bounds(&self) -> Vec<Problem> {
         let (vision, text) = (&self.vision, &self.text);
         let bounded = [
             ("vision.image_size", vision.image_size, MAX_IMAGE),
@@ -241,53 +286,12 @@ impl Config {
             ("embed_dim", self.embed_dim, MAX_DIM),
             ("queue", self.queue, MAX_DIM),
         ];
-        let mut problems = Vec::new();
-        let mut require = |ok: bool, field: &str, message: String| {
-            if !ok {
-                problems.push(Problem::new(field, message));
-            }
-        };
-        for (field, value, max) in bounded {
-            require((1..=max).contains(&value), field, format!("is {value}: use 1 to {max}"));
-        }
-        let divides = |whole: u32, part: u32| part > 0 && whole.is_multiple_of(part);
-        for (field, heads, width) in [
-            ("vision.heads", vision.heads, vision.width),
-            ("text.heads", text.heads, text.width),
-        ] {
-            let message = format!("is {heads}: must divide the width, {width}");
-            require(divides(width, heads), field, message);
-        }
-        let message = format!(
-            "is {}: must divide vision.image_size, {}",
-            vision.patch, vision.image_size
-        );
-        require(divides(vision.image_size, vision.patch), "vision.patch", message);
-        for (field, id) in [
-            ("vocab.cls", self.vocab.cls),
-            ("vocab.dec", self.vocab.dec),
-            ("vocab.enc", self.vocab.enc),
-        ] {
-            let message = format!("is {id}: must be below vocab.size, {}", self.vocab.size);
-            require(id < self.vocab.size, field, message);
-        }
-        let [min, max] = self.temperature;
-        require(
-            0.0 < min && min <= max,
-            "temperature",
-            "use two numbers above 0, ascending".into(),
-        );
-        for (field, value) in [
-            ("momentum", self.momentum),
-            ("label_smoothing", self.label_smoothing),
-            ("optimiser.weight_decay", self.optimiser.weight_decay),
-            ("optimiser.beta1", self.optimiser.beta1),
-            ("optimiser.beta2", self.optimiser.beta2),
-            ("optimiser.eps", self.optimiser.eps),
-        ] {
-            require((0.0..=1.0).contains(&value), field, format!("is {value}: use 0 to 1"));
-        }
-        problems
+        let outside = bounded
+            .into_iter()
+            .filter(|(_, value, max)| !(1..=*max).contains(value));
+        outside
+            .map(|(field, value, max)| Problem::new(field, format!("is {value}: use 1 to {max}")))
+            .collect()
     }
 }
 

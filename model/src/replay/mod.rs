@@ -86,26 +86,21 @@ impl Outcome {
     /// # Errors
     /// [`Error::Write`] with the path.
     pub fn write(&self, blip: &Blip, path: &Path) -> Result<(), Error> {
+        let output = &self.output;
         let width = blip.model.embed_dim as usize;
-        let features = |name: &str, values: &'_ [f32]| (name.to_owned(), vec![values.len() / width, width]);
-        let losses = ["loss.itc", "loss.itm", "loss.lm"];
-        let mut tensors: Vec<((String, Vec<usize>), &[f32])> = Vec::new();
-        for (name, loss) in losses.iter().zip(&self.output.losses) {
-            tensors.push((((*name).to_owned(), Vec::new()), std::slice::from_ref(loss)));
+        let feature = |values| view(vec![output.image_features.len() / width, width], values);
+        let mut tensors = vec![
+            ("image_feat_m".to_owned(), feature(&output.image_features)),
+            ("text_feat_m".to_owned(), feature(&output.text_features)),
+        ];
+        for (name, loss) in ["loss.itc", "loss.itm", "loss.lm"].into_iter().zip(&output.losses) {
+            tensors.push((name.to_owned(), view(Vec::new(), std::slice::from_ref(loss))));
         }
-        let (image, text) = (&self.output.image_features[..], &self.output.text_features[..]);
-        tensors.push((features("image_feat_m", image), image));
-        tensors.push((features("text_feat_m", text), text));
         for entry in blip.student_layout.entries() {
-            let name = format!("grad.{}", entry.name);
-            tensors.push(((name, entry.shape.clone()), &self.gradient[entry.range()]));
+            let gradient = view(entry.shape.clone(), &self.gradient[entry.range()]);
+            tensors.push((format!("grad.{}", entry.name), gradient));
         }
-        document::save(
-            tensors
-                .into_iter()
-                .map(|((name, shape), values)| (name, view(shape, values))),
-            path,
-        )
+        document::save(tensors, path)
     }
 }
 

@@ -7,8 +7,8 @@ use super::source::{Place, Stored, Zip, entry_name, entry_size, read_entry};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Longest pickle: names and shapes of some ten thousand tensors take a few megabytes.
-const MAX_PICKLE: u64 = 1 << 26;
+/// Longest pickle: ten thousand tensors take three megabytes. A byte can ask for a value of 32, so this bounds memory too.
+const MAX_PICKLE: u64 = 1 << 23;
 /// Where training scripts put the weights of a checkpoint that holds more.
 const KEYS: [&str; 3] = ["model", "state_dict", "model_state_dict"];
 

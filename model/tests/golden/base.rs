@@ -3,7 +3,7 @@
 //! Weights come from a seed on both sides, and the golden holds eight projections of every tensor on rows of random signs: the
 //! mean square of their differences is an estimate of ‖Δ‖².
 
-use crate::support::{FORWARD, Golden, below, forward, gradient_bar, path};
+use crate::support::{FORWARD, Golden, below, forward, gradient_bar, key_biases, path};
 use medley_model::blip::Blip;
 use medley_model::layout::Layout;
 use medley_model::loss::itm::Negatives;
@@ -118,8 +118,12 @@ fn a_step_of_the_base_model_agrees() {
     check_gradients(&golden, &blip.student_layout, &found.gradient);
     for entry in blip.student_layout.entries() {
         let name = format!("after.{}", entry.name);
-        let error = distance(&golden, &name, &state.params[entry.range()]);
+        let ours = &mut state.params[entry.range()];
+        ours[key_biases(&entry.name, entry.len)].fill(0.0);
+        let error = distance(&golden, &name, ours);
         below(&name, error, 3e-5 * size(&golden, &name));
+        let update = golden.get(&format!("{name}#update"))[0];
+        below(&format!("{name}, its update"), error, 1e-2 * update);
     }
 }
 

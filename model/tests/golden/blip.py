@@ -54,6 +54,8 @@ def untied(name):
     """The decoder has self-attention, the transform of its head and a bias of its own; all else is the encoder's."""
     if name == "text_decoder.cls.predictions.decoder.weight":
         return "text_encoder.embeddings.word_embeddings.weight"
+    if name == "text_decoder.cls.predictions.decoder.bias":
+        return "text_decoder.cls.predictions.bias"
     rest = name.removeprefix("text_decoder.bert.")
     return f"text_encoder.{rest}" if rest != name and ".attention." not in name else name
 
@@ -117,6 +119,17 @@ def is_averaged(name):
     """Whether a momentum encoder follows this parameter and somebody reads it there."""
     followed = name.startswith(("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj."))
     return followed and ".crossattention." not in name
+
+
+def without_key_biases(name, value):
+    """A parameter whose biases of keys are zeroed. They shift all scores of a query alike, so their gradient is zero in exact
+    arithmetic, and AdamW moves them by rounding noise over its own size: no two programs agree there."""
+    value = value.detach().clone()
+    if name.endswith(".key.bias"):
+        value.zero_()
+    elif name.endswith(".qkv.bias"):
+        value[len(value) // 3 : 2 * len(value) // 3] = 0.0
+    return value
 
 
 class Everything:

@@ -26,6 +26,7 @@ SMALL = {
     "vocab": {"size": 41, "cls": 2, "dec": 4, "enc": 5},
     "embed_dim": 7,
     "queue": 12,
+    "temperature": [0.08, 0.5],  # Above where it starts, so that the clamp acts.
 }
 BASE = {
     "vision": {"image_size": 224, "patch": 16, "width": 768, "depth": 12, "heads": 12, "mlp": 3072},
@@ -285,6 +286,7 @@ def base_step(config, dtype):
     texts = [[101, *range(2000, 2000 + n), 102] for n in (9, 14)]
     batch = in_precision(seeded_batch("batch.0", config, texts, ([1, 0], [1, 0]), 0.4), dtype)
     trainer = Trainer(config, state, dtype)
+    before = {name: state[name] for name in trainer.params}
     del state
     trainer.begin()
     found = trainer.losses(batch)
@@ -295,7 +297,7 @@ def base_step(config, dtype):
         gradients[name] = p.grad.clone()
         torch.optim.AdamW([p], lr=LR, weight_decay=config.weight_decay).step()
         p.grad = None
-    return found, gradients, {name: p.detach() for name, p in trainer.params.items()}
+    return found, gradients, {name: p.detach() for name, p in trainer.params.items()}, before
 
 
 def base(out):
@@ -311,7 +313,9 @@ def base(out):
         tensors |= digest(name, exact[0][name], single[0][name])
     for name in exact[1]:
         tensors |= digest(f"grad.{name}", exact[1][name], single[1][name])
-        tensors |= digest(f"after.{name}", exact[2][name], single[2][name])
+        after, before, rough = (blip.without_key_biases(name, p[name]) for p in (exact[2], exact[3], single[2]))
+        tensors |= digest(f"after.{name}", after, rough)
+        tensors[f"after.{name}#update"] = (after - before).norm()
     save(tensors, out / "base.safetensors")
 
 
@@ -320,7 +324,6 @@ def main():
     arguments.add_argument("directory", type=Path)
     arguments.add_argument("--full", action="store_true", help="also at the model's true size")
     arguments = arguments.parse_args()
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     arguments.directory.mkdir(parents=True, exist_ok=True)
     makers = [small, dropped, negatives, optimiser, positions, schedules, nucleus] + [base] * arguments.full
     for make in makers:

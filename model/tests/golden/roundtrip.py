@@ -3,7 +3,7 @@
 The test `what_is_written_is_read_back_to_the_last_bit` writes the exports and Medley's own outputs where MEDLEY_ROUNDTRIP
 points. Logits must agree to 1e-5, greedy captions token by token. Run by `scripts/roundtrip.sh`.
 
-usage: roundtrip.py DIRECTORY
+usage: roundtrip.py [DIRECTORY]; without one, the whole of `scripts/roundtrip.sh` is run with this interpreter
 """
 
 import json
@@ -88,4 +88,7 @@ def main(directory):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../scripts/roundtrip.sh")
+        os.execve(script, [script], {**os.environ, "PYTHON": sys.executable})
     main(sys.argv[1])

@@ -1,6 +1,6 @@
 //! Two whole steps at a small shape in which no two dimensions are equal.
 
-use crate::support::{FORWARD, Golden, below, difference, forward, norm, path};
+use crate::support::{FORWARD, Golden, below, difference, forward, key_biases, norm, path};
 use medley_model::blip::Blip;
 use medley_model::params::Objective;
 use medley_model::replay::{Batch, Config, document, step};
@@ -84,17 +84,5 @@ fn check_after(ours: &Golden, before: &Path, after: &Path, blip: &Blip) {
             norm(&difference(&ours.singles(&name), exact)),
             1e-5 * norm(exact),
         );
-    }
-}
-
-/// Elements that AdamW moves by rounding noise over its own size: a key's bias shifts all scores of a query alike, so its
-/// gradient is zero in exact arithmetic.
-fn key_biases(name: &str, len: usize) -> std::ops::Range<usize> {
-    if name.ends_with(".key.bias") {
-        0..len
-    } else if name.ends_with(".qkv.bias") {
-        len / 3..2 * len / 3
-    } else {
-        0..0
     }
 }

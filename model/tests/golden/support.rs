@@ -73,6 +73,18 @@ pub(crate) fn gradient_bar(size: f64, rms: f64, n: usize, torch: f64) -> f64 {
     (2e-5 * size + 1e-6 * rms * (n as f64).sqrt()).max(10.0 * torch)
 }
 
+/// Elements that AdamW moves by rounding noise over its own size: a key's bias shifts all scores of a query alike, so its
+/// gradient is zero in exact arithmetic.
+pub(crate) fn key_biases(name: &str, len: usize) -> std::ops::Range<usize> {
+    if name.ends_with(".key.bias") {
+        0..len
+    } else if name.ends_with(".qkv.bias") {
+        len / 3..2 * len / 3
+    } else {
+        0..0
+    }
+}
+
 /// Fails, saying what, if an error is above its bar.
 #[track_caller]
 pub(crate) fn below(name: &str, error: f64, bar: f64) {

@@ -22,10 +22,25 @@ pub struct DataSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VocabSpec {
-    /// Absolute path of a BERT `vocab.txt`; empty to train one on the texts of the human and web sets.
+    /// Absolute path of an uncased BERT's `vocab.txt` or `tokenizer.json`; empty to train one on the texts of the human and
+    /// web sets.
     pub file: String,
     /// Largest size of a trained vocabulary.
     pub max_size: u32,
+    /// What the name of a special token, such as `[SEP]`, is where it stands in a text.
+    #[serde(default)]
+    pub specials: Specials,
+}
+
+/// What the name of a special token is where it stands in a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Specials {
+    /// The special token, as the reference's tokenizer has it: a text can end itself.
+    Reference,
+    /// A bracket, a word and a bracket.
+    #[default]
+    Fixed,
 }
 
 /// The lanes of a training step: its arithmetic depends on these, never on how many ranks run them.

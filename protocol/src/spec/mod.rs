@@ -13,7 +13,7 @@ mod start;
 mod train;
 mod validate;
 
-pub use data::{CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, VocabSpec};
+pub use data::{CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, Specials, VocabSpec};
 pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};

@@ -9,6 +9,9 @@ const MAX_FAULTS: usize = 6;
 /// Faults begin within this time; the job takes about as long.
 const SPAN_MS: u64 = 25_000;
 
+/// It never ends.
+pub(super) const FOR_GOOD: Duration = Duration::MAX;
+
 /// One fault.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
@@ -18,7 +21,7 @@ pub(super) enum Fault {
     FreezeRank { lasts: Duration },
     /// Two ranks lose their connection.
     Reset,
-    /// A node's agent is killed with its ranks and starts anew after a while.
+    /// A node's agent is killed with its ranks and starts anew after a while, or never.
     KillAgent { node: usize, down: Duration },
     /// Calls between a node's agent and the coordinator get lost or late for a while.
     Silence {
@@ -35,7 +38,9 @@ impl Fault {
     /// How long it lasts by itself.
     pub(super) fn lasts(self) -> Duration {
         match self {
-            Self::KillRank | Self::FreezeRank { .. } | Self::Reset => Duration::ZERO,
+            Self::KillRank | Self::FreezeRank { .. } | Self::Reset | Self::KillAgent { down: FOR_GOOD, .. } => {
+                Duration::ZERO
+            }
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
             Self::Silence { lasts, .. } => lasts,
         }
@@ -51,6 +56,11 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
     let mut faults: Vec<(Duration, Fault)> = (0..count)
         .map(|_| (begin + dice.ms(0, span), fault(dice, nodes)))
         .collect();
+    if dice.chance(20) {
+        // One node of several never comes back.
+        let (node, down) = (dice.below(nodes), FOR_GOOD);
+        faults.push((begin + dice.ms(0, span), Fault::KillAgent { node, down }));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
 }
@@ -61,7 +71,7 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
         0 | 1 => Fault::KillRank,
         2 => Fault::FreezeRank {
             lasts: if dice.chance(50) {
-                Duration::MAX
+                FOR_GOOD
             } else {
                 dice.ms(500, 12_000)
             },

@@ -1,6 +1,6 @@
 //! An object store in memory; objects are named by their content.
 
-use super::toy::number;
+use super::toy::{Toy, number};
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
 use std::collections::BTreeMap;
 
@@ -23,9 +23,10 @@ impl Objects {
         self.0.get(&object.key).map(Vec::as_slice)
     }
 
-    /// The state that a checkpoint holds.
-    pub(super) fn whole(&self, manifest: &Manifest) -> Option<Vec<u8>> {
+    /// The state that a checkpoint holds, unless it is torn.
+    pub(super) fn load(&self, manifest: &Manifest) -> Option<Toy> {
         let parts: Option<Vec<&[u8]>> = manifest.parts.iter().map(|part| self.get(&part.object)).collect();
-        parts.map(|parts| parts.concat())
+        let toy = Toy::from_bytes(&parts?.concat())?;
+        (toy.step == manifest.step).then_some(toy)
     }
 }

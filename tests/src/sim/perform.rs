@@ -1,7 +1,7 @@
 //! What the world does for its inhabitants, and to them: calls, processes, faults.
 
 use super::coordinator::Ask;
-use super::faults::Fault;
+use super::faults::{FOR_GOOD, Fault};
 use super::network::End;
 use super::process::{Actor, Deed, Heard, Pid, Place, Process, Tools};
 use super::witness::describe;
@@ -146,7 +146,7 @@ impl World<'_> {
     pub(super) fn hear(&mut self, pid: Pid, heard: Heard) {
         let process = &mut self.processes[pid];
         if self.now < process.frozen_until {
-            if process.frozen_until < Duration::MAX {
+            if process.frozen_until < FOR_GOOD {
                 self.agenda.put(process.frozen_until, Happening::Heard { pid, heard });
             }
             return;
@@ -282,9 +282,9 @@ impl World<'_> {
         self.processes[pid].actor.as_ref().map_or_else(Vec::new, Actor::peers)
     }
 
-    /// An agent dies, its ranks with it; it starts again after a while.
+    /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.
     fn kill_agent(&mut self, node: usize, down: Duration) {
-        if self.nodes[node].agent.take().is_some() {
+        if self.nodes[node].agent.take().is_some() && down < FOR_GOOD {
             self.agenda.put(self.now + down, Happening::AgentStarts { node });
         }
         for pid in 0..self.processes.len() {

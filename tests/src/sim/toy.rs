@@ -3,7 +3,9 @@
 //! A lane's contribution is a function of the state before the step, as a gradient is, so a rank whose state is another
 //! one is found out at once. A state that is right after the last step proves that each step was committed once.
 
+use super::objects::Objects;
 use medley_data::random::Key;
+use medley_protocol::agent::Assignment;
 use medley_protocol::metrics::StepMetrics;
 
 /// Size of the canonical state.
@@ -79,5 +81,21 @@ impl Toy {
             step: u64::from_le_bytes(*step),
             sum: u64::from_le_bytes(sum.try_into().ok()?),
         })
+    }
+}
+
+/// What the stage reads.
+pub(super) fn data(assignment: &Assignment) -> u64 {
+    let dataset = assignment.inputs.dataset.as_ref();
+    number(dataset.map_or("", |dataset| dataset.key.as_str()).as_bytes())
+}
+
+/// The stage's own checkpoint if it has one; else what it is fine-tuned from; else a fresh state.
+pub(super) fn initial(assignment: &Assignment, objects: &Objects) -> Option<Toy> {
+    let inputs = &assignment.inputs;
+    match (&inputs.resume, &inputs.start) {
+        (Some(resume), _) => objects.load(resume),
+        (None, Some(start)) => Some(objects.load(start)?.tuned(number(assignment.stage_name.as_bytes()))),
+        (None, None) => Some(Toy::fresh(data(assignment))),
     }
 }

@@ -4,9 +4,9 @@
 //! lanes are exchanged before anyone is prepared, as the collective does.
 
 use super::process::{Alarm, Deed, Heard, Pid, Tools, Wire};
-use super::toy::{STATE_BYTES, Toy, number};
+use super::toy::{STATE_BYTES, Toy, data, initial};
 use medley_protocol::agent::{Assignment, FromRank, Member, RankState, ToRank};
-use medley_protocol::checkpoint::{CheckpointPart, Manifest};
+use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::spec::Length;
 use medley_protocol::stage::StageKind;
 use medley_worker::checkpoint::{is_planned, part_range};
@@ -107,7 +107,7 @@ impl Trainee {
 
     fn alarm(&mut self, alarm: Alarm, tools: &mut Tools, out: &mut Vec<Deed>) {
         match alarm {
-            Alarm::Loaded => match initial(&self.assignment, tools) {
+            Alarm::Loaded => match initial(&self.assignment, tools.objects) {
                 Some(toy) => {
                     self.toy = toy;
                     self.phase = Phase::Listening;
@@ -384,24 +384,4 @@ fn state(state: RankState) -> Deed {
 
 fn later(after: Duration, alarm: Alarm) -> Deed {
     Deed::Later { after, alarm }
-}
-
-/// What the stage reads.
-fn data(assignment: &Assignment) -> u64 {
-    let dataset = assignment.inputs.dataset.as_ref();
-    number(dataset.map_or("", |dataset| dataset.key.as_str()).as_bytes())
-}
-
-/// The stage's own checkpoint if it has one; else what it is fine-tuned from; else a fresh state.
-fn initial(assignment: &Assignment, tools: &Tools) -> Option<Toy> {
-    let load = |manifest: &Manifest| {
-        let toy = Toy::from_bytes(&tools.objects.whole(manifest)?)?;
-        (toy.step == manifest.step).then_some(toy)
-    };
-    let inputs = &assignment.inputs;
-    match (&inputs.resume, &inputs.start) {
-        (Some(resume), _) => load(resume),
-        (None, Some(start)) => Some(load(start)?.tuned(number(assignment.stage_name.as_bytes()))),
-        (None, None) => Some(Toy::fresh(data(assignment))),
-    }
 }

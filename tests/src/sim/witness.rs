@@ -2,6 +2,7 @@
 //!
 //! - Within one life, the revision that an agent obeys only grows.
 //! - Ranks of different generations of a stage never run on one node at once, nor two ranks on one device.
+//! - A generation goes on from the checkpoint that was the last when it was placed.
 //! - A rank commits one step after the other, and no rank is more than one step ahead of another of its generation.
 //! - Whoever commits a step, in whichever generation, has the state of the undisturbed run; so has every checkpoint, and
 //!   a step has one.
@@ -75,6 +76,8 @@ pub(super) struct Witness<'a> {
     now: Duration,
     revisions: BTreeMap<(usize, u64), u64>,
     generations: BTreeMap<StageId, u64>,
+    /// Steps of the last checkpoint when a generation was placed.
+    floors: BTreeMap<(StageId, u64), u64>,
     progress: BTreeMap<(StageId, u64), Progress>,
     checkpoints: BTreeSet<(StageId, u64)>,
 }
@@ -90,6 +93,7 @@ impl<'a> Witness<'a> {
             now: Duration::ZERO,
             revisions: BTreeMap::new(),
             generations: BTreeMap::new(),
+            floors: BTreeMap::new(),
             progress: BTreeMap::new(),
             checkpoints: BTreeSet::new(),
         }
@@ -155,10 +159,17 @@ impl<'a> Witness<'a> {
             all.min()
         };
         let ahead = toy.step.saturating_sub(slowest.unwrap_or(0));
+        let base = progress.base;
         let (rank, generation, step) = (place.rank, place.generation, toy.step);
         if before + 1 != step {
             self.accuse(format!(
                 "{stage}: rank {rank} of generation {generation} commits step {step} after {before}"
+            ));
+        }
+        let floor = self.floors.get(&key).copied().unwrap_or(0);
+        if base != floor {
+            self.accuse(format!(
+                "{stage}: generation {generation} goes on from step {base}, the last checkpoint is {floor}"
             ));
         }
         if ahead > 1 {
@@ -189,6 +200,10 @@ impl<'a> Witness<'a> {
         }
         for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
             let before = self.generations.insert(stage.id, stage.generation).unwrap_or(0);
+            let key = (stage.id, stage.generation);
+            if stage.kind.is_training() {
+                self.floors.entry(key).or_insert_with(|| stage.progress());
+            }
             if stage.generation < before {
                 self.accuse(format!(
                     "{}: generation {} comes after {before}",
@@ -218,9 +233,9 @@ impl<'a> Witness<'a> {
                 .map_or_else(String::new, |stage| stage.name.clone());
             self.note(|| format!("{name}: the checkpoint at step {step} is whole"));
             self.count("checkpoint");
-            match objects.whole(manifest).and_then(|bytes| Toy::from_bytes(&bytes)) {
-                Some(toy) if toy.step == *step => self.compare(&name, toy, "of the checkpoint"),
-                _ => self.accuse(format!("{name}: the checkpoint at step {step} is torn")),
+            match objects.load(manifest) {
+                Some(toy) => self.compare(&name, toy, "of the checkpoint"),
+                None => self.accuse(format!("{name}: the checkpoint at step {step} is torn")),
             }
         }
     }

@@ -11,7 +11,7 @@ use medley_model::state::State;
 use medley_model::weights::{Error as WeightsError, Start};
 use medley_protocol::agent::StageInputs;
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
-use medley_protocol::spec::{DataSpec, Spec};
+use medley_protocol::spec::{DataSpec, Spec, VocabSpec};
 use medley_protocol::tasks::{Set, ShardName};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -67,15 +67,15 @@ pub fn corpus(
     Corpus::new(shards?, version.threshold).map_err(|e| Failure::lasting(e.to_string()))
 }
 
-/// The vocabulary of the job.
+/// The tokenizer of the job.
 ///
 /// # Errors
-/// When there is none, or it cannot be read.
-pub fn tokenizer(objects: &Objects, inputs: &StageInputs) -> Result<Tokenizer, Failure> {
-    let object = needed(inputs.vocab.as_ref(), "vocabulary")?;
+/// When there is no vocabulary, or it cannot be read.
+pub fn tokenizer(objects: &Objects, spec: &VocabSpec, object: Option<&ObjectRef>) -> Result<Tokenizer, Failure> {
+    let object = needed(object, "vocabulary")?;
     let text = String::from_utf8(objects.get(object)?).map_err(|e| Failure::lasting(format!("vocabulary: {e}")))?;
     let vocabulary = Vocabulary::parse(&text).map_err(|e| Failure::lasting(format!("vocabulary: {e}")))?;
-    Ok(Tokenizer::new(vocabulary))
+    Ok(Tokenizer::new(vocabulary, spec.specials))
 }
 
 /// The model of the spec at an image size.

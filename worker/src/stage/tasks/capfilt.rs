@@ -13,7 +13,7 @@ use medley_data::loader::Images;
 use medley_data::text::Tokenizer;
 use medley_model::generate::nucleus::Sampling;
 use medley_model::generate::score::match_probability;
-use medley_model::generate::{Caption, CaptionRequest};
+use medley_model::generate::{Caption, CaptionRequest, Search};
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Set, ShardName, ShardObject, TaskOutput};
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ impl Tools {
     /// Loads the dataset version's manifest and both models; a shard's index is read with the shard.
     pub(super) fn load(given: Given) -> Result<Self, Failure> {
         let Given { spec, inputs, objects } = given;
-        let tokenizer = inputs::tokenizer(objects, inputs)?;
+        let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
         let load = |image_size, from, role| Trained::load(given, image_size, &tokenizer, from, role);
         let (captioner, filter) = (inputs.captioner.as_ref(), inputs.filter.as_ref());
         let captioner = load(
@@ -120,11 +120,12 @@ impl Tools {
     fn captions(&mut self, spec: &Spec, corpus: &Corpus, pairs: &[Pair], view: &[f32]) -> Vec<Caption> {
         let capfilt = &spec.capfilt;
         let request = CaptionRequest {
-            sampling: Sampling {
+            search: Search::Sample(Sampling {
                 top_p: capfilt.top_p as f32,
                 top_k: capfilt.top_k as usize,
                 repetition_penalty: capfilt.repetition_penalty as f32,
-            },
+            }),
+            count: 1,
             prompt: &self.prompt,
             min_tokens: capfilt.min_tokens as usize,
             max_tokens: capfilt.max_tokens as usize,

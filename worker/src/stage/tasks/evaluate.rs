@@ -13,7 +13,7 @@ use medley_data::evaluation::{Details, Ranks, Row, best, rank_after, rank_of};
 use medley_data::loader::Images;
 use medley_data::text::Tokenizer;
 use medley_model::generate::nucleus::GREEDY;
-use medley_model::generate::{Caption, CaptionRequest};
+use medley_model::generate::{self, Caption, CaptionRequest};
 use medley_model::ops::sum::dot;
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Set, TaskOutput};
@@ -75,7 +75,7 @@ impl<'a> Exam<'a> {
                 "the dataset version has no held-out samples: set data.test",
             ));
         }
-        let tokenizer = inputs::tokenizer(objects, inputs)?;
+        let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
         let longest = spec.model.text.max_tokens as usize;
         let texts = pairs.iter().map(|pair| tokenizer.encode(corpus.text(*pair), longest));
         let (size, start) = (
@@ -107,7 +107,8 @@ impl<'a> Exam<'a> {
         let prompt = self.tokenizer.pieces(&self.spec.pretrain.prompt);
         let (capfilt, text) = (&self.spec.capfilt, &self.spec.model.text);
         let request = CaptionRequest {
-            sampling: GREEDY,
+            search: generate::Search::Sample(GREEDY),
+            count: 1,
             prompt: &prompt,
             min_tokens: capfilt.min_tokens as usize,
             max_tokens: capfilt.max_tokens.min(text.positions) as usize,

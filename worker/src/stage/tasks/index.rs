@@ -177,7 +177,8 @@ fn trained(corpus: &Corpus, max_size: u32) -> Vocabulary {
 
 fn read(spec: &VocabSpec) -> Result<Vocabulary, Failure> {
     let wrong = |cause: String| Failure::lasting(format!("vocab.file {}: {cause}", spec.file));
-    let advice = "give a BERT vocab.txt that every node can read, or leave it empty to train a vocabulary";
+    let advice =
+        "give a BERT vocab.txt or tokenizer.json that every node can read, or leave it empty to train a vocabulary";
     let mut text = String::new();
     let file = std::fs::File::open(Path::new(&spec.file)).map_err(|e| wrong(format!("{e}; {advice}")))?;
     file.take(MAX_VOCAB_BYTES + 1)
@@ -186,5 +187,13 @@ fn read(spec: &VocabSpec) -> Result<Vocabulary, Failure> {
     if text.len() as u64 > MAX_VOCAB_BYTES {
         return Err(wrong(format!("is larger than {} MiB; {advice}", MAX_VOCAB_BYTES >> 20)));
     }
-    Vocabulary::parse(&text).map_err(|e| wrong(e.to_string()))
+    let is_json = Path::new(&spec.file)
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    let parse = if is_json {
+        Vocabulary::parse_json
+    } else {
+        Vocabulary::parse
+    };
+    parse(&text).map_err(|e| wrong(e.to_string()))
 }

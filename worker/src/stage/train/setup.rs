@@ -48,7 +48,7 @@ impl Setup {
         let spec = &assignment.spec;
         let (objective, train) = objective(spec, assignment.kind)?;
         let human_only = objective != Objective::Pretrain;
-        let tokenizer = inputs::tokenizer(objects, &assignment.inputs)?;
+        let tokenizer = inputs::tokenizer(objects, &spec.vocab, assignment.inputs.vocab.as_ref())?;
         let version = inputs::version(objects, &assignment.inputs)?;
         let corpus = inputs::corpus(objects, &spec.data, &version, |entry| match entry.shard.set {
             Set::Human => true,

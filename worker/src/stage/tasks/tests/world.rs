@@ -99,7 +99,7 @@ impl World {
     }
 
     pub(super) fn tokenizer(&self, inputs: &StageInputs) -> Tokenizer {
-        inputs::tokenizer(&self.objects, inputs).unwrap()
+        inputs::tokenizer(&self.objects, &self.spec.vocab, inputs.vocab.as_ref()).unwrap()
     }
 
     pub(super) fn model(&self, inputs: &StageInputs, image_size: u32, seed: u64) -> (Blip, State) {
