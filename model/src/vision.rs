@@ -65,7 +65,7 @@ pub struct Vision {
 }
 
 /// What the drop-path of an image is a function of, whoever computes it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathSeat {
     /// Stream of the image's lane and pass.
     pub stream: Stream,

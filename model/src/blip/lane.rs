@@ -141,3 +141,38 @@ impl LaneStep {
             .at(pass as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_keep_the_seats_of_their_own_lanes() {
+        let step = |lane| LaneStep {
+            objective: Objective::Filter,
+            seed: 1,
+            step: 2,
+            lane,
+            distillation: Distillation {
+                alpha: 0.4,
+                temperature: None,
+            },
+            same_image: SameImage::Positive,
+            prompt_tokens: 0,
+        };
+        let alone = LaneBatch {
+            pixels: &[],
+            texts: &[],
+            identities: &[7, 8, 9],
+            guests: &[],
+        };
+        let visited = LaneBatch {
+            guests: &[Guest { lane: 4, image: 2 }, Guest { lane: 0, image: 1 }],
+            ..alone
+        };
+        let seats = |lane, batch| step(lane).seats(batch, Pass::Student);
+        let expected = [seats(3, alone), vec![seats(4, alone)[2], seats(0, alone)[1]]].concat();
+        assert_eq!(seats(3, visited), expected);
+        assert_ne!(seats(3, alone), seats(4, alone));
+    }
+}
