@@ -14,7 +14,12 @@ use medley_protocol::checkpoint::{Manifest, ObjectRef};
 use medley_protocol::spec::{DataSpec, Spec, VocabSpec};
 use medley_protocol::tasks::{Set, ShardName};
 use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// Largest file of a vocabulary.
+const MAX_VOCAB_BYTES: u64 = 32 << 20;
 
 /// The file of a shard, as the spec places its set.
 pub fn path_of(data: &DataSpec, shard: &ShardName) -> PathBuf {
@@ -76,6 +81,27 @@ pub fn tokenizer(objects: &Objects, spec: &VocabSpec, object: Option<&ObjectRef>
     let text = String::from_utf8(objects.get(object)?).map_err(|e| Failure::lasting(format!("vocabulary: {e}")))?;
     let vocabulary = Vocabulary::parse(&text).map_err(|e| Failure::lasting(format!("vocabulary: {e}")))?;
     Ok(Tokenizer::new(vocabulary, spec.specials))
+}
+
+/// Reads a file with a vocabulary.
+///
+/// # Errors
+/// Why it cannot be read or cannot serve, without its name.
+pub fn vocabulary(path: &Path) -> Result<Vocabulary, String> {
+    let advice = |cause: std::io::Error| format!("{cause}; give a BERT vocab.txt or tokenizer.json");
+    let mut text = String::new();
+    let file = File::open(path).map_err(advice)?;
+    file.take(MAX_VOCAB_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(advice)?;
+    if text.len() as u64 > MAX_VOCAB_BYTES {
+        return Err(format!("is larger than {} MiB", MAX_VOCAB_BYTES >> 20));
+    }
+    let parse = match path.extension() {
+        Some(extension) if extension == "json" => Vocabulary::parse_json,
+        _ => Vocabulary::parse,
+    };
+    parse(&text).map_err(|e| e.to_string())
 }
 
 /// The model of the spec at an image size.
