@@ -123,7 +123,10 @@ async fn download(client: &Client, object: &ObjectRef, path: &Path, bar: &Progre
     }
     let mut file = File::create(path).with_context(named)?;
     let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
-    let mut download = client.download(&format!("/objects/{}", object.key)).await.map_err(explain)?;
+    let mut download = client
+        .download(&format!("/objects/{}", object.key))
+        .await
+        .map_err(explain)?;
     while let Some(chunk) = download.chunk().await.map_err(explain)? {
         size += chunk.len() as u64;
         if size > object.size_bytes {
@@ -175,11 +178,18 @@ mod tests {
         hold(&cache, &coordinator, &part).await.unwrap();
         fs::write(&path, "wEights").unwrap();
         let error = hold(&cache, &coordinator, &part).await.unwrap_err().to_string();
-        assert!(error.contains("checkpoints/a/part-0") && error.contains("damaged"), "{error}");
+        assert!(
+            error.contains("checkpoints/a/part-0") && error.contains("damaged"),
+            "{error}"
+        );
         coordinator.put_object(&part.key, b"weights".into());
         hold(&cache, &coordinator, &part).await.unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"weights");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing half is left");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing half is left"
+        );
     }
 
     #[tokio::test]

@@ -115,7 +115,12 @@ pub(super) async fn captions(args: &Args, program: &Path, screen: &Screen, json:
             let Answer::Captions { image, captions } = answer else {
                 bail!("captions were asked for, not {answer:?}");
             };
-            print(&captions.iter().map(|caption| line(&image, width, caption)).collect::<String>())
+            print(
+                &captions
+                    .iter()
+                    .map(|caption| line(&image, width, caption))
+                    .collect::<String>(),
+            )
         })
         .await;
     if json {
@@ -148,7 +153,10 @@ mod tests {
         let Work::Caption { images, how } = work(&["a.jpg", "b.png"]).unwrap() else {
             panic!("captions were asked for")
         };
-        assert_eq!((images.len(), how.search, how.count, how.seed), (2, Search::Beam, 1, None));
+        assert_eq!(
+            (images.len(), how.search, how.count, how.seed),
+            (2, Search::Beam, 1, None)
+        );
     }
 
     #[test]

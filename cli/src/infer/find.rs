@@ -28,7 +28,11 @@ impl fmt::Display for Found {
             id, stage_name, step, ..
         } = &self.checkpoint;
         let job = &self.job.job;
-        write!(f, "{stage_name} at step {step} of job {} ({}): checkpoint {id}", job.id, job.name)
+        write!(
+            f,
+            "{stage_name} at step {step} of job {} ({}): checkpoint {id}",
+            job.id, job.name
+        )
     }
 }
 
@@ -69,7 +73,9 @@ impl Found {
         let datasets: Vec<DatasetView> = client.get(&format!("/jobs/{job}/datasets")).await.map_err(explain)?;
         // All versions of a job have one vocabulary.
         let first = datasets.into_iter().min_by_key(|dataset| dataset.version);
-        let vocab = first.ok_or_else(|| anyhow!("job {job} has no dataset version, and so no vocabulary"))?.vocab;
+        let vocab = first
+            .ok_or_else(|| anyhow!("job {job} has no dataset version, and so no vocabulary"))?
+            .vocab;
         let view = self.checkpoint;
         Ok(Checkpoint {
             store,
@@ -119,7 +125,10 @@ fn found(job: JobDetail, checkpoint: CheckpointView) -> Option<Found> {
 }
 
 fn kind_of(checkpoint: &CheckpointView, stages: &[StageView]) -> Option<StageKind> {
-    stages.iter().find(|stage| stage.id == checkpoint.stage).map(|stage| stage.kind)
+    stages
+        .iter()
+        .find(|stage| stage.id == checkpoint.stage)
+        .map(|stage| stage.kind)
 }
 
 /// The newest checkpoint of the best kind there is.
@@ -129,7 +138,9 @@ fn choose<'a>(
     wanted: [StageKind; 2],
 ) -> Option<&'a CheckpointView> {
     wanted.into_iter().find_map(|kind| {
-        let of_kind = checkpoints.iter().filter(|checkpoint| kind_of(checkpoint, stages) == Some(kind));
+        let of_kind = checkpoints
+            .iter()
+            .filter(|checkpoint| kind_of(checkpoint, stages) == Some(kind));
         of_kind.max_by_key(|checkpoint| checkpoint.committed_at)
     })
 }
@@ -144,7 +155,9 @@ mod tests {
     /// A job with a checkpoint for each of these stages, the newest last.
     fn job(stages: &[(&str, StageKind)]) -> (JobDetail, Vec<CheckpointView>) {
         let mut job = fake::job("shapes");
-        let stages = stages.iter().map(|(name, kind)| fake::stage(name, *kind, StageState::Done));
+        let stages = stages
+            .iter()
+            .map(|(name, kind)| fake::stage(name, *kind, StageState::Done));
         job.stages = stages.collect();
         let checkpoints = (0..).zip(&job.stages).map(|(at, stage)| fake::checkpoint(stage, at));
         let checkpoints = checkpoints.collect();
@@ -179,18 +192,27 @@ mod tests {
         let coordinator = Coordinator::start().await;
         let (job, checkpoints) = job(&ALL);
         coordinator.put_job(&job);
-        checkpoints.iter().for_each(|checkpoint| coordinator.put_checkpoint(checkpoint));
+        checkpoints
+            .iter()
+            .for_each(|checkpoint| coordinator.put_checkpoint(checkpoint));
         let client = coordinator.client();
         let look = async |name: Option<&str>| Found::look(&client, name, [Captioner, Pretrain]).await;
         let (last, filter) = (checkpoints[3].id.to_string(), checkpoints[2].id.to_string());
         assert_eq!(look(Some(&last)).await.unwrap().checkpoint.id, checkpoints[3].id);
         for name in [None, Some("shapes"), Some(job.job.id.to_string().as_str())] {
             let found = look(name).await.unwrap();
-            assert_eq!((found.kind, found.checkpoint.id), (Captioner, checkpoints[1].id), "{name:?}");
+            assert_eq!(
+                (found.kind, found.checkpoint.id),
+                (Captioner, checkpoints[1].id),
+                "{name:?}"
+            );
             assert!(found.to_string().starts_with("captioner-0 at step 1 of job"), "{found}");
         }
         let error = look(Some(&filter)).await.unwrap_err().to_string();
-        assert!(error.contains("is of filter-0") && error.contains("captioner or pretrain"), "{error}");
+        assert!(
+            error.contains("is of filter-0") && error.contains("captioner or pretrain"),
+            "{error}"
+        );
         let error = format!("{:#}", look(Some("nothing")).await.unwrap_err());
         assert!(error.contains("no job is called \"nothing\""), "{error}");
     }
@@ -199,7 +221,9 @@ mod tests {
     async fn jobs_without_a_suitable_checkpoint_are_told() {
         let coordinator = Coordinator::start().await;
         coordinator.put_job(&fake::job("fresh"));
-        let error = Found::look(&coordinator.client(), None, [Filter, Pretrain]).await.unwrap_err();
+        let error = Found::look(&coordinator.client(), None, [Filter, Pretrain])
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("filter or pretrain stage yet"), "{error}");
     }
 }

@@ -55,7 +55,11 @@ async fn matches(args: &Args, program: &Path, screen: &Screen, json: bool) -> Re
             bail!("matches were asked for, not {answer:?}");
         };
         let matches = best_first(matches);
-        if json { print_json(&matches) } else { print(&table(&matches).plain()) }
+        if json {
+            print_json(&matches)
+        } else {
+            print(&table(&matches).plain())
+        }
     };
     args.model.work(program, work, screen, show).await?;
     Ok(Ending::Success)

@@ -74,7 +74,9 @@ impl Model {
             bail!("--checkpoint {name}: there is no such file or folder");
         }
         let client = self.connection.client().map_err(|error| {
-            error.context(format!("--checkpoint {name} is no file or folder here, so that a coordinator is asked"))
+            error.context(format!(
+                "--checkpoint {name} is no file or folder here, so that a coordinator is asked"
+            ))
         })?;
         self.fetched(&client, Some(name), work, screen).await
     }

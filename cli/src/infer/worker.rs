@@ -32,11 +32,16 @@ pub(super) async fn run(
     let request = serde_json::to_vec(request)?;
     let mut command = Command::new(program);
     command.arg("infer").kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     if std::env::var_os("RUST_LOG").is_none() {
         command.env("RUST_LOG", "warn");
     }
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))?;
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
         bail!("{} was started without its pipes", program.display());
