@@ -47,9 +47,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Every object that it names.
+    /// The objects that are read: vocabulary and weights.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        std::iter::once(&self.vocab).chain(self.manifest.parts.iter().map(|part| &part.object))
+        std::iter::once(&self.vocab).chain(self.manifest.weights().map(|part| &part.object))
     }
 }
 

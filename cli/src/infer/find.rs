@@ -62,7 +62,9 @@ impl Found {
             bail!("--checkpoint {name} is of {stage}, which cannot do this: give one of a {best} or {other} stage");
         }
         let Ok(name) = name.parse::<JobName>();
-        let job = jobs::find(client, &name).await.context("--checkpoint")?;
+        let job = jobs::find(client, &name).await;
+        let job =
+            job.context("--checkpoint is no file or folder here, and names nothing that the coordinator knows")?;
         let found = best_of(client, job, wanted).await?;
         found.ok_or_else(|| anyhow!("job {job} has no checkpoint of a {best} or {other} stage yet"))
     }

@@ -11,7 +11,7 @@ mod worker;
 
 use crate::connect::Connection;
 use crate::console::Screen;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use cache::Cache;
 use find::Found;
 use medley_protocol::client::Client;
@@ -64,7 +64,9 @@ impl Model {
 
     async fn weights(&self, work: &Work, screen: &Screen) -> Result<Weights> {
         let Some(name) = &self.checkpoint else {
-            return self.fetched(&self.connection.client()?, None, work, screen).await;
+            let client = self.connection.client();
+            let client = client.context("without --checkpoint, a coordinator is asked for its newest one")?;
+            return self.fetched(&client, None, work, screen).await;
         };
         if Path::new(name).exists() {
             screen.line(&format!("using the weights in {name}"));
@@ -73,10 +75,9 @@ impl Model {
         if name.contains('/') {
             bail!("--checkpoint {name}: there is no such file or folder");
         }
-        let client = self.connection.client().map_err(|error| {
-            error.context(format!(
-                "--checkpoint {name} is no file or folder here, so that a coordinator is asked"
-            ))
+        let client = self.connection.client();
+        let client = client.with_context(|| {
+            format!("--checkpoint {name} is no file or folder here, so that a coordinator is asked")
         })?;
         self.fetched(&client, Some(name), work, screen).await
     }

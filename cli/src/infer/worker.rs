@@ -1,5 +1,6 @@
 //! `medley-worker infer` as a child of the command.
 
+use crate::cluster::end_with_parent;
 use crate::console::Screen;
 use anyhow::{Context as _, Result, bail};
 use medley_protocol::inference::{Answer, Request};
@@ -32,6 +33,8 @@ pub(super) async fn run(
     let request = serde_json::to_vec(request)?;
     let mut command = Command::new(program);
     command.arg("infer").kill_on_drop(true);
+    // Started from the thread that waits for it, which lives as long as the command.
+    end_with_parent(command.as_std_mut());
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

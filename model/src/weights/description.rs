@@ -200,6 +200,7 @@ fn preset(preset: Preset) -> ModelSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::safetensors::{self, tensor::TensorView};
 
     #[test]
     fn what_a_config_does_not_say_is_as_in_transformers_classes() {
@@ -213,6 +214,31 @@ mod tests {
             (model.text.heads, model.text.positions, model.text.max_tokens),
             (8, 24, 24)
         );
+    }
+
+    #[test]
+    fn a_released_model_is_known_by_its_position_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |tokens: usize, width: usize| {
+            let path = dir.path().join("model.safetensors");
+            let values = vec![0; tokens * width * 4];
+            let table = TensorView::new(safetensors::Dtype::F32, vec![1, tokens, width], &values).unwrap();
+            let bytes = safetensors::serialize([("visual_encoder.pos_embed", table)], None).unwrap();
+            fs::write(&path, bytes).unwrap();
+            Description::beside(&Source::open(&path).unwrap())
+        };
+        for (tokens, preset, image_size) in [(577, Preset::VitB, 384), (197, Preset::VitL, 224)] {
+            let model = super::preset(preset);
+            let expected = Description { image_size, model };
+            assert_eq!(of(tokens, expected.model.vision.width as usize).unwrap(), expected);
+        }
+        for (tokens, width) in [(578, 768), (1, 768), (197, 512)] {
+            let error = of(tokens, width).unwrap_err().to_string();
+            assert!(
+                error.contains("model.safetensors") && error.contains("config.json"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

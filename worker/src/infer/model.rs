@@ -52,12 +52,12 @@ fn of_checkpoint(checkpoint: &Checkpoint, work: &Work) -> anyhow::Result<Model> 
     let objects = Objects::open(&checkpoint.store)?;
     let tokenizer = inputs::tokenizer(&objects, &spec.vocab, Some(&checkpoint.vocab))?;
     let blip = inputs::blip(&spec, train.image_size, tokenizer.vocabulary());
-    let state = inputs::state(&objects, &blip, Some(&checkpoint.manifest), "checkpoint")?;
+    let params = inputs::params(&objects, &blip, Some(&checkpoint.manifest), "checkpoint")?;
     Ok(Model {
         prompt: train.prompt.clone(),
         spec,
         tokenizer,
-        trained: Trained::new(blip, state),
+        trained: Trained::new(blip, params),
     })
 }
 
@@ -78,7 +78,7 @@ fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
         prompt: String::new(),
         tokenizer: Tokenizer::new(vocabulary, spec.vocab.specials),
         spec,
-        trained: Trained::new(blip, state),
+        trained: Trained::new(blip, state.params),
     })
 }
 
@@ -110,7 +110,7 @@ fn vocabulary(folder: &Path) -> anyhow::Result<Vocabulary> {
             VOCABULARIES.join(" or ")
         );
     };
-    inputs::vocabulary(&path).map_err(|cause| anyhow::anyhow!("{}: {cause}", path.display()))
+    inputs::vocabulary(&path, "that can be read").map_err(|cause| anyhow::anyhow!("{}: {cause}", path.display()))
 }
 
 /// Refuses files that leave out what the work needs: it would be random.

@@ -1,6 +1,7 @@
 //! A small random model, as a checkpoint and in every layout of an export, and what it says about a few images.
 
 use super::*;
+use crate::checkpoint::part_range;
 use crate::objects::Objects;
 use crate::stage::inputs;
 use medley_data::text::Vocabulary;
@@ -16,6 +17,9 @@ use std::fs;
 use std::path::PathBuf;
 
 const VOCABULARY: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[DEC]\n[ENC]\na\nred\nblue\nring\ncube\non\nwhite\nblack\nleft\n";
+
+/// Parts of the checkpoint.
+const PARTS: u32 = 7;
 
 struct World(tempfile::TempDir);
 
@@ -62,26 +66,38 @@ impl World {
         let objects = Objects::open(&store).unwrap();
         let (_, state) = Self::state();
         let state_bytes = state.num_bytes() as u64;
-        let part = CheckpointPart {
-            step: 0,
-            part: 0,
-            parts: 1,
-            offset_bytes: 0,
-            state_bytes,
-            object: objects.put("state", state.copy_bytes(0..state.num_bytes())).unwrap(),
+        let part = |part| {
+            let range = part_range(state_bytes, part, PARTS);
+            CheckpointPart {
+                step: 0,
+                part,
+                parts: PARTS,
+                offset_bytes: range.start,
+                state_bytes,
+                object: objects
+                    .put("state", state.copy_bytes(range.start as usize..range.end as usize))
+                    .unwrap(),
+            }
         };
+        let manifest = Manifest {
+            id: CheckpointId::generate(),
+            stage: StageId::generate(),
+            step: 0,
+            state_bytes,
+            parts: (0..PARTS).map(part).collect(),
+        };
+        for part in &manifest.parts {
+            // As where the checkpoint was fetched to.
+            if !manifest.weights().any(|fetched| fetched == part) {
+                fs::remove_file(self.path("store").join(&part.object.key)).unwrap();
+            }
+        }
         Weights::Checkpoint(Box::new(Checkpoint {
             store,
             spec: Self::spec(),
             kind,
             vocab: objects.put("vocabulary", VOCABULARY.into()).unwrap(),
-            manifest: Manifest {
-                id: CheckpointId::generate(),
-                stage: StageId::generate(),
-                step: 0,
-                state_bytes,
-                parts: vec![part],
-            },
+            manifest,
         }))
     }
 

@@ -6,6 +6,7 @@ use crate::rank::failure::Failure;
 use medley_data::dataset::{Corpus, CorpusShard, Version, VersionShard, shard_path};
 use medley_data::text::{Tokenizer, Vocabulary};
 use medley_model::blip::Blip;
+use medley_model::flat::Flat;
 use medley_model::params;
 use medley_model::state::State;
 use medley_model::weights::{Error as WeightsError, Start};
@@ -83,12 +84,12 @@ pub fn tokenizer(objects: &Objects, spec: &VocabSpec, object: Option<&ObjectRef>
     Ok(Tokenizer::new(vocabulary, spec.specials))
 }
 
-/// Reads a file with a vocabulary.
+/// Reads a file with a vocabulary; `advice` says what to do when there is none.
 ///
 /// # Errors
 /// Why it cannot be read or cannot serve, without its name.
-pub fn vocabulary(path: &Path) -> Result<Vocabulary, String> {
-    let advice = |cause: std::io::Error| format!("{cause}; give a BERT vocab.txt or tokenizer.json");
+pub fn vocabulary(path: &Path, advice: &str) -> Result<Vocabulary, String> {
+    let advice = |cause: std::io::Error| format!("{cause}; give a BERT vocab.txt or tokenizer.json {advice}");
     let mut text = String::new();
     let file = File::open(path).map_err(advice)?;
     file.take(MAX_VOCAB_BYTES + 1)
@@ -125,6 +126,14 @@ pub fn state(objects: &Objects, blip: &Blip, manifest: Option<&Manifest>, role: 
     let mut state = State::zeros(blip);
     checkpoint::load(objects, needed(manifest, role)?, &mut state)?;
     Ok(state)
+}
+
+/// A checkpoint's parameters.
+///
+/// # Errors
+/// As for [`state`].
+pub fn params(objects: &Objects, blip: &Blip, manifest: Option<&Manifest>, role: &str) -> Result<Flat, Failure> {
+    Ok(checkpoint::load_params(objects, needed(manifest, role)?, blip)?)
 }
 
 /// The state that files of weights give, laid over the seed's; the seed's where there are none. What became of every tensor

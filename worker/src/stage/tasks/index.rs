@@ -174,10 +174,7 @@ fn trained(corpus: &Corpus, max_size: u32) -> Vocabulary {
 }
 
 fn read(spec: &VocabSpec) -> Result<Vocabulary, Failure> {
-    inputs::vocabulary(Path::new(&spec.file)).map_err(|cause| {
-        Failure::lasting(format!(
-            "vocab.file {}: {cause}; every node must be able to read it; leave it empty to train a vocabulary",
-            spec.file
-        ))
-    })
+    let advice = "that every node can read, or leave it empty to train a vocabulary";
+    inputs::vocabulary(Path::new(&spec.file), advice)
+        .map_err(|cause| Failure::lasting(format!("vocab.file {}: {cause}", spec.file)))
 }

@@ -7,10 +7,9 @@ use medley_data::text::Tokenizer;
 use medley_model::blip::Blip;
 use medley_model::flat::{Flat, Pool};
 use medley_model::generate::{Caption, CaptionRequest};
-use medley_model::state::State;
 use medley_protocol::checkpoint::Manifest;
 
-/// A checkpoint's weights in BLIP at one image size. Moments, momentum encoders and queues are not kept.
+/// A checkpoint's weights in BLIP at one image size, without moments, momentum encoders and queues.
 pub(crate) struct Trained {
     blip: Blip,
     params: Flat,
@@ -18,13 +17,10 @@ pub(crate) struct Trained {
 }
 
 impl Trained {
-    /// A model with the weights of a state.
-    pub(crate) fn new(blip: Blip, state: State) -> Self {
-        Self {
-            blip,
-            params: state.params,
-            pool: Pool::default(),
-        }
+    /// A model with these weights.
+    pub(crate) fn new(blip: Blip, params: Flat) -> Self {
+        let pool = Pool::default();
+        Self { blip, params, pool }
     }
 
     /// Loads the weights of a checkpoint, or those of `files` if there is no checkpoint; `role` names what is missing.
@@ -36,13 +32,13 @@ impl Trained {
         role: &str,
     ) -> Result<Self, Failure> {
         let blip = inputs::blip(given.spec, image_size, tokenizer.vocabulary());
-        let state = if manifest.is_none() && !files.is_empty() {
+        let params = if manifest.is_none() && !files.is_empty() {
             // The momentum encoders are not kept.
-            inputs::begun(given.spec, &blip, files, 1.0)?
+            inputs::begun(given.spec, &blip, files, 1.0)?.params
         } else {
-            inputs::state(given.objects, &blip, manifest, role)?
+            inputs::params(given.objects, &blip, manifest, role)?
         };
-        Ok(Self::new(blip, state))
+        Ok(Self::new(blip, params))
     }
 
     /// Side of its images in pixels.
