@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 /// Longest wait for the next answer: a large model on a slow disk takes its time.
-const PATIENCE: Duration = Duration::from_mins(60);
+const PATIENCE: Duration = Duration::from_hours(1);
 /// Longest wait for the end of a program that has closed its output.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How much of what it says on standard error is kept, in bytes.

@@ -79,10 +79,10 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 #[derive(Deserialize)]
 struct Config {
     model_type: String,
-    #[serde(default)]
-    vision_config: VisionConfig,
-    #[serde(default)]
-    text_config: TextConfig,
+    #[serde(default, rename = "vision_config")]
+    vision: VisionConfig,
+    #[serde(default, rename = "text_config")]
+    text: TextConfig,
     #[serde(default = "image_text_hidden_size")]
     image_text_hidden_size: u32,
 }
@@ -143,7 +143,7 @@ impl Config {
             let cause = format!("is of a model of the type {:?}: give a BLIP", self.model_type);
             return Err(Error::file(path, cause));
         }
-        let (vision, text) = (self.vision_config, self.text_config);
+        let (vision, text) = (self.vision, self.text);
         let mut model = preset(Preset::VitB);
         model.vision.image_size = vision.image_size;
         model.vision.patch = vision.patch_size;
