@@ -12,6 +12,7 @@ use crate::flat::{Flat, Pool};
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
 use crate::loss::{itc, itm, lm};
+use crate::ops::meter::{self, Part};
 use crate::params::{self, Objective, Vocabulary};
 use crate::random::Purpose;
 use crate::state::State;
@@ -229,11 +230,18 @@ impl Blip {
         step: LaneStep,
         pass: Pass,
     ) -> (Vec<f32>, Vec<f32>) {
+        let (image_part, text_part) = match pass {
+            Pass::Teacher => (Part::MomentumImage, Part::MomentumText),
+            Pass::Student | Pass::Multimodal => (Part::Image, Part::Text),
+        };
+        let part = meter::part(image_part);
         let seats = step.seats(batch, pass);
         let class = towers
             .vision
             .forward(&mut tape, batch.pixels, seats.len(), Some(&seats), Tokens::Class);
         let images = towers.image_features(&mut tape, class);
+        drop(part);
+        let _part = meter::part(text_part);
         let texts = unimodal(batch.texts, self.vocab.cls);
         let dropout = step.stream(Purpose::Dropout, pass);
         let first = towers.text.encode(&mut tape, &texts, Some(dropout));
@@ -266,10 +274,12 @@ impl Blip {
         let own = batch.own();
         let b = own.texts.len();
         let seats = step.seats(batch, Pass::Student);
+        let part = meter::part(Part::Image);
         let images = self
             .student
             .vision
             .forward(tape, batch.pixels, seats.len(), Some(&seats), Tokens::All);
+        drop(part);
         let mut matching = (
             Packed::new(),
             Grounding {
@@ -281,6 +291,7 @@ impl Blip {
         let mut contrast = None;
         if step.objective.understands() {
             let features = self.student_vars(tape, images, own, step);
+            let _part = meter::part(Part::Contrast);
             let found = itc::contrast(tape, features, keys, self.temperature, step.distillation);
             let drawn = || self.draw_in_lane(tape, features, found, keys.identities, step);
             let negatives = negatives.cloned().unwrap_or_else(drawn);
@@ -290,7 +301,10 @@ impl Blip {
         if step.objective.generates() {
             generated = lm::sequences(own.texts, self.vocab.dec, 3 * b as u32, self.image_tokens);
         }
+        let part = meter::part(Part::ImageKeys);
         let image_keys = self.student.text.image_keys(tape, images);
+        drop(part);
+        let part = meter::part(Part::Multimodal);
         let dropout = step.stream(Purpose::Dropout, Pass::Multimodal);
         let (m, g) = self.student.text.multimodal(
             tape,
@@ -299,6 +313,8 @@ impl Blip {
             &image_keys,
             Some(dropout),
         );
+        drop(part);
+        let _part = meter::part(Part::Heads);
         let matched = m.map(|m| itm::matching(tape, m, self.itm_head));
         let smoothing = self.model.label_smoothing as f32;
         let modelled =
@@ -308,9 +324,12 @@ impl Blip {
 
     /// Unit features of the lane's images and texts on the tape.
     fn student_vars(&self, tape: &mut Tape, images: Var, batch: LaneBatch, step: LaneStep) -> (Var, Var) {
+        let part = meter::part(Part::Image);
         let classes: Rc<[u32]> = (0..batch.texts.len()).map(|i| (i * self.image_tokens) as u32).collect();
         let class = tape.rows(images, &classes);
         let image = self.student.image_features(tape, class);
+        drop(part);
+        let _part = meter::part(Part::Text);
         let dropout = step.stream(Purpose::Dropout, Pass::Student);
         let first = self
             .student

@@ -7,6 +7,7 @@ use crate::blip::Blip;
 use crate::flat::Flat;
 use crate::init;
 use crate::loss::itc::UNKNOWN;
+use crate::ops::meter::{self, Part};
 use crate::ops::optim::{AdamW, momentum_average};
 use crate::ops::sum::squares_f64;
 use crate::params::{self, Objective};
@@ -144,6 +145,7 @@ impl State {
     ///
     /// The average after the optimiser's step equals the reference's before the next forward.
     pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        let _part = meter::part(Part::Optimiser);
         self.optimise(blip, objective, train, commit);
         self.settle(blip, objective, train);
         self.advance(blip, objective, commit);

@@ -6,6 +6,7 @@
 
 use super::cross_entropy::softmax_row;
 use super::dropout::{Dropout, Place};
+use super::meter::{self, Kind};
 use super::sum::dot;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -62,6 +63,12 @@ pub struct Inputs<'a> {
 impl Inputs<'_> {
     fn width(&self) -> usize {
         self.heads * self.dim
+    }
+
+    /// Operations of one product of every query with every key of its sequence, in all heads.
+    fn product_flops(&self, seqs: &[Sequence]) -> usize {
+        let pairs: usize = seqs.iter().map(|seq| seq.queries.len() * seq.keys.len()).sum();
+        2 * pairs * self.width()
     }
 }
 
@@ -170,6 +177,8 @@ fn probabilities(x: &Inputs, seq: &Sequence, head: usize, dropout: Option<&Dropo
 
 /// `out[queries] = softmax(q·kᵀ / √dim)·v` for every sequence and head; `out` is rows × (heads·dim).
 pub fn forward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, out: &mut [f32]) {
+    let _kind = meter::kind(Kind::Attention);
+    meter::flops(2 * x.product_flops(seqs));
     let width = x.width();
     let tasks = split_queries(seqs, width, out);
     let run = |(seq, out): (&Sequence, &mut [f32])| {
@@ -226,6 +235,9 @@ struct Group<'a> {
 /// Gradients of [`forward`] for the gradient `dy` of its result. The gradients of keys that several sequences share are summed
 /// in the order of the sequences.
 pub fn backward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, dy: &[f32], key_rows: usize) -> Gradients {
+    let _kind = meter::kind(Kind::Attention);
+    // Scores once more, and a product each for the gradients of values, probabilities, queries and keys.
+    meter::flops(5 * x.product_flops(seqs));
     let width = x.width();
     let mut grads = Gradients {
         q: vec![0.0; dy.len()],

@@ -1,5 +1,6 @@
 //! Rows in blocks of 64: the unit of work of a thread and of every sum over rows.
 
+use super::meter::{self, Kind};
 use rayon::prelude::*;
 
 /// Rows of a block.
@@ -70,6 +71,7 @@ pub fn sum_rows(rows: usize, out: &mut [f32], fresh: bool, f: impl Fn(std::ops::
 
 /// Column sums of `x` (rows × `out.len()`).
 pub fn sum_columns(x: &[f32], out: &mut [f32], fresh: bool) {
+    let _kind = meter::kind(Kind::Bias);
     let cols = out.len();
     sum_rows(x.len() / cols, out, fresh, |rows, partial| {
         for row in x[rows.start * cols..rows.end * cols].chunks_exact(cols) {

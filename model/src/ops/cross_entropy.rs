@@ -5,6 +5,7 @@
 
 use super::blocks::for_rows;
 use super::math::exp;
+use super::meter::{self, Kind};
 use super::sum::{dot, max, sum};
 
 /// Numbers kept of a row: its loss, its largest logit, and log Σ exp(x − largest).
@@ -20,6 +21,7 @@ fn log_sum_exp(x: &[f32], scratch: &mut Vec<f32>) -> (f32, f32) {
 
 /// Replaces each row by its softmax.
 pub fn softmax(x: &mut [f32], cols: usize) {
+    let _kind = meter::kind(Kind::Loss);
     for_rows(x, cols, |_, x| x.chunks_exact_mut(cols).for_each(softmax_row));
 }
 
@@ -40,6 +42,7 @@ pub fn softmax_row(x: &mut [f32]) {
 ///
 /// `rows` receives what is [`KEPT`] of each row.
 pub fn smoothed(x: &[f32], targets: &[u32], smoothing: f32, cols: usize, rows: &mut [f32]) {
+    let _kind = meter::kind(Kind::Loss);
     for_rows(rows, KEPT, |row, rows| {
         let mut scratch = Vec::with_capacity(cols);
         for (i, out) in rows.chunks_exact_mut(KEPT).enumerate() {
@@ -55,6 +58,7 @@ pub fn smoothed(x: &[f32], targets: &[u32], smoothing: f32, cols: usize, rows: &
 
 /// Turns logits into their gradient in place: `weight · (p − (1 − s)·1_t − s/n)`.
 pub fn smoothed_backward(x: &mut [f32], rows: &[f32], targets: &[u32], smoothing: f32, cols: usize, weight: f32) {
+    let _kind = meter::kind(Kind::Loss);
     let floor = smoothing / cols as f32;
     for_rows(x, cols, |row, x| {
         let kept = rows[KEPT * row..].chunks_exact(KEPT);
@@ -69,6 +73,7 @@ pub fn smoothed_backward(x: &mut [f32], rows: &[f32], targets: &[u32], smoothing
 
 /// Cross-entropy of each row against a distribution: `−Σ t·log_softmax(x)`; `rows` receives what is [`KEPT`] of each row.
 pub fn soft(x: &[f32], targets: &[f32], cols: usize, rows: &mut [f32]) {
+    let _kind = meter::kind(Kind::Loss);
     for_rows(rows, KEPT, |row, rows| {
         let mut scratch = Vec::with_capacity(cols);
         for (i, out) in rows.chunks_exact_mut(KEPT).enumerate() {
@@ -83,6 +88,7 @@ pub fn soft(x: &[f32], targets: &[f32], cols: usize, rows: &mut [f32]) {
 
 /// Turns logits into their gradient in place: `weight · (p·Σt − t)`.
 pub fn soft_backward(x: &mut [f32], rows: &[f32], targets: &[f32], cols: usize, weight: f32) {
+    let _kind = meter::kind(Kind::Loss);
     for_rows(x, cols, |row, x| {
         let (kept, targets) = (&rows[KEPT * row..], &targets[row * cols..]);
         let rows = x.chunks_exact_mut(cols).zip(kept.chunks_exact(KEPT));

@@ -4,6 +4,7 @@
 //! packed or padded, and with the rest of its sequence or alone.
 
 use super::blocks::for_rows;
+use super::meter::{self, Kind};
 use crate::random::Stream;
 
 /// Where a row of hidden states stands.
@@ -46,6 +47,7 @@ impl Dropout {
 
 /// Multiplies every row of `y` (rows × `cols`) by its mask; forward and backward are the same.
 pub fn apply(dropout: &Dropout, places: &[Place], y: &mut [f32], cols: usize) {
+    let _kind = meter::kind(Kind::Dropout);
     for_rows(y, cols, |row, y| {
         for (i, y) in y.chunks_exact_mut(cols).enumerate() {
             dropout.mask(places[row + i], 0, y);

@@ -2,6 +2,7 @@
 
 use super::blocks::for_rows;
 use super::math;
+use super::meter::{self, Kind};
 
 /// Elements handled as one "row" of a block.
 const STRIP: usize = 256;
@@ -17,6 +18,7 @@ pub fn put(x: &[f32], y: &mut [f32], fresh: bool) {
 
 /// `y += x`.
 pub fn add(x: &[f32], y: &mut [f32]) {
+    let _kind = meter::kind(Kind::Add);
     let x = &x[..y.len()];
     for_rows(y, STRIP, |row, y| {
         let x = &x[row * STRIP..][..y.len()];
@@ -28,6 +30,7 @@ pub fn add(x: &[f32], y: &mut [f32]) {
 
 /// `y = a + b`.
 pub fn sum_of(a: &[f32], b: &[f32], y: &mut [f32]) {
+    let _kind = meter::kind(Kind::Add);
     for_rows(y, STRIP, |row, y| {
         let (a, b) = (&a[row * STRIP..][..y.len()], &b[row * STRIP..][..y.len()]);
         for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
@@ -43,6 +46,7 @@ pub fn scale(y: &mut [f32], factor: f32) {
 
 /// `y = gelu(x)`.
 pub fn gelu(x: &[f32], y: &mut [f32]) {
+    let _kind = meter::kind(Kind::Gelu);
     for_rows(y, STRIP, |row, y| {
         let x = &x[row * STRIP..][..y.len()];
         for (y, x) in y.iter_mut().zip(x) {
@@ -53,6 +57,7 @@ pub fn gelu(x: &[f32], y: &mut [f32]) {
 
 /// `d *= gelu'(x)`: the gradient passes through in place.
 pub fn gelu_backward(x: &[f32], d: &mut [f32]) {
+    let _kind = meter::kind(Kind::Gelu);
     for_rows(d, STRIP, |row, d| {
         let x = &x[row * STRIP..][..d.len()];
         for (d, x) in d.iter_mut().zip(x) {

@@ -7,6 +7,7 @@
 //! threads (`gemm` shares tiles of the result only).
 
 use super::blocks::for_rows;
+use super::meter::{self, Kind};
 
 /// Panels of k.
 const PANEL: usize = 512;
@@ -86,6 +87,8 @@ pub fn gemm_strided(a: Mat, b: Mat, c: &mut [f32], stride: usize, start: Start) 
         stride >= n && (m - 1) * stride + n <= c.len(),
         "the result leaves its slice"
     );
+    let _kind = meter::kind(Kind::Gemm);
+    meter::flops(2 * m * n * k);
     let overwrite = prepare(c, n, stride, start, k == 0);
     if m < 2 || n < 2 || m * n <= TINY {
         padded(a, b, c, stride, overwrite);

@@ -16,6 +16,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod math;
+pub mod meter;
 pub mod norm;
 pub mod optim;
 pub mod sum;

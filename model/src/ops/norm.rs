@@ -1,10 +1,12 @@
 //! Layer normalisation and L2 normalisation of rows, forward and backward.
 
 use super::blocks::{for_rows, for_rows2, sum_rows};
+use super::meter::{self, Kind};
 use super::sum::{dot, squares_about, sum};
 
 /// `y = (x − mean) · rstd · gamma + beta` for each row; `stats` receives (mean, rstd) of each.
 pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32], stats: &mut [f32]) {
+    let _kind = meter::kind(Kind::Norm);
     let cols = gamma.len();
     for_rows2((y, cols), (stats, 2), |row, y, stats| {
         let x = &x[row * cols..][..y.len()];
@@ -26,6 +28,7 @@ pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32
 
 /// The gradient of a layer norm's input, put into or added to `dx`.
 pub fn layer_norm_backward(x: &[f32], stats: &[f32], gamma: &[f32], dy: &[f32], dx: &mut [f32], fresh: bool) {
+    let _kind = meter::kind(Kind::Norm);
     let cols = gamma.len();
     for_rows(dx, cols, |row, dx| {
         let mut weighted = vec![0.0f32; cols];
@@ -50,6 +53,7 @@ pub fn layer_norm_backward(x: &[f32], stats: &[f32], gamma: &[f32], dy: &[f32], 
 
 /// The gradients of a layer norm's gain and offset: `both` receives dγ then dβ.
 pub fn layer_norm_params(x: &[f32], stats: &[f32], dy: &[f32], cols: usize, both: &mut [f32]) {
+    let _kind = meter::kind(Kind::Norm);
     sum_rows(x.len() / cols, both, true, |rows, partial| {
         let (dgamma, dbeta) = partial.split_at_mut(cols);
         for r in rows {

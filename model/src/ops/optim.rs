@@ -1,6 +1,7 @@
 //! AdamW and the momentum average, one pass over flat memory each.
 
 use super::blocks::for_rows;
+use super::meter::{self, Kind};
 use rayon::prelude::*;
 
 /// One step of AdamW with decoupled weight decay (Loshchilov and Hutter, algorithm 2, as torch computes it).
@@ -42,6 +43,7 @@ impl AdamW {
 
     /// Moves parameters `p` by gradient `g · scale` with moments `m` and `v`.
     pub fn apply(&self, p: &mut [f32], g: &[f32], scale: f32, m: &mut [f32], v: &mut [f32]) {
+        let _kind = meter::kind(Kind::AdamW);
         /// Elements of a unit of work.
         const UNIT: usize = 1 << 14;
         if p.len() > UNIT && rayon::current_num_threads() > 1 {
@@ -70,6 +72,7 @@ impl AdamW {
 
 /// `e = momentum·e + (1 − momentum)·p`.
 pub fn momentum_average(e: &mut [f32], p: &[f32], momentum: f64) {
+    let _kind = meter::kind(Kind::Average);
     const STRIP: usize = 256;
     let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
     for_rows(e, STRIP, |row, e| {

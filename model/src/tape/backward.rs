@@ -6,6 +6,7 @@ use crate::layout::ParamId;
 use crate::ops::attention;
 use crate::ops::blocks::sum_columns;
 use crate::ops::gemm::{Mat, Start, gemm};
+use crate::ops::meter;
 use crate::ops::{cross_entropy, dropout, elementwise, embedding, norm, sum};
 
 fn start(fresh: bool) -> Start<'static> {
@@ -21,6 +22,7 @@ impl<'a> Tape<'a> {
         self.values[loss.0 as usize].grad = Some(grad);
         while let Some(node) = self.nodes.pop() {
             let output = node.output();
+            let _part = meter::part(self.values[output.0 as usize].part);
             if let Some(dy) = self.values[output.0 as usize].grad.take() {
                 self.node(&node, dy);
             }

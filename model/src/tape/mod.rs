@@ -17,6 +17,7 @@ pub use node::{Head, Node};
 
 use crate::flat::{Flat, Pool};
 use crate::layout::{Layout, ParamId};
+use crate::ops::meter::{self, Part};
 
 /// A value on a tape: a matrix of rows × columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,8 @@ struct Value {
     data: Option<Flat>,
     grad: Option<Flat>,
     needs_grad: bool,
+    /// Part of the step that made it, for the account of its backward.
+    part: Part,
 }
 
 /// A parameter was not written as often as the model declares.
@@ -202,6 +205,7 @@ impl<'a> Tape<'a> {
             data: Some(data),
             grad: None,
             needs_grad,
+            part: meter::present(),
         });
         Var(self.values.len() as u32 - 1)
     }
