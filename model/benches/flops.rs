@@ -18,8 +18,16 @@ const PARTS: [(&str, &[Part], f64); 7] = [
     ("text tower", &[Part::Text], 3.0 * 5.129),
     ("text tower, momentum", &[Part::MomentumText], 5.129),
     ("contrast", &[Part::Contrast], 2.0 * 0.118),
-    ("multimodal, keys and values of images", &[Part::ImageKeys], 4.0 * 3.0 * 5.577),
-    ("multimodal, the rest, and heads", &[Part::Multimodal, Part::Heads], 3.0 * (4.0 * 11.774 + 1.442 - 4.0 * 5.577)),
+    (
+        "multimodal, keys and values of images",
+        &[Part::ImageKeys],
+        4.0 * 3.0 * 5.577,
+    ),
+    (
+        "multimodal, the rest, and heads",
+        &[Part::Multimodal, Part::Heads],
+        3.0 * (4.0 * 11.774 + 1.442 - 4.0 * 5.577),
+    ),
 ];
 
 fn main() {
@@ -57,9 +65,15 @@ fn operations(account: &Account, unit: f64, known: bool) {
     let reference: f64 = PARTS.iter().map(|(_, _, reference)| reference).sum();
     row("all", all, reference);
     let recomputed = account.total(|_, kind| kind == Kind::Attention).flops;
-    println!("of which attention {:.3}; its scores are computed again in the backward pass", recomputed as f64 / unit);
+    println!(
+        "of which attention {:.3}; its scores are computed again in the backward pass",
+        recomputed as f64 / unit
+    );
     if known {
-        println!("the reference's arrangement has {:.3} times as many", reference / (all as f64 / unit));
+        println!(
+            "the reference's arrangement has {:.3} times as many",
+            reference / (all as f64 / unit)
+        );
     }
     println!();
 }
@@ -77,8 +91,16 @@ fn times(account: &Account, steps: f64) {
         }
         let total = account.total(|part, _| wanted(part));
         let gemm = account.total(|part, kind| wanted(part) && kind == Kind::Gemm);
-        let rate = if gemm.flops == 0 { 0.0 } else { gemm.flops as f64 / gemm.seconds / 1e9 };
-        println!("{:>10.2}{:>7.1}%{rate:>9.1}", total.seconds * 1e3 / steps, 100.0 * total.seconds / all);
+        let rate = if gemm.flops == 0 {
+            0.0
+        } else {
+            gemm.flops as f64 / gemm.seconds / 1e9
+        };
+        println!(
+            "{:>10.2}{:>7.1}%{rate:>9.1}",
+            total.seconds * 1e3 / steps,
+            100.0 * total.seconds / all
+        );
     };
     for part in Part::ALL {
         line(format!("{part:?}"), &|p| p == part);

@@ -13,7 +13,11 @@ use std::time::Instant;
 fn main() {
     let mut arguments = arguments();
     let preset = arguments.next().unwrap_or_else(|| "tiny".into());
-    let mut number = || arguments.next().map(|arg| arg.parse().expect("BATCH and THREADS are numbers"));
+    let mut number = || {
+        arguments
+            .next()
+            .map(|arg| arg.parse().expect("BATCH and THREADS are numbers"))
+    };
     let (batch, threads) = (number(), number().unwrap_or(1));
     let mut fixture = Fixture::new(&preset, batch, threads, None);
     fixture.step();

@@ -78,7 +78,13 @@ fn caption(fixture: &mut Fixture, sampling: Sampling) -> Value {
         seed: 1,
     };
     let samples: Vec<u64> = (0..fixture.texts.len() as u64).collect();
-    let Fixture { blip, state, pixels, pool, .. } = fixture;
+    let Fixture {
+        blip,
+        state,
+        pixels,
+        pool,
+        ..
+    } = fixture;
     let captions = blip.captions(&state.params, pixels, &samples, &request, pool);
     json!(captions.iter().map(|caption| caption.tokens.len()).collect::<Vec<_>>())
 }
@@ -88,6 +94,16 @@ fn matching(fixture: &mut Fixture) -> Value {
     let pairs: Vec<(u32, u32)> = (0..b * TEXTS_AN_IMAGE as u32)
         .map(|pair| (pair / TEXTS_AN_IMAGE as u32, pair % b))
         .collect();
-    let Fixture { blip, state, pixels, texts, pool, .. } = fixture;
-    json!(blip.match_logits(&state.params, pixels, b as usize, texts, &pairs, pool).len())
+    let Fixture {
+        blip,
+        state,
+        pixels,
+        texts,
+        pool,
+        ..
+    } = fixture;
+    json!(
+        blip.match_logits(&state.params, pixels, b as usize, texts, &pairs, pool)
+            .len()
+    )
 }

@@ -5,6 +5,12 @@
 //! redone, on whatever rank, draws the same numbers. The generator is Philox4x32-10 (Salmon et al., "Parallel random
 //! numbers: as easy as 1, 2, 3", SC 2011).
 
+/// Counters whose words are computed side by side.
+const COUNTERS: usize = 8;
+
+/// Words that [`Stream::many`] yields.
+pub const WORDS_AT_ONCE: usize = 4 * COUNTERS;
+
 /// What a stream is for: the first number of its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
@@ -52,7 +58,17 @@ impl Stream {
     /// Four random words.
     #[inline]
     pub fn words(self, counter: [u32; 4]) -> [u32; 4] {
-        philox(self.key as u32, (self.key >> 32) as u32, counter)
+        philox(self.key as u32, (self.key >> 32) as u32, counter.map(|word| [word])).map(|[word]| word)
+    }
+
+    /// The words of the counters `[first, …]`, `[first + 1, …]` and so on, four of each: what [`words`](Self::words) yields for
+    /// them, but computed in vectors.
+    #[inline]
+    pub fn many(self, first: u32, [c1, c2, c3]: [u32; 3]) -> [u32; WORDS_AT_ONCE] {
+        let first = std::array::from_fn(|i| first.wrapping_add(i as u32));
+        let counters = [first, [c1; COUNTERS], [c2; COUNTERS], [c3; COUNTERS]];
+        let words = philox(self.key as u32, (self.key >> 32) as u32, counters);
+        std::array::from_fn(|i| words[i % 4][i / 4])
     }
 
     /// A number in [0, 1), uniform over 2²⁴ values.
@@ -93,18 +109,21 @@ const fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-#[inline]
-fn philox(mut k0: u32, mut k1: u32, counter: [u32; 4]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
+/// Philox4x32-10 of N counters side by side.
+#[inline(always)]
+fn philox<const N: usize>(mut k0: u32, mut k1: u32, counters: [[u32; N]; 4]) -> [[u32; N]; 4] {
+    let [mut c0, mut c1, mut c2, mut c3] = counters;
     for _ in 0..10 {
-        let p0 = u64::from(c0) * 0xd251_1f53;
-        let p1 = u64::from(c2) * 0xcd9e_8d57;
-        (c0, c1, c2, c3) = (
-            (p1 >> 32) as u32 ^ c1 ^ k0,
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c3 ^ k1,
-            p0 as u32,
-        );
+        for i in 0..N {
+            let p0 = u64::from(c0[i]) * 0xd251_1f53;
+            let p1 = u64::from(c2[i]) * 0xcd9e_8d57;
+            (c0[i], c1[i], c2[i], c3[i]) = (
+                (p1 >> 32) as u32 ^ c1[i] ^ k0,
+                p1 as u32,
+                (p0 >> 32) as u32 ^ c3[i] ^ k1,
+                p0 as u32,
+            );
+        }
         k0 = k0.wrapping_add(0x9e37_79b9);
         k1 = k1.wrapping_add(0xbb67_ae85);
     }
@@ -116,7 +135,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn many_words_are_those_of_their_counters() {
+        let stream = Stream::new(7, Purpose::Dropout).at(3);
+        let many = stream.many(11, [5, u32::MAX, 2]);
+        let one_by_one: Vec<u32> = (11..11 + COUNTERS as u32)
+            .flat_map(|i| stream.words([i, 5, u32::MAX, 2]))
+            .collect();
+        assert_eq!(many[..], one_by_one);
+    }
+
+    #[test]
     fn philox_matches_the_published_vectors() {
+        let philox = |k0, k1, counter: [u32; 4]| super::philox(k0, k1, counter.map(|word| [word])).map(|[word]| word);
         assert_eq!(
             philox(0, 0, [0; 4]),
             [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]

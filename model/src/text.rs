@@ -418,6 +418,25 @@ impl Text {
         )
     }
 
+    /// Weights that the decoder reads for every token.
+    pub(crate) fn decoding(&self) -> Vec<ParamId> {
+        let of_layer = |layer: &Layer| {
+            let own = layer.decoder.expect("the momentum encoder has no decoder");
+            let cross = layer.cross.expect("the momentum encoder has no cross-attention");
+            let attentions = [own.query, own.key, own.value, own.dense, cross.query, cross.dense];
+            attentions
+                .into_iter()
+                .chain([layer.intermediate, layer.output])
+                .map(|pair| pair.w)
+        };
+        let head = self.predictions.expect("the momentum encoder predicts nothing");
+        self.layers
+            .iter()
+            .flat_map(of_layer)
+            .chain([head.dense.w, self.word])
+            .collect()
+    }
+
     /// Logits over the vocabulary.
     ///
     /// # Shapes

@@ -10,7 +10,7 @@ use crate::blip::Blip;
 use crate::flat::Pool;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
-use crate::tape::{Tape, Weights};
+use crate::tape::{Tape, Turned, Weights};
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,8 +73,14 @@ impl Blip {
             layout: &self.student_layout,
             data: params,
         };
-        let tape = Tape::inference(weights, pool);
-        let mut decoder = Decoder::new(self, tape, pixels, samples.len());
+        let turned = Turned::new(weights, self.student.text.decoding(), pool);
+        let tape = Tape::inference(weights, pool).reading(&turned);
+        let captions = self.search(Decoder::new(self, tape, pixels, samples.len()), samples, request);
+        turned.give(pool);
+        captions
+    }
+
+    fn search(&self, mut decoder: Decoder, samples: &[u64], request: &CaptionRequest) -> Vec<Caption> {
         let mut start = vec![self.vocab.dec];
         start.extend_from_slice(request.prompt);
         // The last token's logits are the first that are wanted.

@@ -11,7 +11,8 @@ use super::sum::dot;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of a register tile.
+/// Rows and columns of a tile of sums that fits the registers.
+const ROWS: usize = 6;
 const TILE: usize = 16;
 
 /// One sequence of queries and the keys it attends to.
@@ -72,89 +73,193 @@ impl Inputs<'_> {
     }
 }
 
-/// Scratch of one (sequence, head): matrices padded to whole tiles of columns.
+/// Scratch of one (sequence, head): right factors in tiles, and matrices whose rows are padded to whole tiles of columns.
 #[derive(Default)]
 struct Scratch {
-    q: Vec<f32>,
-    kt: Vec<f32>,
-    v: Vec<f32>,
+    left: Vec<f32>,
+    right: Vec<f32>,
     p: Vec<f32>,
     kept: Vec<f32>,
-    out: Vec<f32>,
     dp: Vec<f32>,
-    pt: Vec<f32>,
-    rows: Vec<f32>,
 }
 
 fn padded(n: usize) -> usize {
     n.next_multiple_of(TILE)
 }
 
-/// Copies rows of a head, each padded with zeros to whole tiles.
-fn load(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
-    let width = padded(dim);
-    to.clear();
-    to.resize(rows.len() * width, 0.0);
-    for (row, to) in rows.clone().zip(to.chunks_exact_mut(width)) {
-        to[..dim].copy_from_slice(from.row(row, head, dim));
-    }
+/// The left factor of a product: element (i, p) at `i·row_stride + p·col_stride`, one of the strides 1.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    data: &'a [f32],
+    rows: usize,
+    row_stride: usize,
+    col_stride: usize,
 }
 
-/// Copies rows of a head as columns: `dim` rows, each padded with zeros to whole tiles.
-fn load_transposed(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
-    let width = padded(rows.len());
-    to.clear();
-    to.resize(dim * width, 0.0);
-    for (j, row) in rows.clone().enumerate() {
-        for (c, &value) in from.row(row, head, dim).iter().enumerate() {
-            to[c * width + j] = value;
+impl<'a> Left<'a> {
+    /// Rows of a head.
+    fn head(from: &Columns<'a>, rows: &Range<usize>, head: usize, dim: usize) -> Self {
+        Self {
+            data: &from.data[rows.start * from.stride + from.offset + head * dim..],
+            rows: rows.len(),
+            row_stride: from.stride,
+            col_stride: 1,
         }
     }
-}
 
-/// `c = a·b` with `b` and `c` of whole tiles (`cols`), `a` of `rows` rows `a_stride` apart; sums run over ascending k.
-fn multiply(rows: usize, k: usize, a: &[f32], a_stride: usize, b: &[f32], cols: usize, c: &mut Vec<f32>) {
-    c.clear();
-    c.resize(rows * cols, 0.0);
-    let mut i = 0;
-    while i < rows {
-        if i + 4 <= rows {
-            tile::<4>(k, &a[i * a_stride..], a_stride, b, cols, &mut c[i * cols..]);
-            i += 4;
+    /// The rows of `data`, `stride` apart.
+    fn rows(data: &'a [f32], rows: usize, stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            row_stride: stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The first `cols` columns of `data`, whose rows are `stride` apart, as rows.
+    fn columns(data: &'a [f32], cols: usize, stride: usize) -> Self {
+        Self {
+            data,
+            rows: cols,
+            row_stride: 1,
+            col_stride: stride,
+        }
+    }
+
+    /// Copies up to [`ROWS`] rows from `first` on side by side: k × `ROWS`, zeros where there are no more.
+    fn pack(&self, first: usize, k: usize, to: &mut Vec<f32>) {
+        let height = ROWS.min(self.rows - first);
+        to.resize(k * ROWS, 0.0);
+        let (places, _) = to.as_chunks_mut::<ROWS>();
+        if height < ROWS {
+            places.fill([0.0; ROWS]);
+        }
+        if self.col_stride == 1 {
+            for r in 0..height {
+                let row = &self.data[(first + r) * self.row_stride..][..k];
+                for (place, v) in places.iter_mut().zip(row) {
+                    place[r] = *v;
+                }
+            }
         } else {
-            tile::<1>(k, &a[i * a_stride..], a_stride, b, cols, &mut c[i * cols..]);
-            i += 1;
+            for (p, place) in places.iter_mut().enumerate() {
+                let column = &self.data[p * self.col_stride + first..][..height];
+                place[..height].copy_from_slice(column);
+            }
         }
     }
 }
 
-/// `R` rows of [`multiply`].
-#[inline(always)]
-fn tile<const R: usize>(k: usize, a: &[f32], a_stride: usize, b: &[f32], cols: usize, c: &mut [f32]) {
-    for first in (0..cols).step_by(TILE) {
-        let mut acc = [[0.0f32; TILE]; R];
-        for p in 0..k {
-            let b: &[f32; TILE] = b[p * cols + first..].first_chunk().expect("b has whole tiles");
-            for r in 0..R {
-                let left = a[r * a_stride + p];
-                for l in 0..TILE {
-                    acc[r][l] = left.mul_add(b[l], acc[r][l]);
+/// Rows of a head as a right factor: tile after tile of 16 columns, each with its rows one after the other.
+fn load(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
+    to.resize(rows.len() * padded(dim), 0.0);
+    for (t, tile) in to.chunks_exact_mut(rows.len() * TILE).enumerate() {
+        let width = TILE.min(dim - t * TILE);
+        for (row, to) in rows.clone().zip(tile.as_chunks_mut::<TILE>().0) {
+            to[..width].copy_from_slice(&from.row(row, head, dim)[t * TILE..][..width]);
+            to[width..].fill(0.0);
+        }
+    }
+}
+
+/// As [`load`], with the rows as columns.
+fn load_transposed(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
+    to.resize(padded(rows.len()) * dim, 0.0);
+    for (t, tile) in to.chunks_exact_mut(dim * TILE).enumerate() {
+        let (places, _) = tile.as_chunks_mut::<TILE>();
+        let first = rows.start + t * TILE;
+        let width = TILE.min(rows.end - first);
+        if width < TILE {
+            places.fill([0.0; TILE]);
+        }
+        for l in 0..width {
+            for (place, v) in places.iter_mut().zip(from.row(first + l, head, dim)) {
+                place[l] = *v;
+            }
+        }
+    }
+}
+
+/// Where a product goes: rows `stride` apart, of `cols` columns.
+struct Target<'a> {
+    data: &'a mut [f32],
+    stride: usize,
+    cols: usize,
+}
+
+impl<'a> Target<'a> {
+    /// All of a scratch matrix with rows of `cols`.
+    fn whole(data: &'a mut Vec<f32>, rows: usize, cols: usize) -> Self {
+        data.resize(rows * cols, 0.0);
+        Self {
+            data,
+            stride: cols,
+            cols,
+        }
+    }
+
+    /// The columns of a head.
+    fn head(data: &'a mut [f32], stride: usize, head: usize, dim: usize) -> Self {
+        Self {
+            data: data.get_mut(head * dim..).unwrap_or_default(),
+            stride,
+            cols: dim,
+        }
+    }
+}
+
+/// `target = left·right`, or `target += left·right`; `right` in tiles. Sums run over ascending k.
+fn multiply(left: Left, k: usize, right: &[f32], target: Target, add: bool, packed: &mut Vec<f32>) {
+    if k == 0 {
+        return;
+    }
+    for first in (0..left.rows).step_by(ROWS) {
+        left.pack(first, k, packed);
+        let height = ROWS.min(left.rows - first);
+        for (t, tile) in right.chunks_exact(k * TILE).enumerate() {
+            let sums = product(packed, tile);
+            let width = TILE.min(target.cols - t * TILE);
+            for (r, sums) in sums.iter().enumerate().take(height) {
+                let to = &mut target.data[(first + r) * target.stride + t * TILE..][..width];
+                if add {
+                    to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                } else {
+                    to.copy_from_slice(&sums[..width]);
                 }
             }
         }
-        for r in 0..R {
-            c[r * cols + first..][..TILE].copy_from_slice(&acc[r]);
-        }
     }
 }
 
-/// Probabilities of one (sequence, head) into `s.p`, rows of whole tiles; with dropout applied into `s.kept`.
+/// The product of packed rows and one tile of columns, in registers.
+#[inline(always)]
+fn product(left: &[f32], right: &[f32]) -> [[f32; TILE]; ROWS] {
+    let mut sums = [[0.0f32; TILE]; ROWS];
+    for (a, b) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<TILE>().0) {
+        for (sums, a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = a.mul_add(*b, *sum);
+            }
+        }
+    }
+    sums
+}
+
+/// Probabilities of one (sequence, head) into `s.p`, rows of whole tiles; with dropout applied into `s.kept`, if there is any.
 fn probabilities(x: &Inputs, seq: &Sequence, head: usize, dropout: Option<&Dropout>, s: &mut Scratch) {
     let (nq, nk) = (seq.queries.len(), seq.keys.len());
-    let (width, wide) = (padded(x.dim), padded(nk));
-    load(&x.q, &seq.queries, head, x.dim, &mut s.q);
-    load_transposed(&x.k, &seq.keys, head, x.dim, &mut s.kt);
-    multiply(nq, x.dim, &s.q, width, &s.kt, wide, &mut s.p);
+    let wide = padded(nk);
+    load_transposed(&x.k, &seq.keys, head, x.dim, &mut s.right);
+    let queries = Left::head(&x.q, &seq.queries, head, x.dim);
+    multiply(
+        queries,
+        x.dim,
+        &s.right,
+        Target::whole(&mut s.p, nq, wide),
+        false,
+        &mut s.left,
+    );
     let scale = 1.0 / (x.dim as f32).sqrt();
     for (i, row) in s.p.chunks_exact_mut(wide).enumerate() {
         let seen = seq.causal_from.map_or(nk, |first| (first + i + 1).min(nk));
@@ -163,15 +268,20 @@ fn probabilities(x: &Inputs, seq: &Sequence, head: usize, dropout: Option<&Dropo
         softmax_row(visible);
         hidden.fill(0.0);
     }
-    s.kept.clone_from(&s.p);
     if let Some(dropout) = dropout {
-        for (i, row) in s.kept.chunks_exact_mut(wide).enumerate() {
-            let place = Place {
-                position: seq.place.position + i as u32,
-                ..seq.place
-            };
-            dropout.mask(place, head as u32 + 1, &mut row[..nk]);
-        }
+        s.kept.clone_from(&s.p);
+        drop_rows(dropout, seq, head, nk, &mut s.kept);
+    }
+}
+
+/// Applies dropout to the rows of one (sequence, head).
+fn drop_rows(dropout: &Dropout, seq: &Sequence, head: usize, nk: usize, rows: &mut [f32]) {
+    for (i, row) in rows.chunks_exact_mut(padded(nk)).enumerate() {
+        let place = Place {
+            position: seq.place.position + i as u32,
+            ..seq.place
+        };
+        dropout.mask(place, head as u32 + 1, &mut row[..nk]);
     }
 }
 
@@ -181,22 +291,28 @@ pub fn forward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, out: &m
     meter::flops(2 * x.product_flops(seqs));
     let width = x.width();
     let tasks = split_queries(seqs, width, out);
-    let run = |(seq, out): (&Sequence, &mut [f32])| {
-        let mut s = Scratch::default();
+    let run = |s: &mut Scratch, (seq, out): (&Sequence, &mut [f32])| {
+        let (nq, nk) = (seq.queries.len(), seq.keys.len());
         for head in 0..x.heads {
-            probabilities(x, seq, head, dropout, &mut s);
-            load(&x.v, &seq.keys, head, x.dim, &mut s.v);
-            let (wide, tile) = (padded(seq.keys.len()), padded(x.dim));
-            multiply(seq.queries.len(), seq.keys.len(), &s.kept, wide, &s.v, tile, &mut s.out);
-            for (from, to) in s.out.chunks_exact(tile).zip(out.chunks_exact_mut(width)) {
-                to[head * x.dim..][..x.dim].copy_from_slice(&from[..x.dim]);
-            }
+            probabilities(x, seq, head, dropout, s);
+            load(&x.v, &seq.keys, head, x.dim, &mut s.right);
+            let kept = if dropout.is_some() { &s.kept } else { &s.p };
+            let target = Target::head(out, width, head, x.dim);
+            multiply(
+                Left::rows(kept, nq, padded(nk)),
+                nk,
+                &s.right,
+                target,
+                false,
+                &mut s.left,
+            );
         }
     };
     if rayon::current_num_threads() > 1 && tasks.len() > 1 {
-        tasks.into_par_iter().for_each(run);
+        tasks.into_par_iter().for_each_init(Scratch::default, run);
     } else {
-        tasks.into_iter().for_each(run);
+        let mut scratch = Scratch::default();
+        tasks.into_iter().for_each(|task| run(&mut scratch, task));
     }
 }
 
@@ -214,15 +330,15 @@ fn split_queries<'s, 'o>(seqs: &'s [Sequence], width: usize, out: &'o mut [f32])
     parts.collect()
 }
 
-/// Gradients of an attention.
+/// Gradients of an attention, rows × (heads·dim) each.
 #[derive(Debug)]
-pub struct Gradients {
-    /// Of the queries, rows × (heads·dim).
-    pub q: Vec<f32>,
+pub struct Gradients<'a> {
+    /// Of the queries.
+    pub q: &'a mut [f32],
     /// Of the keys.
-    pub k: Vec<f32>,
+    pub k: &'a mut [f32],
     /// Of the values.
-    pub v: Vec<f32>,
+    pub v: &'a mut [f32],
 }
 
 /// One group of sequences that share their keys, with the rows of the gradients that only they write.
@@ -232,40 +348,35 @@ struct Group<'a> {
     dv: &'a mut [f32],
 }
 
-/// Gradients of [`forward`] for the gradient `dy` of its result. The gradients of keys that several sequences share are summed
-/// in the order of the sequences.
-pub fn backward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, dy: &[f32], key_rows: usize) -> Gradients {
+/// Gradients of [`forward`] for the gradient `dy` of its result; `grads` are overwritten. The gradients of keys that several
+/// sequences share are summed in the order of the sequences.
+pub fn backward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, dy: &[f32], grads: Gradients) {
     let _kind = meter::kind(Kind::Attention);
     // Scores once more, and a product each for the gradients of values, probabilities, queries and keys.
     meter::flops(5 * x.product_flops(seqs));
-    let width = x.width();
-    let mut grads = Gradients {
-        q: vec![0.0; dy.len()],
-        k: vec![0.0; key_rows * width],
-        v: vec![0.0; key_rows * width],
-    };
-    let groups = group(seqs, width, &mut grads);
-    let run = |group: Group| {
-        let mut s = Scratch::default();
+    grads.k.fill(0.0);
+    grads.v.fill(0.0);
+    let groups = group(seqs, x.width(), grads);
+    let run = |s: &mut Scratch, group: Group| {
         for (seq, dq) in group.seqs {
             for head in 0..x.heads {
-                backward_head(x, seq, head, dropout, dy, (dq, group.dk, group.dv), &mut s);
+                backward_head(x, seq, head, dropout, dy, (dq, group.dk, group.dv), s);
             }
         }
     };
     if rayon::current_num_threads() > 1 && groups.len() > 1 {
-        groups.into_par_iter().for_each(run);
+        groups.into_par_iter().for_each_init(Scratch::default, run);
     } else {
-        groups.into_iter().for_each(run);
+        let mut scratch = Scratch::default();
+        groups.into_iter().for_each(|group| run(&mut scratch, group));
     }
-    grads
 }
 
-fn group<'a>(seqs: &'a [Sequence], width: usize, grads: &'a mut Gradients) -> Vec<Group<'a>> {
+fn group<'a>(seqs: &'a [Sequence], width: usize, grads: Gradients<'a>) -> Vec<Group<'a>> {
     let mut starts: Vec<Range<usize>> = seqs.iter().map(|s| s.keys.clone()).collect();
     starts.sort_by_key(|keys| keys.start);
     starts.dedup();
-    let (mut k_rest, mut v_rest, mut at) = (&mut grads.k[..], &mut grads.v[..], 0);
+    let (mut k_rest, mut v_rest, mut at) = (grads.k, grads.v, 0);
     let mut groups: Vec<Group> = Vec::with_capacity(starts.len());
     for keys in &starts {
         assert!(keys.start >= at, "key ranges must be equal or disjoint");
@@ -279,7 +390,7 @@ fn group<'a>(seqs: &'a [Sequence], width: usize, grads: &'a mut Gradients) -> Ve
             dv,
         });
     }
-    for (seq, dq) in split_queries(seqs, width, &mut grads.q) {
+    for (seq, dq) in split_queries(seqs, width, grads.q) {
         let index = starts.partition_point(|keys| keys.start < seq.keys.start);
         groups[index].seqs.push((seq, dq));
     }
@@ -296,7 +407,7 @@ fn backward_head(
     s: &mut Scratch,
 ) {
     let (nq, nk, dim, width) = (seq.queries.len(), seq.keys.len(), x.dim, x.width());
-    let (wide, tile, tall) = (padded(nk), padded(dim), padded(dim));
+    let wide = padded(nk);
     probabilities(x, seq, head, dropout, s);
     let dy = Columns {
         data: dy,
@@ -304,53 +415,37 @@ fn backward_head(
         offset: 0,
     };
     // dV += keptᵀ · dY
-    load(&dy, &seq.queries, head, dim, &mut s.rows);
-    transpose(&s.kept, nq, nk, wide, &mut s.pt);
-    multiply(nk, nq, &s.pt, nq, &s.rows, tile, &mut s.out);
-    accumulate(&s.out, tile, dv, width, head, dim);
+    load(&dy, &seq.queries, head, dim, &mut s.right);
+    let kept = if dropout.is_some() { &s.kept } else { &s.p };
+    let target = Target::head(dv, width, head, dim);
+    multiply(Left::columns(kept, nk, wide), nq, &s.right, target, true, &mut s.left);
     // dP = dY · Vᵀ through the dropout, then through the softmax into dS.
-    load_transposed(&x.v, &seq.keys, head, dim, &mut s.v);
-    multiply(nq, dim, &s.rows, tall, &s.v, wide, &mut s.dp);
+    load_transposed(&x.v, &seq.keys, head, dim, &mut s.right);
+    let target = Target::whole(&mut s.dp, nq, wide);
+    multiply(
+        Left::head(&dy, &seq.queries, head, dim),
+        dim,
+        &s.right,
+        target,
+        false,
+        &mut s.left,
+    );
+    if let Some(dropout) = dropout {
+        drop_rows(dropout, seq, head, nk, &mut s.dp);
+    }
     let scale = 1.0 / (dim as f32).sqrt();
-    for (i, (dp, p)) in s.dp.chunks_exact_mut(wide).zip(s.p.chunks_exact(wide)).enumerate() {
-        if let Some(dropout) = dropout {
-            let place = Place {
-                position: seq.place.position + i as u32,
-                ..seq.place
-            };
-            dropout.mask(place, head as u32 + 1, &mut dp[..nk]);
-        }
+    for (dp, p) in s.dp.chunks_exact_mut(wide).zip(s.p.chunks_exact(wide)) {
         let along = dot(&dp[..nk], &p[..nk]);
         for (dp, p) in dp.iter_mut().zip(p) {
             *dp = (*dp - along) * p * scale;
         }
     }
     // dQ = dS · K
-    load(&x.k, &seq.keys, head, dim, &mut s.rows);
-    multiply(nq, nk, &s.dp, wide, &s.rows, tile, &mut s.out);
-    accumulate(&s.out, tile, dq, width, head, dim);
+    load(&x.k, &seq.keys, head, dim, &mut s.right);
+    let target = Target::head(dq, width, head, dim);
+    multiply(Left::rows(&s.dp, nq, wide), nk, &s.right, target, false, &mut s.left);
     // dK += dSᵀ · Q
-    transpose(&s.dp, nq, nk, wide, &mut s.pt);
-    multiply(nk, nq, &s.pt, nq, &s.q, tile, &mut s.out);
-    accumulate(&s.out, tile, dk, width, head, dim);
-}
-
-/// The first `cols` columns of `x` (rows × `stride`) as rows.
-fn transpose(x: &[f32], rows: usize, cols: usize, stride: usize, to: &mut Vec<f32>) {
-    to.clear();
-    to.resize(rows * cols, 0.0);
-    for (i, row) in x.chunks_exact(stride).enumerate().take(rows) {
-        for (j, &v) in row[..cols].iter().enumerate() {
-            to[j * rows + i] = v;
-        }
-    }
-}
-
-/// Adds a head's rows to its columns of `to`.
-fn accumulate(from: &[f32], stride: usize, to: &mut [f32], width: usize, head: usize, dim: usize) {
-    for (from, to) in from.chunks_exact(stride).zip(to.chunks_exact_mut(width)) {
-        for (t, f) in to[head * dim..][..dim].iter_mut().zip(from) {
-            *t += f;
-        }
-    }
+    load(&x.q, &seq.queries, head, dim, &mut s.right);
+    let target = Target::head(dk, width, head, dim);
+    multiply(Left::columns(&s.dp, nk, wide), nq, &s.right, target, true, &mut s.left);
 }

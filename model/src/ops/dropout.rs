@@ -5,7 +5,7 @@
 
 use super::blocks::for_rows;
 use super::meter::{self, Kind};
-use crate::random::Stream;
+use crate::random::{Stream, WORDS_AT_ONCE};
 
 /// Where a row of hidden states stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,9 @@ impl Dropout {
     #[inline]
     pub fn mask(&self, place: Place, minor: u32, row: &mut [f32]) {
         let (threshold, kept) = (self.threshold(), 1.0 / (1.0 - self.rate));
-        for (i, chunk) in row.chunks_mut(4).enumerate() {
-            let words = self.stream.words([i as u32, place.position, place.sample, minor]);
+        let counter = [place.position, place.sample, minor];
+        for (i, chunk) in row.chunks_mut(WORDS_AT_ONCE).enumerate() {
+            let words = self.stream.many((i * WORDS_AT_ONCE / 4) as u32, counter);
             for (v, word) in chunk.iter_mut().zip(words) {
                 *v = if word < threshold { 0.0 } else { *v * kept };
             }

@@ -28,6 +28,19 @@ pub fn add(x: &[f32], y: &mut [f32]) {
     });
 }
 
+/// Adds rows of `cols` to as many columns of `y` from `offset`, whose rows are `stride` apart.
+pub fn add_columns(x: &[f32], cols: usize, y: &mut [f32], (offset, stride): (usize, usize)) {
+    let _kind = meter::kind(Kind::Add);
+    for_rows(y, stride, |row, y| {
+        let rows = x[row * cols..].chunks_exact(cols);
+        for (y, x) in y.chunks_exact_mut(stride).zip(rows) {
+            for (y, x) in y[offset..offset + cols].iter_mut().zip(x) {
+                *y += x;
+            }
+        }
+    });
+}
+
 /// `y = a + b`.
 pub fn sum_of(a: &[f32], b: &[f32], y: &mut [f32]) {
     let _kind = meter::kind(Kind::Add);

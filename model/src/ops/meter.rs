@@ -119,13 +119,15 @@ impl Account {
     /// Spent on whatever `wanted` picks.
     pub fn total(&self, wanted: impl Fn(Part, Kind) -> bool) -> Spent {
         let pairs = Part::ALL.iter().flat_map(|part| Kind::ALL.map(|kind| (*part, kind)));
-        pairs.filter(|(part, kind)| wanted(*part, *kind)).fold(Spent::default(), |sum, (part, kind)| {
-            let spent = self.of(part, kind);
-            Spent {
-                flops: sum.flops + spent.flops,
-                seconds: sum.seconds + spent.seconds,
-            }
-        })
+        pairs
+            .filter(|(part, kind)| wanted(*part, *kind))
+            .fold(Spent::default(), |sum, (part, kind)| {
+                let spent = self.of(part, kind);
+                Spent {
+                    flops: sum.flops + spent.flops,
+                    seconds: sum.seconds + spent.seconds,
+                }
+            })
     }
 }
 

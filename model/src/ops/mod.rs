@@ -20,6 +20,7 @@ pub mod meter;
 pub mod norm;
 pub mod optim;
 pub mod sum;
+pub mod transpose;
 
 /// Keeps freed memory with the process: returning large blocks to the kernel and faulting them in again costs more
 /// than most kernels here. Call once, at the start of `main`.

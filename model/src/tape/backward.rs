@@ -1,6 +1,6 @@
 //! The record in reverse.
 
-use super::{Node, Tape, Var};
+use super::{Head, Node, Tape, Var};
 use crate::flat::Flat;
 use crate::layout::ParamId;
 use crate::ops::attention;
@@ -221,23 +221,35 @@ impl<'a> Tape<'a> {
         else {
             unreachable!("called for attention only");
         };
-        let key_rows = self.dims(k.var).0;
+        let (width, query_rows, key_rows) = (heads * dim, self.dims(q.var).0, self.dims(k.var).0);
+        let [mut dq, mut dk, mut dv] = [query_rows, key_rows, key_rows].map(|rows| self.pool.take(rows * width));
+        let grads = attention::Gradients {
+            q: &mut dq,
+            k: &mut dk,
+            v: &mut dv,
+        };
         let inputs = self.attention_inputs(*q, *k, *v, *heads, *dim);
-        let grads = attention::backward(&inputs, seqs, dropout.as_ref(), &dy, key_rows);
-        let width = heads * dim;
-        for (head, grad) in [(*q, grads.q), (*k, grads.k), (*v, grads.v)] {
-            let stride = self.dims(head.var).1;
-            self.contribute(head.var, |_, d, fresh| {
-                if fresh {
-                    // Other columns belong to the other heads' gradients, which are added later.
-                    d.fill(0.0);
-                }
-                for (d, g) in d.chunks_exact_mut(stride).zip(grad.chunks_exact(width)) {
-                    elementwise::add(g, &mut d[head.offset..head.offset + width]);
-                }
-            });
+        attention::backward(&inputs, seqs, dropout.as_ref(), &dy, grads);
+        for (head, grad) in [(*q, dq), (*k, dk), (*v, dv)] {
+            self.pass_columns(head, width, grad);
         }
         self.pool.give(dy);
+    }
+
+    /// Hands on the gradient of some columns of a value.
+    fn pass_columns(&mut self, head: Head, width: usize, grad: Flat) {
+        let stride = self.dims(head.var).1;
+        if stride == width {
+            return self.pass(head.var, grad);
+        }
+        self.contribute(head.var, |_, d, fresh| {
+            if fresh {
+                // Other columns belong to the other heads' gradients, which are added later.
+                d.fill(0.0);
+            }
+            elementwise::add_columns(&grad, width, d, (head.offset, stride));
+        });
+        self.pool.give(grad);
     }
 
     fn tokens_backward(&mut self, x: Var, class: ParamId, position: ParamId, samples: usize, dy: Flat) {

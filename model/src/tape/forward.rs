@@ -26,12 +26,12 @@ impl Tape<'_> {
         let out = self.weights.layout.entry(w).len / inner;
         let mut y = self.pool.take(rows * out);
         let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.get(b)));
-        gemm(
-            Mat::new(self.value(x), inner),
-            Mat::new(self.weights.get(w), inner).t(),
-            &mut y,
-            start,
+        let turned = self.turned.and_then(|turned| turned.get(w));
+        let right = turned.map_or_else(
+            || Mat::new(self.weights.get(w), inner).t(),
+            |turned| Mat::new(turned, out),
         );
+        gemm(Mat::new(self.value(x), inner), right, &mut y, start);
         let trains = self.needs(x) || self.trains(w) || b.is_some_and(|b| self.trains(b));
         let y = self.push(rows, out, y, trains);
         self.record(y, || Node::Linear { x, w, b, y });
@@ -179,7 +179,9 @@ impl Tape<'_> {
             for (i, y) in y.chunks_exact_mut(cols).enumerate() {
                 let word = &words[tokens[row + i] as usize * cols..][..cols];
                 let place = &table[at[row + i] as usize * cols..][..cols];
-                elementwise::sum_of(word, place, y);
+                for ((y, word), place) in y.iter_mut().zip(word).zip(place) {
+                    *y = word + place;
+                }
             }
         });
         let y = self.push(ids.len(), cols, y, self.trains(word) || self.trains(position));

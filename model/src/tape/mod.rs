@@ -11,9 +11,11 @@ mod backward;
 mod forward;
 mod heads;
 mod node;
+mod turned;
 
 pub use heads::similarities;
 pub use node::{Head, Node};
+pub use turned::Turned;
 
 use crate::flat::{Flat, Pool};
 use crate::layout::{Layout, ParamId};
@@ -71,6 +73,7 @@ pub struct WriteCount {
 /// The record of one lane, or of one inference.
 pub struct Tape<'a> {
     weights: Weights<'a>,
+    turned: Option<&'a Turned>,
     pool: &'a mut Pool,
     sink: Option<Sink<'a>>,
     values: Vec<Value>,
@@ -82,11 +85,18 @@ impl<'a> Tape<'a> {
     pub fn inference(weights: Weights<'a>, pool: &'a mut Pool) -> Self {
         Self {
             weights,
+            turned: None,
             pool,
             sink: None,
             values: Vec::new(),
             nodes: Vec::new(),
         }
+    }
+
+    /// This tape, reading some weights from turned copies.
+    pub fn reading(mut self, turned: &'a Turned) -> Self {
+        self.turned = Some(turned);
+        self
     }
 
     /// A tape that records, with gradients going to `grad` (laid out as the weights) for the entries that are `trainable`.
@@ -104,6 +114,7 @@ impl<'a> Tape<'a> {
         });
         Self {
             weights,
+            turned: None,
             pool,
             sink,
             values: Vec::new(),
