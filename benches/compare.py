@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 STEP = ["reference step", "packed step"]
-LIBRARY = ["transformers greedy", "transformers nucleus", "transformers match"]
+LIBRARY = ["transformers greedy", "transformers nucleus", "transformers pairs", "transformers match"]
 
 
 class Side:
@@ -129,7 +129,7 @@ def main():
         found = sides.turns(commands, arguments.rounds)
         for command in commands:
             peaks = sides.memory(command) if arguments.memory else None
-            row(command, found, arguments.batch * (each if command.endswith("match") else 1), peaks)
+            row(command, found, arguments.batch * (each if command.endswith(("match", "pairs")) else 1), peaks)
 
 
 if __name__ == "__main__":

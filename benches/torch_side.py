@@ -7,7 +7,8 @@ each: `reference step`, `packed step`, `transformers greedy`. DESCRIPTION is the
   projecting the image's keys and values anew.
 - `packed`: what Medley does: texts without padding, all 4b of them in one pass, keys and values once a layer, and in last layers
   only the rows that are read.
-- `transformers`: `BlipForConditionalGeneration.generate` and `BlipForImageTextRetrieval`.
+- `transformers`: `BlipForConditionalGeneration.generate` and `BlipForImageTextRetrieval`: `pairs` by its `forward`, which looks at
+  the image of every pair anew; `match` by its parts, so that each image is looked at once.
 
 All use fused attention where PyTorch has it, fused AdamW and a momentum average in one pass. Weights are random: time does not
 depend on them.
@@ -329,13 +330,16 @@ class Transformers:
         return [out.shape[1] - 1] * len(out)
 
     @torch.inference_mode()
-    def match(self):
-        """Each image is looked at once; texts are padded to the longest of them."""
+    def match(self, once):
+        """Pairs as the library's own `forward` takes them, or with each image looked at `once`; texts are padded to the longest."""
         texts, each, b = self.description["texts"], self.description["texts_an_image"], len(self.image)
         texts = [texts[pair % b] for pair in range(b * each)]
         n = max(map(len, texts))
         ids = torch.tensor([text + [self.vocab["pad"]] * (n - len(text)) for text in texts])
         mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in texts])
+        if not once:
+            pixels = self.image.repeat_interleave(each, 0)
+            return len(self.filter(ids, pixels, attention_mask=mask, use_itm_head=True).itm_score)
         images = self.filter.vision_model(self.image)[0].repeat_interleave(each, 0)
         states = self.filter.text_encoder(ids, attention_mask=mask, encoder_hidden_states=images)[0]
         return len(self.filter.itm_head(states[:, 0]))
@@ -344,7 +348,8 @@ class Transformers:
         return {
             "greedy": lambda: self.caption(do_sample=False),
             "nucleus": lambda: self.caption(do_sample=True, top_p=0.9, top_k=0),
-            "match": self.match,
+            "pairs": lambda: self.match(once=False),
+            "match": lambda: self.match(once=True),
         }[command]()
 
 

@@ -9,6 +9,7 @@
 mod fixture;
 
 use fixture::{Fixture, arguments, cpu_seconds};
+use medley_model::ops::blocks::on_threads;
 use medley_model::ops::meter::{Account, Kind, Part, measure};
 
 /// A row of the first table: parts, and GFLOP a sample of the reference's arrangement for ViT-B, forward and backward.
@@ -42,11 +43,8 @@ fn main() {
     let mut fixture = Fixture::new(&preset, Some(batch), threads, None);
     fixture.step();
     let steps = if preset == "vit-b" { 3 } else { 200 };
-    let ((), account) = measure(cpu_seconds, || {
-        for _ in 0..steps {
-            fixture.step();
-        }
-    });
+    // The account is one thread's: that of the pool which the steps run on.
+    let ((), account) = on_threads(|| measure(cpu_seconds, || (0..steps).for_each(|_| drop(fixture.step()))));
     println!("{preset}, {batch} samples, {threads} threads, mean of {steps} steps\n");
     operations(&account, (steps * batch) as f64 * 1e9, preset == "vit-b");
     times(&account, steps as f64);

@@ -1,7 +1,7 @@
 //! Medley's side of `benches/run.sh`, which lets it and PyTorch work in turns.
 //!
 //! `versus PRESET BATCH THREADS [DROPOUT]` prints what the other side needs to know to do the same, as a line of JSON; then it reads
-//! `step`, `greedy`, `nucleus` or `match` from its input, does that once, and prints seconds of wall and CPU time and what it did.
+//! `step`, `greedy`, `nucleus`, `pairs` or `match` from its input, does that once, and prints seconds of wall and CPU time and what it did.
 
 #![allow(missing_docs, reason = "a program")]
 
@@ -62,8 +62,8 @@ fn run(fixture: &mut Fixture, command: &str) -> Value {
         "step" => json!(fixture.step().losses),
         "greedy" => caption(fixture, GREEDY),
         "nucleus" => caption(fixture, Sampling { top_p: 0.9, ..GREEDY }),
-        "match" => matching(fixture),
-        _ => panic!("unknown command {command}: step, greedy, nucleus or match"),
+        "pairs" | "match" => matching(fixture),
+        _ => panic!("unknown command {command}: step, greedy, nucleus, pairs or match"),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::flat::{Flat, Pool};
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
 use crate::loss::{itc, itm, lm};
+use crate::ops::blocks::on_threads;
 use crate::ops::meter::{self, Part};
 use crate::params::{self, Objective, Vocabulary};
 use crate::random::Purpose;
@@ -134,6 +135,18 @@ impl Blip {
         pool: &mut Pool,
         grad: &mut [f32],
     ) -> Result<LaneOutput, WriteCount> {
+        on_threads(|| self.run_lane(state, batch, step, negatives, pool, grad))
+    }
+
+    fn run_lane(
+        &self,
+        state: &State,
+        batch: LaneBatch,
+        step: LaneStep,
+        negatives: Option<&Negatives>,
+        pool: &mut Pool,
+        grad: &mut [f32],
+    ) -> Result<LaneOutput, WriteCount> {
         let declared = params::declared_writes(&self.student_layout, step.objective);
         let trainable = params::trainable(&declared);
         for (id, entry) in self.student_layout.iter().filter(|(id, _)| !trainable[id.index()]) {
@@ -213,13 +226,11 @@ impl Blip {
             layout: &self.student_layout,
             data: &state.params,
         };
-        self.features(
-            &self.student,
-            Tape::inference(weights, pool),
-            batch.own(),
-            step,
-            Pass::Student,
-        )
+        let run = || {
+            let tape = Tape::inference(weights, pool);
+            self.features(&self.student, tape, batch.own(), step, Pass::Student)
+        };
+        on_threads(run)
     }
 
     fn features(

@@ -7,6 +7,7 @@ use crate::blip::Blip;
 use crate::flat::Flat;
 use crate::init;
 use crate::loss::itc::UNKNOWN;
+use crate::ops::blocks::on_threads;
 use crate::ops::meter::{self, Part};
 use crate::ops::optim::{AdamW, momentum_average};
 use crate::ops::sum::squares_f64;
@@ -145,10 +146,12 @@ impl State {
     ///
     /// The average after the optimiser's step equals the reference's before the next forward.
     pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
-        let _part = meter::part(Part::Optimiser);
-        self.optimise(blip, objective, train, commit);
-        self.settle(blip, objective, train);
-        self.advance(blip, objective, commit);
+        on_threads(|| {
+            let _part = meter::part(Part::Optimiser);
+            self.optimise(blip, objective, train, commit);
+            self.settle(blip, objective, train);
+            self.advance(blip, objective, commit);
+        });
     }
 
     /// The optimiser's part of a commit.

@@ -8,6 +8,7 @@ use super::decoder::Decoder;
 use super::nucleus::{self, Sampling};
 use crate::blip::Blip;
 use crate::flat::Pool;
+use crate::ops::blocks::on_threads;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
 use crate::tape::{Tape, Turned, Weights};
@@ -74,8 +75,10 @@ impl Blip {
             data: params,
         };
         let turned = Turned::new(weights, self.student.text.decoding(), pool);
-        let tape = Tape::inference(weights, pool).reading(&turned);
-        let captions = self.search(Decoder::new(self, tape, pixels, samples.len()), samples, request);
+        let captions = on_threads(|| {
+            let tape = Tape::inference(weights, pool).reading(&turned);
+            self.search(Decoder::new(self, tape, pixels, samples.len()), samples, request)
+        });
         turned.give(pool);
         captions
     }

@@ -2,6 +2,7 @@
 
 use crate::blip::{Blip, unimodal};
 use crate::flat::Pool;
+use crate::ops::blocks::on_threads;
 use crate::tape::{Tape, Var, Weights};
 use crate::text::{Grounding, ImageKeys, Packed};
 use crate::vision::Tokens;
@@ -53,6 +54,18 @@ impl Blip {
     /// # Shapes
     /// pixels: b × 3 × s × s; p pairs → p × 2
     pub fn match_logits(
+        &self,
+        params: &[f32],
+        pixels: &[f32],
+        b: usize,
+        texts: &[Vec<u32>],
+        pairs: &[(u32, u32)],
+        pool: &mut Pool,
+    ) -> Vec<[f32; 2]> {
+        on_threads(|| self.match_all(params, pixels, b, texts, pairs, pool))
+    }
+
+    fn match_all(
         &self,
         params: &[f32],
         pixels: &[f32],

@@ -15,6 +15,9 @@ use std::ops::Range;
 const ROWS: usize = 6;
 const TILE: usize = 16;
 
+/// Operations of one product, over all sequences and heads, below which they are not shared among threads.
+const WORTH_SHARING: usize = 1 << 20;
+
 /// One sequence of queries and the keys it attends to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequence {
@@ -64,6 +67,10 @@ pub struct Inputs<'a> {
 impl Inputs<'_> {
     fn width(&self) -> usize {
         self.heads * self.dim
+    }
+
+    fn shares(&self, seqs: &[Sequence]) -> bool {
+        rayon::current_num_threads() > 1 && self.product_flops(seqs) >= WORTH_SHARING
     }
 
     /// Operations of one product of every query with every key of its sequence, in all heads.
@@ -308,7 +315,7 @@ pub fn forward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, out: &m
             );
         }
     };
-    if rayon::current_num_threads() > 1 && tasks.len() > 1 {
+    if tasks.len() > 1 && x.shares(seqs) {
         tasks.into_par_iter().for_each_init(Scratch::default, run);
     } else {
         let mut scratch = Scratch::default();
@@ -364,7 +371,7 @@ pub fn backward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, dy: &[
             }
         }
     };
-    if rayon::current_num_threads() > 1 && groups.len() > 1 {
+    if groups.len() > 1 && x.shares(seqs) {
         groups.into_par_iter().for_each_init(Scratch::default, run);
     } else {
         let mut scratch = Scratch::default();

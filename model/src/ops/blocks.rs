@@ -6,9 +6,22 @@ use rayon::prelude::*;
 /// Rows of a block.
 pub const BLOCK_ROWS: usize = 64;
 
+/// Elements below which handing work to another thread costs more than doing it.
+const WORTH_SHARING: usize = 1 << 15;
+
 /// Whether work is worth sharing among the threads of the present pool.
-fn shares(rows: usize) -> bool {
-    rows > BLOCK_ROWS && rayon::current_num_threads() > 1
+fn shares(rows: usize, cols: usize) -> bool {
+    rows > BLOCK_ROWS && rows * cols >= WORTH_SHARING && rayon::current_num_threads() > 1
+}
+
+/// Runs `f` where it can share its work: on a thread of the pool, if that has several. From outside, every kernel would wake the
+/// pool and wait for it.
+pub fn on_threads<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_num_threads() > 1 {
+        rayon::scope(|_| f())
+    } else {
+        f()
+    }
 }
 
 /// Calls `f(first row, rows of y)` for each block of rows of `y`.
@@ -17,7 +30,7 @@ pub fn for_rows(y: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync
         return;
     }
     let block = BLOCK_ROWS * cols;
-    if shares(y.len() / cols) {
+    if shares(y.len() / cols, cols) {
         y.par_chunks_mut(block)
             .enumerate()
             .for_each(|(i, y)| f(i * BLOCK_ROWS, y));
@@ -36,7 +49,7 @@ pub fn for_rows2(
         return;
     }
     let (y_block, z_block) = (BLOCK_ROWS * y_cols, BLOCK_ROWS * z_cols);
-    if shares(y.len() / y_cols) {
+    if shares(y.len() / y_cols, y_cols) {
         let pairs = y.par_chunks_mut(y_block).zip(z.par_chunks_mut(z_block)).enumerate();
         pairs.for_each(|(i, (y, z))| f(i * BLOCK_ROWS, y, z));
     } else {
@@ -54,7 +67,7 @@ pub fn sum_rows(rows: usize, out: &mut [f32], fresh: bool, f: impl Fn(std::ops::
         let first = i * BLOCK_ROWS;
         f(first..(first + BLOCK_ROWS).min(rows), partial);
     };
-    if shares(rows) {
+    if shares(rows, out.len()) {
         partials.par_chunks_mut(out.len()).enumerate().for_each(one);
     } else {
         partials.chunks_mut(out.len()).enumerate().for_each(one);

@@ -11,6 +11,8 @@ use super::meter::{self, Kind};
 
 /// Panels of k.
 const PANEL: usize = 512;
+/// Multiply-adds below which handing tiles to another thread costs more than it saves.
+const WORTH_SHARING: usize = 1 << 21;
 /// Products of at most this many elements run in other kernels.
 const TINY: usize = 256;
 
@@ -155,7 +157,7 @@ fn padded(a: Mat, b: Mat, c: &mut [f32], stride: usize, overwrite: bool) {
 fn panels(a: Mat, b: Mat, c: &mut [f32], stride: usize, overwrite: bool) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     let threads = rayon::current_num_threads();
-    let parallelism = if threads > 1 {
+    let parallelism = if threads > 1 && m * n * k >= WORTH_SHARING {
         gemm::Parallelism::Rayon(threads)
     } else {
         gemm::Parallelism::None
