@@ -4,16 +4,15 @@
 //! nothing but the inner dimension. Probabilities are computed again in the backward pass rather than stored: that costs
 //! one product of four and saves heads × queries × keys values per sequence and layer.
 
+mod product;
+
 use super::cross_entropy::softmax_row;
 use super::dropout::{Dropout, Place};
 use super::meter::{self, Kind};
 use super::sum::dot;
+use product::{Left, Target, load, load_transposed, multiply, padded};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Rows and columns of a tile of sums that fits the registers.
-const ROWS: usize = 6;
-const TILE: usize = 16;
 
 /// Operations of one product, over all sequences and heads, below which they are not shared among threads.
 const WORTH_SHARING: usize = 1 << 20;
@@ -88,169 +87,6 @@ struct Scratch {
     p: Vec<f32>,
     kept: Vec<f32>,
     dp: Vec<f32>,
-}
-
-fn padded(n: usize) -> usize {
-    n.next_multiple_of(TILE)
-}
-
-/// The left factor of a product: element (i, p) at `i·row_stride + p·col_stride`, one of the strides 1.
-#[derive(Clone, Copy)]
-struct Left<'a> {
-    data: &'a [f32],
-    rows: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> Left<'a> {
-    /// Rows of a head.
-    fn head(from: &Columns<'a>, rows: &Range<usize>, head: usize, dim: usize) -> Self {
-        Self {
-            data: &from.data[rows.start * from.stride + from.offset + head * dim..],
-            rows: rows.len(),
-            row_stride: from.stride,
-            col_stride: 1,
-        }
-    }
-
-    /// The rows of `data`, `stride` apart.
-    fn rows(data: &'a [f32], rows: usize, stride: usize) -> Self {
-        Self {
-            data,
-            rows,
-            row_stride: stride,
-            col_stride: 1,
-        }
-    }
-
-    /// The first `cols` columns of `data`, whose rows are `stride` apart, as rows.
-    fn columns(data: &'a [f32], cols: usize, stride: usize) -> Self {
-        Self {
-            data,
-            rows: cols,
-            row_stride: 1,
-            col_stride: stride,
-        }
-    }
-
-    /// Copies up to [`ROWS`] rows from `first` on side by side: k × `ROWS`, zeros where there are no more.
-    fn pack(&self, first: usize, k: usize, to: &mut Vec<f32>) {
-        let height = ROWS.min(self.rows - first);
-        to.resize(k * ROWS, 0.0);
-        let (places, _) = to.as_chunks_mut::<ROWS>();
-        if height < ROWS {
-            places.fill([0.0; ROWS]);
-        }
-        if self.col_stride == 1 {
-            for r in 0..height {
-                let row = &self.data[(first + r) * self.row_stride..][..k];
-                for (place, v) in places.iter_mut().zip(row) {
-                    place[r] = *v;
-                }
-            }
-        } else {
-            for (p, place) in places.iter_mut().enumerate() {
-                let column = &self.data[p * self.col_stride + first..][..height];
-                place[..height].copy_from_slice(column);
-            }
-        }
-    }
-}
-
-/// Rows of a head as a right factor: tile after tile of 16 columns, each with its rows one after the other.
-fn load(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
-    to.resize(rows.len() * padded(dim), 0.0);
-    for (t, tile) in to.chunks_exact_mut(rows.len() * TILE).enumerate() {
-        let width = TILE.min(dim - t * TILE);
-        for (row, to) in rows.clone().zip(tile.as_chunks_mut::<TILE>().0) {
-            to[..width].copy_from_slice(&from.row(row, head, dim)[t * TILE..][..width]);
-            to[width..].fill(0.0);
-        }
-    }
-}
-
-/// As [`load`], with the rows as columns.
-fn load_transposed(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
-    to.resize(padded(rows.len()) * dim, 0.0);
-    for (t, tile) in to.chunks_exact_mut(dim * TILE).enumerate() {
-        let (places, _) = tile.as_chunks_mut::<TILE>();
-        let first = rows.start + t * TILE;
-        let width = TILE.min(rows.end - first);
-        if width < TILE {
-            places.fill([0.0; TILE]);
-        }
-        for l in 0..width {
-            for (place, v) in places.iter_mut().zip(from.row(first + l, head, dim)) {
-                place[l] = *v;
-            }
-        }
-    }
-}
-
-/// Where a product goes: rows `stride` apart, of `cols` columns.
-struct Target<'a> {
-    data: &'a mut [f32],
-    stride: usize,
-    cols: usize,
-}
-
-impl<'a> Target<'a> {
-    /// All of a scratch matrix with rows of `cols`.
-    fn whole(data: &'a mut Vec<f32>, rows: usize, cols: usize) -> Self {
-        data.resize(rows * cols, 0.0);
-        Self {
-            data,
-            stride: cols,
-            cols,
-        }
-    }
-
-    /// The columns of a head.
-    fn head(data: &'a mut [f32], stride: usize, head: usize, dim: usize) -> Self {
-        Self {
-            data: data.get_mut(head * dim..).unwrap_or_default(),
-            stride,
-            cols: dim,
-        }
-    }
-}
-
-/// `target = left·right`, or `target += left·right`; `right` in tiles. Sums run over ascending k.
-fn multiply(left: Left, k: usize, right: &[f32], target: Target, add: bool, packed: &mut Vec<f32>) {
-    if k == 0 {
-        return;
-    }
-    for first in (0..left.rows).step_by(ROWS) {
-        left.pack(first, k, packed);
-        let height = ROWS.min(left.rows - first);
-        for (t, tile) in right.chunks_exact(k * TILE).enumerate() {
-            let sums = product(packed, tile);
-            let width = TILE.min(target.cols - t * TILE);
-            for (r, sums) in sums.iter().enumerate().take(height) {
-                let to = &mut target.data[(first + r) * target.stride + t * TILE..][..width];
-                if add {
-                    to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
-                } else {
-                    to.copy_from_slice(&sums[..width]);
-                }
-            }
-        }
-    }
-}
-
-/// The product of packed rows and one tile of columns, in registers.
-#[inline(always)]
-fn product(left: &[f32], right: &[f32]) -> [[f32; TILE]; ROWS] {
-    let mut sums = [[0.0f32; TILE]; ROWS];
-    for (a, b) in left.as_chunks::<ROWS>().0.iter().zip(right.as_chunks::<TILE>().0) {
-        for (sums, a) in sums.iter_mut().zip(a) {
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = a.mul_add(*b, *sum);
-            }
-        }
-    }
-    sums
 }
 
 /// Probabilities of one (sequence, head) into `s.p`, rows of whole tiles; with dropout applied into `s.kept`, if there is any.
