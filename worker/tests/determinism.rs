@@ -224,6 +224,34 @@ fn each_fine_tuning_stage_trains_at_its_own_image_size() {
     }
 }
 
+#[test]
+fn each_stage_cuts_texts_at_its_own_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    corpus(dir.path());
+    let captioner = |settings: &str| {
+        let section = "[captioner]\nlength = { by = \"steps\", count = 2 }\nwarmup_steps = 0\n";
+        write_spec(dir.path(), "bootstrap", 3, &format!("{section}{settings}\n"))
+    };
+    let pretrained = dir.path().join("pretrained");
+    final_state(train(&captioner(""), &pretrained, 1, 1));
+    let run = |settings: &str| {
+        let out = dir.path().join("out");
+        let _ = std::fs::remove_dir_all(&out);
+        copy(&pretrained, &out);
+        let mut command = train(&captioner(settings), &out, 1, 1);
+        command.args(["--stage", "captioner"]);
+        command
+    };
+    let whole = final_state(run(""));
+    assert_eq!(final_state(run("[filter]\nmax_tokens = 5")), whole);
+    assert_ne!(final_state(run("max_tokens = 5")), whole);
+    // The words have more tokens than could be known before there was a vocabulary.
+    let refused = run("max_tokens = 6\nprompt = \"a picture of \"").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
+    assert!(!refused.status.success());
+    assert!(said.contains("captioner.max_tokens is 6: no room for a text"), "{said}");
+}
+
 fn wait_for(file: &Path) {
     let deadline = Instant::now() + Duration::from_mins(2);
     while !file.exists() {

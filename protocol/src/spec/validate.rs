@@ -165,16 +165,6 @@ fn model(spec: &Spec, report: &mut Report) {
             format!("is {heads}: must divide the width, {width}")
         });
     }
-    report.require(
-        text.max_tokens >= 3 && text.max_tokens <= text.positions,
-        "model.text.max_tokens",
-        || {
-            format!(
-                "is {}: use 3 to model.text.positions ({})",
-                text.max_tokens, text.positions
-            )
-        },
-    );
     report.count(text.positions, 1 << 16, "model.text.positions");
     report.within(text.dropout, 0.0, 0.9, "model.text.dropout");
     report.within(vision.drop_path, 0.0, 0.9, "model.vision.drop_path");
@@ -257,6 +247,19 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
         || format!("is {t}: use a number from 0.001 to 100, or 0 for the student's temperature"),
     );
     image_size(train.image_size, spec.model.vision.patch, &path("image_size"), report);
+    // A word has at least one token; how many the prompt has is known once there is a vocabulary.
+    let (shortest, longest) = (3 + train.prompt.split_whitespace().count(), spec.model.text.positions);
+    report.require(
+        (shortest..=longest as usize).contains(&(train.max_tokens as usize)),
+        &path("max_tokens"),
+        || {
+            format!(
+                "is {}: use at least {shortest}, for [CLS], {section}.prompt, a word and [SEP], and at most model.text.positions \
+                 ({longest})",
+                train.max_tokens
+            )
+        },
+    );
     if let Length::Steps { count } = train.length {
         report.require(train.warmup_steps < count, &path("warmup_steps"), || {
             format!(
@@ -345,6 +348,20 @@ mod tests {
     fn a_warm_up_longer_than_the_stage_contradicts_it() {
         let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}}}));
         assert_eq!(found[0].0, "filter.warmup_steps");
+    }
+
+    #[test]
+    fn a_text_must_fit_the_position_table_and_hold_more_than_the_prompt() {
+        let found = problems(&json!({"filter": {"max_tokens": 33}}));
+        assert_eq!(found[0].0, "filter.max_tokens");
+        assert!(found[0].1.contains("model.text.positions (32)"), "{}", found[0].1);
+        let found = problems(&json!({"captioner": {"max_tokens": 5, "prompt": "a picture of "}}));
+        assert_eq!(found[0].0, "captioner.max_tokens");
+        assert!(found[0].1.contains("at least 6"), "{}", found[0].1);
+        assert_eq!(
+            problems(&json!({"model": {"text": {"max_tokens": 20}}}))[0].0,
+            "model.text.max_tokens"
+        );
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Tools {
         synthetic: &[String],
         view: &[f32],
     ) -> Vec<[f32; 2]> {
-        let longest = spec.model.text.max_tokens as usize;
+        let longest = spec.max_tokens(&spec.filter);
         let both = pairs.iter().zip(synthetic);
         let texts: Vec<Vec<u32>> = both
             .flat_map(|(pair, made)| [corpus.text(*pair), made])

@@ -76,7 +76,7 @@ impl<'a> Exam<'a> {
             ));
         }
         let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
-        let longest = spec.model.text.max_tokens as usize;
+        let longest = spec.max_tokens(&spec.pretrain);
         let texts = pairs.iter().map(|pair| tokenizer.encode(corpus.text(*pair), longest));
         let (size, start) = (
             spec.pretrain.image_size,

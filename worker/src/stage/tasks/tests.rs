@@ -104,6 +104,30 @@ fn an_overlay_is_the_same_bytes_for_any_batch_size() {
 }
 
 #[test]
+fn tasks_cut_texts_where_the_stage_did_that_trained_their_model() {
+    let mut world = World::new();
+    let mut inputs = world.for_capfilt();
+    inputs.start = Some(world.checkpoint(&inputs, 32, 3));
+    let work = TaskWork::CapfiltShard {
+        shard: world.shards(Set::Web).remove(0),
+    };
+    let made = |world: &World| {
+        let (overlay, _) = shard_of(world.perform(&inputs, &work).unwrap());
+        let (details, _) = evaluation_of(world.perform(&inputs, &TaskWork::Evaluate).unwrap());
+        (overlay, details)
+    };
+    let (overlay, details) = made(&world);
+    world.spec.filter.max_tokens = 4;
+    let (cut, same) = made(&world);
+    assert_ne!(cut, overlay);
+    assert_eq!(same, details);
+    world.spec.pretrain.max_tokens = 4;
+    let (same, other) = made(&world);
+    assert_eq!(same, cut);
+    assert_ne!(other, details);
+}
+
+#[test]
 fn files_of_weights_serve_as_captioner_and_filter_where_no_stage_trained_them() {
     let mut world = World::new();
     let mut inputs = world.for_capfilt();
