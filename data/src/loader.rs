@@ -374,6 +374,37 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_reads_every_text_of_an_image_with_that_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let Loader {
+            corpus,
+            tokenizer,
+            settings,
+            ..
+        } = loader(dir.path());
+        let mut corpus = Arc::unwrap_or_clone(corpus);
+        corpus.shards[0].index.samples[3].more = ["a ring", "the disc"].map(str::to_owned).into();
+        let shown = corpus.shards[0].index.samples[3].identity;
+        let pairs = corpus.training_pairs(true);
+        let mut loader = Loader::new(Arc::new(corpus), pairs, tokenizer, Settings { batch: 7, ..settings });
+        assert_eq!(loader.steps_per_epoch(), 1);
+        let batches = [0, 1].map(|lane| loader.batch(0, lane).unwrap());
+        let of_image = |batch: &Batch| -> Vec<Vec<u32>> {
+            let read = batch.identities.iter().zip(&batch.texts);
+            read.filter(|(identity, _)| **identity == shown)
+                .map(|(_, text)| text.clone())
+                .collect()
+        };
+        let mut read: Vec<Vec<u32>> = batches.iter().flat_map(of_image).collect();
+        let mut expected: Vec<Vec<u32>> = (3..6).map(|sample| loader.text(sample)).collect();
+        read.sort();
+        expected.sort();
+        assert_eq!(read, expected);
+        expected.dedup();
+        assert_eq!(expected.len(), 3);
+    }
+
+    #[test]
     fn a_sample_has_another_view_in_another_epoch() {
         let dir = tempfile::tempdir().unwrap();
         let mut loader = loader(dir.path());

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use medley_data::synth::{SynthSpec, generate};
+use medley_data::random::Key;
+use medley_data::synth::{SynthSpec, generate, read_truth};
 use medley_model::blip::Blip;
 use medley_model::params::Vocabulary;
 use medley_model::state::State;
@@ -117,20 +118,59 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     assert_eq!(final_state(train(&spec, &out, 2, 1)), undisturbed);
 }
 
-/// Each image comes five times in the human set, so that texts of one image meet in a lane, in a step and in the queue.
-fn repeat_images(dir: &Path) {
+/// Gives each image of the human set's first shard so many texts; with `apart`, each beside a copy of the image as a sample
+/// of its own.
+fn describe_again(dir: &Path, texts: u64, apart: bool) {
+    let truth = read_truth(dir, "human").unwrap();
     let path = dir.join("human/shard-000000.tar");
-    let found = medley_data::shards::members(&path).unwrap().members;
     let mut file = std::fs::File::open(&path).unwrap();
-    let bytes: Vec<(String, Vec<u8>)> = (0..5)
-        .flat_map(|copy| found.iter().map(move |member| (copy, member)))
-        .map(|(copy, member)| {
-            let name = format!("{copy}-{}.{}", member.key, member.extension);
-            (name, medley_data::shards::read(&mut file, member.extent).unwrap())
-        })
-        .collect();
-    let files = bytes.iter().map(|(name, bytes)| (name.clone(), &bytes[..]));
-    medley_data::shards::write(&path, files).unwrap();
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for member in medley_data::shards::members(&path).unwrap().members {
+        let bytes = medley_data::shards::read(&mut file, member.extent).unwrap();
+        files.push((format!("{}.{}", member.key, member.extension), bytes.clone()));
+        if member.extension != "jpg" {
+            continue;
+        }
+        let scene = truth.iter().find(|truth| truth.key == member.key).unwrap().scene;
+        for number in 1..texts {
+            let text = scene.describe(Key::new(number)).into_bytes();
+            if apart {
+                files.push((format!("{}-{number}.jpg", member.key), bytes.clone()));
+                files.push((format!("{}-{number}.txt", member.key), text));
+            } else {
+                files.push((format!("{}.{number}.txt", member.key), text));
+            }
+        }
+    }
+    medley_data::shards::write(&path, files.iter().map(|(name, bytes)| (name.clone(), &bytes[..]))).unwrap();
+}
+
+/// Settings of a filter that meets other texts of its images, in a lane, in other lanes and in the queue.
+const FILTER: &str = r#"
+[filter]
+length = { by = "steps", count = 7 }
+warmup_steps = 2
+image_size = 16
+augment = { by = "reference", min_crop = 0.5 }
+same_image = "positive"
+"#;
+
+#[test]
+fn several_texts_of_a_sample_train_as_copies_of_its_image_do() {
+    let run = |texts: u64, apart: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        corpus(dir.path());
+        describe_again(dir.path(), texts, apart);
+        let filter = format!("{FILTER}negatives = \"all\"\n");
+        let (spec, out) = (write_spec(dir.path(), "bootstrap", 6, &filter), dir.path().join("out"));
+        let pretrained = final_state(train(&spec, &out, 2, 1));
+        let mut command = train(&spec, &out, 2, 1);
+        command.args(["--stage", "filter"]);
+        [pretrained, final_state(command)]
+    };
+    let together = run(2, false);
+    assert_eq!(together, run(2, true));
+    assert_ne!(together, run(1, false), "the second texts are read");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -149,18 +189,9 @@ fn copy(from: &Path, to: &Path) {
 fn a_filter_with_negatives_from_all_lanes_does_not_depend_on_ranks() {
     let dir = tempfile::tempdir().unwrap();
     corpus(dir.path());
-    repeat_images(dir.path());
+    describe_again(dir.path(), 5, false);
     let filter = |negatives: &str| {
-        let filter = format!(
-            r#"
-[filter]
-length = {{ by = "steps", count = 7 }}
-warmup_steps = 2
-image_size = 16
-augment = {{ by = "reference", min_crop = 0.5 }}
-negatives = "{negatives}"
-"#
-        );
+        let filter = format!("{FILTER}negatives = \"{negatives}\"\n");
         write_spec(dir.path(), "bootstrap", 3, &filter)
     };
     let pretrained = dir.path().join("pretrained");

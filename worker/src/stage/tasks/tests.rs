@@ -85,6 +85,33 @@ fn capfilt_makes_the_next_version_of_the_texts_that_match() {
 }
 
 #[test]
+fn an_image_with_several_texts_is_captioned_once_and_each_text_is_judged_by_itself() {
+    let world = World::with(&json!({"capfilt": {"threshold": 0.0}}));
+    let overlay = |inputs: &StageInputs| {
+        let shard = world.shards(Set::Web).remove(0);
+        let work = TaskWork::CapfiltShard { shard };
+        let (object, counts) = shard_of(world.perform(inputs, &work).unwrap());
+        (world.read::<Overlay>(&object).entries, counts)
+    };
+    let before = world.for_capfilt();
+    let (single, _) = overlay(&before);
+    world.describe_again(Set::Web);
+    let (mut inputs, counts) = world.version_0().unwrap();
+    assert_eq!(counts["pairs.web"], u64::from(WEB) + 5);
+    (inputs.captioner, inputs.filter) = (before.captioner.clone(), before.filter.clone());
+    // The words are the same but for the counts of them: the first vocabulary goes with the checkpoints.
+    inputs.vocab.clone_from(&before.vocab);
+    let (mut entries, counts) = overlay(&inputs);
+    assert_eq!((counts["pairs.web"], counts["pairs.synthetic"]), (10, 5));
+    for (entry, single) in entries.iter_mut().zip(&single) {
+        let more = std::mem::take(&mut entry.more);
+        assert_eq!((&*entry, more.len()), (single, 1));
+        assert_ne!(more[0], entry.web_probability);
+    }
+    assert_eq!(entries.len(), single.len());
+}
+
+#[test]
 fn an_overlay_is_the_same_bytes_for_any_batch_size() {
     let mut world = World::new();
     let inputs = world.for_capfilt();
@@ -173,7 +200,9 @@ fn a_desk_keeps_its_models_and_tells_its_progress() {
 
 #[test]
 fn ranks_are_those_of_scoring_every_pair_by_itself() {
-    let world = World::with(&json!({"evaluate": {"rerank": TEST, "batch": 4, "resamples": 50}}));
+    const TEXTS: u32 = TEST + 5;
+    let world = World::with(&json!({"evaluate": {"rerank": TEXTS, "batch": 4, "resamples": 50}}));
+    world.describe_again(Set::Test);
     let (mut inputs, _) = world.version_0().unwrap();
     inputs.start = Some(world.checkpoint(&inputs, 32, 3));
     let mut told = (0, 0);
@@ -186,17 +215,25 @@ fn ranks_are_those_of_scoring_every_pair_by_itself() {
     let (details, figures) = evaluation_of(output.unwrap());
     assert_eq!(told, (2 * u64::from(TEST), 2 * u64::from(TEST)));
     let rows = world.read::<Details>(&details).rows;
-    assert_eq!((rows.len(), figures.pairs), (TEST as usize, u64::from(TEST)));
+    assert_eq!((rows.len(), figures.pairs), (TEXTS as usize, u64::from(TEXTS)));
     let (itc, itm) = all_scores(&world, &inputs, &rows);
+    // The first row of each image.
+    let images: Vec<usize> = (0..rows.len())
+        .filter(|i| *i == 0 || rows[*i].image != rows[i - 1].image)
+        .collect();
+    assert_eq!(images.len(), TEST as usize);
     for (i, row) in rows.iter().enumerate() {
-        let of_text = |scores: &[Vec<f32>]| rank_of(i, &scores.iter().map(|of_image| of_image[i]).collect::<Vec<_>>());
+        let own = images.iter().position(|image| rows[*image].image == row.image).unwrap();
+        assert_eq!(row.caption, rows[images[own]].caption);
+        let of_text =
+            |scores: &[Vec<f32>]| rank_of(own, &images.iter().map(|image| scores[*image][i]).collect::<Vec<_>>());
         assert_eq!(row.image_to_text.itc, rank_of(i, &itc[i]));
         assert_eq!(row.image_to_text.itm, rank_of(i, &itm[i]));
         assert_eq!(row.text_to_image.itc, of_text(&itc));
         assert_eq!(row.text_to_image.itm, of_text(&itm));
     }
     let first = rows.iter().filter(|row| row.text_to_image.itc == 0).count() as f64;
-    assert!((figures.text_to_image_itc.at_1.value - first / f64::from(TEST)).abs() < 1e-12);
+    assert!((figures.text_to_image_itc.at_1.value - first / f64::from(TEXTS)).abs() < 1e-12);
 }
 
 /// Cosine, and score of the matching head, of every (image, text), one pair at a time.
@@ -259,7 +296,12 @@ fn broken_samples_are_left_out_and_counted() {
             .perform(&StageInputs::default(), &TaskWork::IndexShard { shard })
             .unwrap(),
     );
-    let expected = [("samples", 1), ("broken.broken-image", 1), ("broken.empty-caption", 1)];
+    let expected = [
+        ("samples", 1),
+        ("texts", 1),
+        ("broken.broken-image", 1),
+        ("broken.empty-caption", 1),
+    ];
     assert_eq!(counts, expected.map(|(name, n)| (name.to_owned(), n)).into());
     assert_eq!(world.read::<ShardIndex>(&object).samples.len(), 1);
     let (_, counts) = world.version_0().unwrap();
