@@ -2,32 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use medley_data::random::Key;
-use medley_data::synth::{SynthSpec, generate, read_truth};
+mod training;
+
 use medley_model::blip::Blip;
 use medley_model::params::Vocabulary;
 use medley_model::state::State;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::spec::Spec;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+use training::{corpus, describe_again, final_state, train};
 
 const LANES: u32 = 8;
-
-fn corpus(dir: &Path) {
-    let spec = SynthSpec {
-        seed: 1,
-        human: 24,
-        web: 24,
-        test: 4,
-        shard: 16,
-        other: 0.2,
-        half_true: 0.2,
-        boilerplate: 0.1,
-    };
-    generate(&spec, dir, &mut |_, _| {}).unwrap();
-}
 
 /// Dropout and augmentation are on: their streams must not depend on ranks either. `more` is put at the end.
 fn write_spec(dir: &Path, kind: &str, steps: u32, more: &str) -> std::path::PathBuf {
@@ -58,26 +45,6 @@ every_steps = 5
     let path = dir.join("spec.toml");
     std::fs::write(&path, spec).unwrap();
     path
-}
-
-fn train(spec: &Path, out: &Path, ranks: u32, threads: u32) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_medley-worker"));
-    command.arg("train").arg(spec).arg("--out").arg(out);
-    command.args(["--ranks", &ranks.to_string(), "--threads", &threads.to_string()]);
-    command
-}
-
-/// The line with the digest of the final state: parameters, moments, momentum encoder, queues and counters.
-fn final_state(mut command: Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let last = text.lines().find(|line| line.starts_with("step "));
-    last.unwrap_or_else(|| panic!("no digest in: {text}")).to_owned()
 }
 
 #[test]
@@ -116,33 +83,6 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     let manifest: Manifest = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
     assert!(manifest.step < u64::from(STEPS), "killed too late to show anything");
     assert_eq!(final_state(train(&spec, &out, 2, 1)), undisturbed);
-}
-
-/// Gives each image of the human set's first shard so many texts; with `apart`, each beside a copy of the image as a sample
-/// of its own.
-fn describe_again(dir: &Path, texts: u64, apart: bool) {
-    let truth = read_truth(dir, "human").unwrap();
-    let path = dir.join("human/shard-000000.tar");
-    let mut file = std::fs::File::open(&path).unwrap();
-    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
-    for member in medley_data::shards::members(&path).unwrap().members {
-        let bytes = medley_data::shards::read(&mut file, member.extent).unwrap();
-        files.push((format!("{}.{}", member.key, member.extension), bytes.clone()));
-        if member.extension != "jpg" {
-            continue;
-        }
-        let scene = truth.iter().find(|truth| truth.key == member.key).unwrap().scene;
-        for number in 1..texts {
-            let text = scene.describe(Key::new(number)).into_bytes();
-            if apart {
-                files.push((format!("{}-{number}.jpg", member.key), bytes.clone()));
-                files.push((format!("{}-{number}.txt", member.key), text));
-            } else {
-                files.push((format!("{}.{number}.txt", member.key), text));
-            }
-        }
-    }
-    medley_data::shards::write(&path, files.iter().map(|(name, bytes)| (name.clone(), &bytes[..]))).unwrap();
 }
 
 /// Settings of a filter that meets other texts of its images, in a lane, in other lanes and in the queue.
