@@ -4,7 +4,7 @@
 //! overlay with the synthetic caption of every image and the match probabilities of both texts. The threshold is applied here, so
 //! it can change without captioning again. Images are never copied.
 
-use crate::index::ShardIndex;
+use crate::index::{Sample, ShardIndex};
 use medley_protocol::checkpoint::ObjectRef;
 use medley_protocol::tasks::{Counts, Set, ShardName};
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 /// What CapFilt found for one image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OverlayEntry {
-    /// Match probability of the web text.
+    /// Match probability of the web text; of the first, where there are several.
     pub web_probability: f32,
+    /// Match probabilities of its other web texts.
+    #[serde(default, skip_serializing_if = "<[f32]>::is_empty")]
+    pub more: Box<[f32]>,
     /// The caption made.
     pub synthetic: String,
     /// Its match probability.
@@ -23,7 +26,15 @@ pub struct OverlayEntry {
     pub log_probability: f32,
 }
 
-/// CapFilt's results for a shard, one entry per readable sample, in order.
+impl OverlayEntry {
+    /// Match probabilities of the image's web texts.
+    pub fn web_probabilities(&self) -> impl Iterator<Item = f32> {
+        [&self.web_probability].into_iter().chain(&self.more).copied()
+    }
+}
+
+/// CapFilt's results for a shard, one entry per readable sample, in order: an image is captioned once, however many texts it
+/// has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Overlay {
     /// The entries.
@@ -71,7 +82,9 @@ pub struct Pair {
     pub shard: u32,
     /// Position of the sample in the shard's index.
     pub sample: u32,
-    /// Which text.
+    /// Which of the image's texts of this source.
+    pub text: u16,
+    /// Where the text comes from.
     pub source: Source,
 }
 
@@ -99,13 +112,13 @@ pub struct Corpus {
 
 /// A version's object does not fit another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the overlay of shard {shard} has {found} entries for {expected} samples")]
+#[error("the overlay of shard {shard} does not belong to its index: it has {found} web texts for {expected}")]
 pub struct Mismatch {
     /// The shard's file.
     pub shard: String,
-    /// Entries.
+    /// Texts of the overlay.
     pub found: usize,
-    /// Samples.
+    /// Texts of the index.
     pub expected: usize,
 }
 
@@ -121,15 +134,13 @@ impl Corpus {
     /// [`Mismatch`] if an overlay does not belong to its index.
     pub fn new(shards: Vec<CorpusShard>, threshold: Option<f64>) -> Result<Self, Mismatch> {
         for shard in &shards {
-            let (found, expected) = (
-                shard.overlay.as_ref().map(|o| o.entries.len()),
-                shard.index.samples.len(),
-            );
-            if let Some(found) = found.filter(|found| *found != expected) {
+            let Some(overlay) = &shard.overlay else { continue };
+            let found = overlay.entries.iter().map(|entry| 1 + entry.more.len());
+            if !found.clone().eq(shard.index.samples.iter().map(Sample::num_texts)) {
                 return Err(Mismatch {
                     shard: shard.name.file.clone(),
-                    found,
-                    expected,
+                    found: found.sum(),
+                    expected: shard.index.num_texts(),
                 });
             }
         }
@@ -158,25 +169,32 @@ impl Corpus {
             .iter()
             .enumerate()
             .filter(|(_, shard)| shard.name.set == set);
-        shards
-            .flat_map(|(s, shard)| {
-                (0..shard.index.samples.len())
-                    .filter(move |&i| self.keeps(shard, i, source))
-                    .map(move |i| Pair {
-                        shard: s as u32,
-                        sample: i as u32,
-                        source,
-                    })
-            })
-            .collect()
+        let of_shard = |(s, shard): (usize, &'_ CorpusShard)| {
+            let samples = shard.index.samples.iter().enumerate();
+            let pairs = samples.flat_map(move |(i, sample)| {
+                let texts = match source {
+                    Source::Human | Source::Web => sample.num_texts(),
+                    Source::Synthetic => 1,
+                };
+                (0..texts).map(move |text| Pair {
+                    shard: s as u32,
+                    sample: i as u32,
+                    text: text as u16,
+                    source,
+                })
+            });
+            pairs.filter(|pair| self.keeps(*pair)).collect::<Vec<_>>()
+        };
+        shards.flat_map(of_shard).collect()
     }
 
-    fn keeps(&self, shard: &CorpusShard, sample: usize, source: Source) -> bool {
-        let entry = shard.overlay.as_ref().map(|overlay| &overlay.entries[sample]);
+    fn keeps(&self, pair: Pair) -> bool {
+        let overlay = self.shards[pair.shard as usize].overlay.as_ref();
+        let entry = overlay.map(|overlay| &overlay.entries[pair.sample as usize]);
         let kept = |p: f32| f64::from(p) >= self.threshold.unwrap_or(0.0);
-        match (source, entry) {
+        match (pair.source, entry) {
             (Source::Human, _) | (Source::Web, None) => true,
-            (Source::Web, Some(entry)) => kept(entry.web_probability),
+            (Source::Web, Some(entry)) => entry.web_probabilities().nth(pair.text as usize).is_some_and(kept),
             (Source::Synthetic, None) => false,
             (Source::Synthetic, Some(entry)) => kept(entry.synthetic_probability) && !entry.synthetic.is_empty(),
         }
@@ -185,10 +203,13 @@ impl Corpus {
     /// The text of a pair.
     pub fn text(&self, pair: Pair) -> &str {
         let shard = &self.shards[pair.shard as usize];
-        match (pair.source, &shard.overlay) {
-            (Source::Synthetic, Some(overlay)) => &overlay.entries[pair.sample as usize].synthetic,
-            _ => &shard.index.samples[pair.sample as usize].text,
+        if let (Source::Synthetic, Some(overlay)) = (pair.source, &shard.overlay) {
+            return &overlay.entries[pair.sample as usize].synthetic;
         }
+        let mut texts = shard.index.samples[pair.sample as usize].texts();
+        texts
+            .nth(pair.text as usize)
+            .expect("pairs are made of texts that are there")
     }
 
     /// What tells the image of a pair from others, the same whatever its text; never 0.
@@ -201,15 +222,18 @@ impl Corpus {
         let pairs = self.training_pairs(false);
         let of = |source| pairs.iter().filter(|p| p.source == source).count() as u64;
         let mut counts = Counts::from([("pairs".to_owned(), pairs.len() as u64)]);
-        let images = self.pairs_without_threshold();
-        for (name, source) in [
-            ("human", Source::Human),
-            ("web", Source::Web),
-            ("synthetic", Source::Synthetic),
+        let web = || self.shards.iter().filter(|shard| shard.name.set == Set::Web);
+        let texts: usize = web().map(|shard| shard.index.num_texts()).sum();
+        // One text is made for each image.
+        let images: usize = web().map(|shard| shard.index.samples.len()).sum();
+        for (name, source, all) in [
+            ("human", Source::Human, None),
+            ("web", Source::Web, self.threshold.and(Some(texts))),
+            ("synthetic", Source::Synthetic, self.threshold.and(Some(images))),
         ] {
             counts.insert(format!("pairs.{name}"), of(source));
-            if self.threshold.is_some() && source != Source::Human {
-                counts.insert(format!("dropped.{name}"), images - of(source));
+            if let Some(all) = all {
+                counts.insert(format!("dropped.{name}"), all as u64 - of(source));
             }
         }
         for broken in self.shards.iter().flat_map(|shard| &shard.index.broken) {
@@ -218,20 +242,105 @@ impl Corpus {
         counts
     }
 
-    fn pairs_without_threshold(&self) -> u64 {
-        let web = self.shards.iter().filter(|shard| shard.name.set == Set::Web);
-        web.map(|shard| shard.index.samples.len() as u64).sum()
-    }
-
     /// The first set whose share of broken samples exceeds `limit`, with that share.
     pub fn too_broken(&self, limit: f64) -> Option<(Set, f64)> {
         [Set::Human, Set::Web, Set::Test].into_iter().find_map(|set| {
             let shards = self.shards.iter().filter(|shard| shard.name.set == set);
             let (good, bad) = shards.fold((0, 0), |(good, bad), shard| {
-                (good + shard.index.samples.len(), bad + shard.index.broken.len())
+                (good + shard.index.num_texts(), bad + shard.index.broken.len())
             });
             let share = bad as f64 / (good + bad).max(1) as f64;
             (share > limit).then_some((set, share))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Broken, Reason};
+    use crate::shards::Extent;
+    use crate::text::WordCounts;
+
+    /// Two images, the first with three texts.
+    fn shard(set: Set, entries: Option<Vec<OverlayEntry>>) -> CorpusShard {
+        let sample = |identity: u64, text: &str, more: &[&str]| Sample {
+            key: identity.to_string(),
+            image: Extent { offset: 0, len: 1 },
+            identity,
+            text: text.into(),
+            more: more.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        CorpusShard {
+            name: ShardName {
+                set,
+                file: "s.tar".into(),
+            },
+            path: PathBuf::new(),
+            index: ShardIndex {
+                size_bytes: 1,
+                blake3: String::new(),
+                samples: vec![sample(7, "a", &["b", "c"]), sample(8, "d", &[])],
+                broken: vec![Broken {
+                    key: "9".into(),
+                    reason: Reason::EmptyCaption,
+                    detail: String::new(),
+                }],
+                words: WordCounts::new(),
+            },
+            overlay: entries.map(|entries| Overlay { entries }),
+        }
+    }
+
+    fn entry(web: &[f32], synthetic_probability: f32) -> OverlayEntry {
+        OverlayEntry {
+            web_probability: web[0],
+            more: web[1..].into(),
+            synthetic: "made".into(),
+            synthetic_probability,
+            log_probability: -1.0,
+        }
+    }
+
+    fn listed(corpus: &Corpus) -> Vec<(u64, &str)> {
+        let pairs = corpus.training_pairs(false).into_iter();
+        pairs.map(|pair| (corpus.identity(pair), corpus.text(pair))).collect()
+    }
+
+    #[test]
+    fn each_text_of_an_image_is_a_pair_with_its_identity() {
+        let corpus = Corpus::new(vec![shard(Set::Human, None)], None).unwrap();
+        assert_eq!(listed(&corpus), [(7, "a"), (7, "b"), (7, "c"), (8, "d")]);
+        assert_eq!(corpus.counts()["pairs.human"], 4);
+        assert_eq!(corpus.too_broken(0.21), None);
+        assert_eq!(corpus.too_broken(0.19), Some((Set::Human, 0.2)));
+    }
+
+    #[test]
+    fn each_web_text_is_kept_or_dropped_by_itself() {
+        let entries = vec![entry(&[0.2, 0.9, 0.5], 0.8), entry(&[0.6], 0.1)];
+        let corpus = Corpus::new(vec![shard(Set::Web, Some(entries))], Some(0.5)).unwrap();
+        assert_eq!(listed(&corpus), [(7, "b"), (7, "c"), (8, "d"), (7, "made")]);
+        let counts = corpus.counts();
+        assert_eq!((counts["pairs.web"], counts["dropped.web"]), (3, 1));
+        assert_eq!((counts["pairs.synthetic"], counts["dropped.synthetic"]), (1, 1));
+    }
+
+    #[test]
+    fn an_overlay_of_other_texts_is_refused() {
+        let entries = vec![entry(&[0.2], 0.8), entry(&[0.6, 0.9, 0.5], 0.1)];
+        let mismatch = Corpus::new(vec![shard(Set::Web, Some(entries))], Some(0.5)).unwrap_err();
+        assert_eq!((mismatch.found, mismatch.expected), (4, 4));
+        let entries = vec![entry(&[0.2, 0.9, 0.5], 0.8)];
+        let mismatch = Corpus::new(vec![shard(Set::Web, Some(entries))], Some(0.5)).unwrap_err();
+        assert_eq!((mismatch.found, mismatch.expected), (3, 4));
+    }
+
+    #[test]
+    fn an_overlay_of_single_texts_is_read_as_before_there_were_several() {
+        let json = r#"{"web_probability":0.5,"synthetic":"made","synthetic_probability":0.25,"log_probability":-1.0}"#;
+        let read: OverlayEntry = serde_json::from_str(json).unwrap();
+        assert_eq!(read, entry(&[0.5], 0.25));
+        assert_eq!(serde_json::to_string(&read).unwrap(), json);
     }
 }

@@ -1,15 +1,16 @@
 //! What a held-out evaluation found, pair by pair, and the figures that follow from it.
 //!
 //! A *query* (a text, or an image) orders all candidates of the other kind by score; its *rank* is the place of its true
-//! partner, 0 being best. Equal scores are ordered by the candidates' numbers, so a model that tells nothing apart gets
-//! the recall of chance. Re-ranking (BLIP, section 4.1) gives the best candidates of the contrastive similarity new
-//! scores; everything behind them keeps its place.
+//! partner, 0 being best; of its best one, where an image has several texts. Equal scores are ordered by the candidates'
+//! numbers, so a model that tells nothing apart gets the recall of chance. Re-ranking (BLIP, section 4.1) gives the best
+//! candidates of the contrastive similarity new scores; everything behind them keeps its place.
 
 use crate::metrics::{bleu_4, recall};
 use crate::text::words;
 use medley_protocol::tasks::{Evaluation, Recall};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 /// Ranks of one query's true partner; 0 is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Row {
     pub shard: String,
     /// Its key there.
     pub key: String,
+    /// Identity of its image, shared by all rows of the image. None in details from before images had several texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<u64>,
     /// Its text.
     pub text: String,
     /// The model's greedy caption of its image.
@@ -49,21 +53,47 @@ pub struct Details {
 impl Details {
     /// The figures, with bootstrap intervals of so many resamples.
     pub fn figures(&self, resamples: u32, seed: u64) -> Evaluation {
-        let over = |rank: fn(&Row) -> u32| -> Recall {
+        let images = self.by_image();
+        let of_texts = |rank: fn(&Row) -> u32| -> Recall {
             let ranks: Vec<usize> = self.rows.iter().map(|row| rank(row) as usize).collect();
+            recall(&ranks, resamples, seed)
+        };
+        // Any of its texts answers an image: the best one counts.
+        let of_images = |rank: fn(&Row) -> u32| -> Recall {
+            let best = images.iter().filter_map(|rows| rows.iter().map(|row| rank(row)).min());
+            let ranks: Vec<usize> = best.map(|rank| rank as usize).collect();
             recall(&ranks, resamples, seed)
         };
         // Both sides are split as the tokenizer does, since a caption's pieces are joined by blanks.
         let split = |text: &str| words(text).join(" ");
-        let captions = self.rows.iter().map(|row| (split(&row.caption), split(&row.text)));
+        let caption = |rows: &Vec<&Row>| {
+            let references = rows.iter().map(|row| split(&row.text));
+            (split(&rows[0].caption), references.collect())
+        };
         Evaluation {
             pairs: self.rows.len() as u64,
-            text_to_image_itc: over(|row| row.text_to_image.itc),
-            image_to_text_itc: over(|row| row.image_to_text.itc),
-            text_to_image_itm: over(|row| row.text_to_image.itm),
-            image_to_text_itm: over(|row| row.image_to_text.itm),
-            bleu_4: bleu_4(&captions.collect::<Vec<_>>()),
+            text_to_image_itc: of_texts(|row| row.text_to_image.itc),
+            image_to_text_itc: of_images(|row| row.image_to_text.itc),
+            text_to_image_itm: of_texts(|row| row.text_to_image.itm),
+            image_to_text_itm: of_images(|row| row.image_to_text.itm),
+            bleu_4: bleu_4(&images.iter().map(caption).collect::<Vec<_>>()),
         }
+    }
+
+    /// The rows of each image, at least one, in the order of their first rows.
+    fn by_image(&self) -> Vec<Vec<&Row>> {
+        let mut groups: Vec<Vec<&Row>> = Vec::new();
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        for row in &self.rows {
+            let place = row
+                .image
+                .map_or(groups.len(), |image| *places.entry(image).or_insert(groups.len()));
+            match groups.get_mut(place) {
+                Some(group) => group.push(row),
+                None => groups.push(vec![row]),
+            }
+        }
+        groups
     }
 }
 
@@ -139,6 +169,7 @@ mod tests {
         let row = |rank, caption: &str| Row {
             shard: "s.tar".into(),
             key: "0".into(),
+            image: None,
             text: "it's a small red ring".into(),
             caption: caption.into(),
             log_probability: -1.0,
@@ -160,5 +191,36 @@ mod tests {
             (figures.bleu_4 - 1.0).abs() < 1e-12,
             "splitting punctuation costs nothing"
         );
+    }
+
+    #[test]
+    fn an_image_with_several_texts_is_one_query_answered_by_any_of_them() {
+        let row = |image, text: &str, rank| Row {
+            shard: "s.tar".into(),
+            key: "0".into(),
+            image: Some(image),
+            text: text.into(),
+            caption: "a small red ring".into(),
+            log_probability: -1.0,
+            text_to_image: Ranks { itc: rank, itm: rank },
+            image_to_text: Ranks { itc: rank, itm: rank },
+        };
+        let details = Details {
+            rows: vec![
+                row(7, "nothing like it", 3),
+                row(8, "a small red ring", 9),
+                row(7, "a small red ring", 0),
+            ],
+        };
+        let figures = details.figures(100, 1);
+        assert_eq!(figures.pairs, 3);
+        assert!((figures.text_to_image_itc.at_1.value - 1.0 / 3.0).abs() < 1e-12);
+        for of_images in [figures.image_to_text_itc, figures.image_to_text_itm] {
+            assert_eq!(
+                (of_images.at_1.value, of_images.at_5.value, of_images.at_10.value),
+                (0.5, 0.5, 1.0)
+            );
+        }
+        assert!((figures.bleu_4 - 1.0).abs() < 1e-12);
     }
 }

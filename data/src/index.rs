@@ -1,7 +1,9 @@
 //! What can be read in a shard, found before anything is trained on it.
 //!
-//! Every image is decoded and every caption cleaned once, when the dataset version is made. Broken samples are listed with a
-//! reason and left out; while training nothing is skipped.
+//! Every image is decoded and every caption cleaned once, when the dataset version is made. What is broken is listed with a
+//! reason and left out, a caption without its image's others; while training nothing is skipped.
+//!
+//! An image has one caption, `KEY.txt`, or several, `KEY.txt`, `KEY.1.txt`, `KEY.2.txt` and so on.
 
 use crate::shards::{self, Extent, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Member};
 use crate::text::{WordCounts, clean, words};
@@ -56,14 +58,29 @@ pub struct Sample {
     /// What tells its image from others: a hash of the image's bytes, never 0. Texts of one image share it, be they in
     /// one shard or in several.
     pub identity: u64,
-    /// Its cleaned caption.
+    /// Its cleaned caption; the first of several.
     pub text: String,
+    /// Its other captions. Most samples have none, and none takes no memory of its own.
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub more: Box<[String]>,
 }
 
-/// A sample that is left out.
+impl Sample {
+    /// Number of its captions, at least 1.
+    pub fn num_texts(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    /// Its captions.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        [&self.text].into_iter().chain(&self.more).map(String::as_str)
+    }
+}
+
+/// A sample, or one of its captions, that is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
-    /// Its key in the shard.
+    /// Its key in the shard; of a numbered caption, with the number.
     pub key: String,
     /// Why.
     pub reason: Reason,
@@ -86,12 +103,23 @@ pub struct ShardIndex {
     pub words: WordCounts,
 }
 
+impl ShardIndex {
+    /// Readable captions of all samples.
+    pub fn num_texts(&self) -> usize {
+        self.samples.iter().map(Sample::num_texts).sum()
+    }
+}
+
 /// Members of one sample.
 #[derive(Default)]
 struct Parts {
     image: Option<Extent>,
-    text: Option<Extent>,
+    /// By number; the one without a number first.
+    texts: BTreeMap<Option<u16>, Extent>,
 }
+
+/// Why something cannot be read, and more about it.
+type Fault = (Reason, String);
 
 /// Reads every sample of a shard. `progress` is told (done, total).
 ///
@@ -116,14 +144,11 @@ pub fn build(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<ShardInd
     let groups = group(&found.members);
     let total = groups.len() as u64;
     for (i, (key, parts)) in groups.into_iter().enumerate() {
-        match sample(&mut file, &key, &parts) {
-            Ok(sample) => {
-                for word in words(&sample.text) {
-                    *index.words.entry(word).or_default() += 1;
-                }
-                index.samples.push(sample);
+        if let Some(sample) = sample(&mut file, &key, &parts, &mut index.broken) {
+            for word in sample.texts().flat_map(words) {
+                *index.words.entry(word).or_default() += 1;
             }
-            Err((reason, detail)) => index.broken.push(Broken { key, reason, detail }),
+            index.samples.push(sample);
         }
         progress(i as u64 + 1, total);
     }
@@ -146,43 +171,88 @@ fn group(members: &[Member]) -> Vec<(String, Parts)> {
             groups.push((member.key.clone(), Parts::default()));
             groups.len() - 1
         });
+        let parts = &mut groups[at].1;
         match member.extension.as_str() {
-            "jpg" | "jpeg" => groups[at].1.image = Some(member.extent),
-            "txt" => groups[at].1.text = Some(member.extent),
-            _ => {}
+            "jpg" | "jpeg" => parts.image = Some(member.extent),
+            "txt" => {
+                parts.texts.insert(None, member.extent);
+            }
+            extension => {
+                if let Some(number) = number_of_text(extension) {
+                    parts.texts.insert(Some(number), member.extent);
+                }
+            }
         }
     }
     groups
 }
 
-fn sample(file: &mut File, key: &str, parts: &Parts) -> Result<Sample, (Reason, String)> {
-    let image = parts
-        .image
-        .ok_or_else(|| (Reason::MissingImage, "there is no .jpg".to_owned()))?;
-    let text = parts
-        .text
-        .ok_or_else(|| (Reason::MissingCaption, "there is no .txt".to_owned()))?;
-    if image.len > MAX_IMAGE_BYTES || text.len > MAX_TEXT_BYTES {
-        return Err((
-            Reason::TooLarge,
-            format!("image {} bytes, text {} bytes", image.len, text.len),
-        ));
+/// The number in `KEY.N.txt`. A [`Pair`](crate::dataset::Pair) can tell 65,536 texts apart.
+fn number_of_text(extension: &str) -> Option<u16> {
+    let number = extension.strip_suffix(".txt")?.parse().ok()?;
+    (number < u16::MAX).then_some(number)
+}
+
+/// Reads a sample. What cannot be read in it is put to `broken`: each text by itself, an image once.
+fn sample(file: &mut File, key: &str, parts: &Parts, broken: &mut Vec<Broken>) -> Option<Sample> {
+    let mut refuse = |number: Option<u16>, (reason, detail): Fault| {
+        let key = number.map_or_else(|| key.to_owned(), |number| format!("{key}.{number}"));
+        broken.push(Broken { key, reason, detail });
+    };
+    let Some(extent) = parts.image else {
+        refuse(None, (Reason::MissingImage, "there is no .jpg".to_owned()));
+        return None;
+    };
+    if parts.texts.is_empty() {
+        refuse(None, (Reason::MissingCaption, "there is no .txt".to_owned()));
     }
-    let archive = |error: std::io::Error| (Reason::BrokenArchive, error.to_string());
-    let caption = String::from_utf8(shards::read(file, text).map_err(archive)?)
-        .map_err(|error| (Reason::UnreadableCaption, error.to_string()))?;
+    let mut texts = Vec::new();
+    for (number, extent) in &parts.texts {
+        match text(file, *extent) {
+            Ok(text) => texts.push(text),
+            Err(fault) => refuse(*number, fault),
+        }
+    }
+    let mut texts = texts.into_iter();
+    let first = texts.next()?;
+    match image(file, extent) {
+        Ok(identity) => Some(Sample {
+            key: key.to_owned(),
+            image: extent,
+            identity,
+            text: first,
+            more: texts.collect(),
+        }),
+        Err(fault) => {
+            refuse(None, fault);
+            None
+        }
+    }
+}
+
+/// A cleaned caption.
+fn text(file: &mut File, extent: Extent) -> Result<String, Fault> {
+    let bytes = member(file, extent, "text", MAX_TEXT_BYTES)?;
+    let caption = String::from_utf8(bytes).map_err(|error| (Reason::UnreadableCaption, error.to_string()))?;
     let caption = clean(&caption);
     if caption.is_empty() {
         return Err((Reason::EmptyCaption, String::new()));
     }
-    let bytes = shards::read(file, image).map_err(archive)?;
+    Ok(caption)
+}
+
+/// The identity of an image that can be decoded.
+fn image(file: &mut File, extent: Extent) -> Result<u64, Fault> {
+    let bytes = member(file, extent, "image", MAX_IMAGE_BYTES)?;
     decode::jpeg(&bytes).map_err(|error| (Reason::BrokenImage, error.to_string()))?;
-    Ok(Sample {
-        key: key.to_owned(),
-        image,
-        identity: identity(&bytes),
-        text: caption,
-    })
+    Ok(identity(&bytes))
+}
+
+fn member(file: &mut File, extent: Extent, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+    if extent.len > limit {
+        return Err((Reason::TooLarge, format!("{what} of {} bytes", extent.len)));
+    }
+    shards::read(file, extent).map_err(|error| (Reason::BrokenArchive, error.to_string()))
 }
 
 fn identity(image: &[u8]) -> u64 {
@@ -192,99 +262,4 @@ fn identity(image: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decode::{Rgb, encode};
-
-    #[test]
-    fn broken_samples_are_listed_with_their_reason() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s.tar");
-        let jpeg = encode(&Rgb {
-            width: 8,
-            height: 8,
-            data: vec![9; 192],
-        });
-        let files: Vec<(&str, &[u8])> = vec![
-            ("0.jpg", &jpeg),
-            ("0.txt", b"A red ring."),
-            ("1.jpg", b"not a jpeg"),
-            ("1.txt", b"a cat"),
-            ("2.jpg", &jpeg),
-            ("2.txt", b" . "),
-            ("3.jpg", &jpeg),
-            ("4.txt", b"a dog"),
-            ("5.jpg", &jpeg),
-            ("5.txt", b"\xff\xfe"),
-        ];
-        shards::write(&path, files.into_iter().map(|(n, b)| (n.to_owned(), b))).unwrap();
-        let index = build(&path, &mut |_, _| {}).unwrap();
-        assert_eq!(index.samples.len(), 1);
-        assert_eq!(index.samples[0].text, "a red ring");
-        assert_eq!(index.words["red"], 1);
-        let reasons: Vec<Reason> = index.broken.iter().map(|b| b.reason).collect();
-        use Reason::{BrokenImage, EmptyCaption, MissingCaption, MissingImage, UnreadableCaption};
-        assert_eq!(
-            reasons,
-            [
-                BrokenImage,
-                EmptyCaption,
-                MissingCaption,
-                MissingImage,
-                UnreadableCaption
-            ]
-        );
-    }
-
-    #[test]
-    fn samples_with_the_same_image_share_its_identity() {
-        let dir = tempfile::tempdir().unwrap();
-        let jpeg = |shade: u8| {
-            encode(&Rgb {
-                width: 8,
-                height: 8,
-                data: vec![shade; 192],
-            })
-        };
-        let (dark, light) = (jpeg(9), jpeg(200));
-        let index = |name: &str, images: [&[u8]; 2]| {
-            let path = dir.path().join(name);
-            let texts: [&[u8]; 2] = [b"a ring", b"a disc"];
-            let files = (0..2).flat_map(|i| [(format!("{i}.jpg"), images[i]), (format!("{i}.txt"), texts[i])]);
-            shards::write(&path, files).unwrap();
-            let samples = build(&path, &mut |_, _| {}).unwrap().samples;
-            samples.iter().map(|sample| sample.identity).collect::<Vec<_>>()
-        };
-        let (first, second) = (index("a.tar", [&dark, &light]), index("b.tar", [&dark, &dark]));
-        assert_eq!(second, [first[0]; 2]);
-        assert!(first[0] != first[1] && !first.contains(&0));
-    }
-
-    #[test]
-    fn a_truncated_archive_is_one_broken_entry() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s.tar");
-        let jpeg = encode(&Rgb {
-            width: 8,
-            height: 8,
-            data: vec![9; 192],
-        });
-        let files: Vec<(&str, &[u8])> = vec![
-            ("0.jpg", &jpeg),
-            ("0.txt", b"a ring"),
-            ("1.jpg", &jpeg),
-            ("1.txt", b"a box"),
-        ];
-        shards::write(&path, files.into_iter().map(|(n, b)| (n.to_owned(), b))).unwrap();
-        let size = std::fs::metadata(&path).unwrap().len();
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(size - 1024 - 512 - 400)
-            .unwrap();
-        let index = build(&path, &mut |_, _| {}).unwrap();
-        assert_eq!(index.samples.len(), 1);
-        assert!(index.broken.iter().any(|b| b.reason == Reason::BrokenArchive));
-    }
-}
+mod tests;

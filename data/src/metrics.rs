@@ -50,18 +50,28 @@ fn bootstrap(values: &[f64], resamples: u32, key: Key) -> Interval {
     }
 }
 
-/// Corpus BLEU-4 of candidates against one reference each (Papineni et al., 2002): the geometric mean of clipped n-gram
-/// precisions times the brevity penalty.
-pub fn bleu_4(pairs: &[(String, String)]) -> f64 {
+/// Corpus BLEU-4 of candidates, each against its references (Papineni et al., 2002): the geometric mean of clipped n-gram
+/// precisions times the brevity penalty. An n-gram counts as often as in the reference that has most of it; the length that
+/// counts is that of the reference nearest in length, the shorter of two.
+pub fn bleu_4(pairs: &[(String, Vec<String>)]) -> f64 {
     let (mut hits, mut all) = ([0u64; 4], [0u64; 4]);
     let (mut candidate_length, mut reference_length) = (0u64, 0u64);
-    for (candidate, reference) in pairs {
+    for (candidate, references) in pairs {
         let candidate: Vec<&str> = candidate.split_whitespace().collect();
-        let reference: Vec<&str> = reference.split_whitespace().collect();
+        let references: Vec<Vec<&str>> = references
+            .iter()
+            .map(|text| text.split_whitespace().collect())
+            .collect();
         candidate_length += candidate.len() as u64;
-        reference_length += reference.len() as u64;
+        let lengths = references.iter().map(Vec::len);
+        let nearest = lengths.min_by_key(|length| (length.abs_diff(candidate.len()), *length));
+        reference_length += nearest.unwrap_or(0) as u64;
         for n in 1..=4 {
-            let available = ngrams(&reference, n);
+            let mut available: HashMap<&[&str], u64> = HashMap::new();
+            for (gram, count) in references.iter().flat_map(|reference| ngrams(reference, n)) {
+                let most = available.entry(gram).or_default();
+                *most = count.max(*most);
+            }
             for (gram, count) in ngrams(&candidate, n) {
                 hits[n - 1] += count.min(available.get(&gram).copied().unwrap_or(0));
                 all[n - 1] += count;
@@ -92,8 +102,8 @@ fn ngrams<'a>(words: &'a [&'a str], n: usize) -> HashMap<&'a [&'a str], u64> {
 mod tests {
     use super::*;
 
-    fn pair(a: &str, b: &str) -> (String, String) {
-        (a.to_owned(), b.to_owned())
+    fn pair(a: &str, b: &str) -> (String, Vec<String>) {
+        (a.to_owned(), vec![b.to_owned()])
     }
 
     #[test]
@@ -109,6 +119,14 @@ mod tests {
         let (candidate, reference) = ("the the the the cat sat on mats", "the cat sat on mats today at noon");
         let expected = (5.0f64 / 8.0 * 4.0 / 7.0 * 3.0 / 6.0 * 2.0 / 5.0).powf(0.25);
         assert!((bleu_4(&[pair(candidate, reference)]) - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn bleu_takes_from_each_reference_what_it_has() {
+        let references = ["a red ring at the left side", "red ring left today", "ring"].map(str::to_owned);
+        let found = bleu_4(&[("a red ring left today".to_owned(), references.to_vec())]);
+        // All n-grams but "a red ring left" are in some reference; of the lengths 7, 4 and 1 the nearest to 5 is 4.
+        assert!((found - 0.5f64.powf(0.25)).abs() < 1e-12, "{found}");
     }
 
     #[test]

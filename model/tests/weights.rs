@@ -37,11 +37,11 @@ fn blip(image_size: u32) -> Blip {
         "name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"},
         "model": {
             "vision": {"image_size": image_size, "patch": 4, "width": 8, "depth": 2, "heads": 2, "mlp": 16},
-            "text": {"width": 12, "depth": 2, "heads": 3, "ffn": 24, "positions": 16, "max_tokens": 10},
+            "text": {"width": 12, "depth": 2, "heads": 3, "ffn": 24, "positions": 16},
             "embed_dim": 6, "queue": 8,
         },
         "lanes": {"count": 1, "batch": 2}, "cluster": {"max_ranks": 1},
-        "pretrain": {"image_size": image_size},
+        "pretrain": {"image_size": image_size, "max_tokens": 10},
     });
     let vocab = Vocabulary {
         size: 20,

@@ -2,31 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use medley_data::synth::{SynthSpec, generate};
+mod training;
+
 use medley_model::blip::Blip;
 use medley_model::params::Vocabulary;
 use medley_model::state::State;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::spec::Spec;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+use training::{corpus, describe_again, final_state, train};
 
 const LANES: u32 = 8;
-
-fn corpus(dir: &Path) {
-    let spec = SynthSpec {
-        seed: 1,
-        human: 24,
-        web: 24,
-        test: 4,
-        shard: 16,
-        other: 0.2,
-        half_true: 0.2,
-        boilerplate: 0.1,
-    };
-    generate(&spec, dir, &mut |_, _| {}).unwrap();
-}
 
 /// Dropout and augmentation are on: their streams must not depend on ranks either. `more` is put at the end.
 fn write_spec(dir: &Path, kind: &str, steps: u32, more: &str) -> std::path::PathBuf {
@@ -57,26 +45,6 @@ every_steps = 5
     let path = dir.join("spec.toml");
     std::fs::write(&path, spec).unwrap();
     path
-}
-
-fn train(spec: &Path, out: &Path, ranks: u32, threads: u32) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_medley-worker"));
-    command.arg("train").arg(spec).arg("--out").arg(out);
-    command.args(["--ranks", &ranks.to_string(), "--threads", &threads.to_string()]);
-    command
-}
-
-/// The line with the digest of the final state: parameters, moments, momentum encoder, queues and counters.
-fn final_state(mut command: Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let last = text.lines().find(|line| line.starts_with("step "));
-    last.unwrap_or_else(|| panic!("no digest in: {text}")).to_owned()
 }
 
 #[test]
@@ -117,20 +85,32 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     assert_eq!(final_state(train(&spec, &out, 2, 1)), undisturbed);
 }
 
-/// Each image comes five times in the human set, so that texts of one image meet in a lane, in a step and in the queue.
-fn repeat_images(dir: &Path) {
-    let path = dir.join("human/shard-000000.tar");
-    let found = medley_data::shards::members(&path).unwrap().members;
-    let mut file = std::fs::File::open(&path).unwrap();
-    let bytes: Vec<(String, Vec<u8>)> = (0..5)
-        .flat_map(|copy| found.iter().map(move |member| (copy, member)))
-        .map(|(copy, member)| {
-            let name = format!("{copy}-{}.{}", member.key, member.extension);
-            (name, medley_data::shards::read(&mut file, member.extent).unwrap())
-        })
-        .collect();
-    let files = bytes.iter().map(|(name, bytes)| (name.clone(), &bytes[..]));
-    medley_data::shards::write(&path, files).unwrap();
+/// Settings of a filter that meets other texts of its images, in a lane, in other lanes and in the queue.
+const FILTER: &str = r#"
+[filter]
+length = { by = "steps", count = 7 }
+warmup_steps = 2
+image_size = 16
+augment = { by = "reference", min_crop = 0.5 }
+same_image = "positive"
+"#;
+
+#[test]
+fn several_texts_of_a_sample_train_as_copies_of_its_image_do() {
+    let run = |texts: u64, apart: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        corpus(dir.path());
+        describe_again(dir.path(), texts, apart);
+        let filter = format!("{FILTER}negatives = \"all\"\n");
+        let (spec, out) = (write_spec(dir.path(), "bootstrap", 6, &filter), dir.path().join("out"));
+        let pretrained = final_state(train(&spec, &out, 2, 1));
+        let mut command = train(&spec, &out, 2, 1);
+        command.args(["--stage", "filter"]);
+        [pretrained, final_state(command)]
+    };
+    let together = run(2, false);
+    assert_eq!(together, run(2, true));
+    assert_ne!(together, run(1, false), "the second texts are read");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -149,18 +129,9 @@ fn copy(from: &Path, to: &Path) {
 fn a_filter_with_negatives_from_all_lanes_does_not_depend_on_ranks() {
     let dir = tempfile::tempdir().unwrap();
     corpus(dir.path());
-    repeat_images(dir.path());
+    describe_again(dir.path(), 5, false);
     let filter = |negatives: &str| {
-        let filter = format!(
-            r#"
-[filter]
-length = {{ by = "steps", count = 7 }}
-warmup_steps = 2
-image_size = 16
-augment = {{ by = "reference", min_crop = 0.5 }}
-negatives = "{negatives}"
-"#
-        );
+        let filter = format!("{FILTER}negatives = \"{negatives}\"\n");
         write_spec(dir.path(), "bootstrap", 3, &filter)
     };
     let pretrained = dir.path().join("pretrained");
@@ -222,6 +193,34 @@ fn each_fine_tuning_stage_trains_at_its_own_image_size() {
         let grown = written(&format!("{stage}-checkpoint.json")).wrapping_sub(written("checkpoint.json"));
         assert_eq!(grown, size(side).wrapping_sub(size(32)), "{stage}");
     }
+}
+
+#[test]
+fn each_stage_cuts_texts_at_its_own_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    corpus(dir.path());
+    let captioner = |settings: &str| {
+        let section = "[captioner]\nlength = { by = \"steps\", count = 2 }\nwarmup_steps = 0\n";
+        write_spec(dir.path(), "bootstrap", 3, &format!("{section}{settings}\n"))
+    };
+    let pretrained = dir.path().join("pretrained");
+    final_state(train(&captioner(""), &pretrained, 1, 1));
+    let run = |settings: &str| {
+        let out = dir.path().join("out");
+        let _ = std::fs::remove_dir_all(&out);
+        copy(&pretrained, &out);
+        let mut command = train(&captioner(settings), &out, 1, 1);
+        command.args(["--stage", "captioner"]);
+        command
+    };
+    let whole = final_state(run(""));
+    assert_eq!(final_state(run("[filter]\nmax_tokens = 5")), whole);
+    assert_ne!(final_state(run("max_tokens = 5")), whole);
+    // The words have more tokens than could be known before there was a vocabulary.
+    let refused = run("max_tokens = 6\nprompt = \"a picture of \"").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
+    assert!(!refused.status.success());
+    assert!(said.contains("captioner.max_tokens is 6: no room for a text"), "{said}");
 }
 
 fn wait_for(file: &Path) {

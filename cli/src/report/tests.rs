@@ -55,6 +55,7 @@ fn overlay(index: &ShardIndex, truth: &HashMap<&str, &Truth>) -> Overlay {
         };
         OverlayEntry {
             web_probability: if keep { 0.9 } else { 0.1 },
+            more: Box::default(),
             synthetic: synthetic.describe(Key::new(i as u64)),
             synthetic_probability: if exact || i % 4 == 1 { 0.8 } else { 0.2 },
             log_probability: -1.0,
@@ -77,6 +78,7 @@ fn details(truth: &[Truth], rank: u32, exact: bool) -> Details {
         Row {
             shard: truth.shard.clone(),
             key: truth.key.clone(),
+            image: None,
             text: truth.scene.describe(key),
             caption: shown.describe(key),
             log_probability: -1.0,

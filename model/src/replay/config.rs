@@ -208,7 +208,7 @@ impl Config {
                 heads: self.text.heads,
                 ffn: self.text.ffn,
                 positions: self.text.positions,
-                max_tokens: self.text.positions,
+                max_tokens: None,
                 dropout: 0.0,
             },
             embed_dim: self.embed_dim,

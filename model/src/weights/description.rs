@@ -156,7 +156,6 @@ impl Config {
         model.text.heads = text.num_attention_heads;
         model.text.ffn = text.intermediate_size;
         model.text.positions = text.max_position_embeddings;
-        model.text.max_tokens = model.text.max_tokens.min(text.max_position_embeddings);
         model.embed_dim = self.image_text_hidden_size;
         Ok(Description {
             image_size: vision.image_size,
@@ -210,10 +209,7 @@ mod tests {
         .unwrap();
         let Description { image_size, model } = config.description(Path::new("config.json")).unwrap();
         assert_eq!((image_size, model.vision.image_size, model.vision.heads), (64, 64, 12));
-        assert_eq!(
-            (model.text.heads, model.text.positions, model.text.max_tokens),
-            (8, 24, 24)
-        );
+        assert_eq!((model.text.heads, model.text.positions), (8, 24));
     }
 
     #[test]

@@ -226,6 +226,8 @@ mod tests {
             let spec = complete(&document).unwrap();
             assert_eq!((spec.captioner.image_size, spec.filter.image_size), (384, 384));
             assert_eq!(spec.captioner.prompt, "a picture of ");
+            let longest = [&spec.pretrain, &spec.captioner, &spec.filter].map(|train| spec.max_tokens(train));
+            assert_eq!(longest, [30, 40, 35]);
             let filter = (
                 spec.filter.same_image,
                 spec.filter.negatives,
@@ -261,6 +263,21 @@ mod tests {
         let spec = complete(&minimal()).unwrap();
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_spec_from_before_stages_had_limits_of_text_keeps_its_own() {
+        let mut stored = serde_json::to_value(complete(&minimal()).unwrap()).unwrap();
+        stored["model"]["text"]["max_tokens"] = json!(17);
+        for stage in ["pretrain", "captioner", "filter"] {
+            stored[stage].as_object_mut().unwrap().remove("max_tokens");
+        }
+        let spec: Spec = serde_json::from_value(stored).unwrap();
+        // As it is handed on to ranks.
+        let spec: Spec = serde_json::from_value(serde_json::to_value(spec).unwrap()).unwrap();
+        for stage in [&spec.pretrain, &spec.captioner, &spec.filter] {
+            assert_eq!(spec.max_tokens(stage), 17);
+        }
     }
 
     #[test]

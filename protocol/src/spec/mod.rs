@@ -100,6 +100,11 @@ impl Spec {
         validate::validate(self)
     }
 
+    /// Longest text of one of this spec's stages, in tokens.
+    pub fn max_tokens(&self, stage: &TrainSpec) -> usize {
+        self.model.text.max_tokens.unwrap_or(stage.max_tokens) as usize
+    }
+
     /// Samples of one training step: lanes × batch per lane.
     pub fn global_batch(&self) -> u64 {
         u64::from(self.lanes.count) * u64::from(self.lanes.batch)

@@ -56,8 +56,9 @@ pub struct TextSpec {
     pub ffn: u32,
     /// Rows of the position table (512 in BERT).
     pub positions: u32,
-    /// Longest text in tokens, `[CLS]` and `[SEP]` included (30 in pre-training).
-    pub max_tokens: u32,
+    /// Longest text of all stages in tokens: only in specs that were completed before each stage had its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
     /// Dropout on hidden states and attention probabilities (0.1 in BERT).
     pub dropout: f64,
 }

@@ -116,7 +116,7 @@ fn small(size: &Small) -> Value {
             "weight_decay": 0.05, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "temperature_lr": 0.1,
             "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp, "teacher_temperature": 0.0,
             "same_image": same_image, "negatives": "lane",
-            "image_size": 32, "augment": { "by": "none" }, "prompt": "",
+            "image_size": 32, "max_tokens": 20, "augment": { "by": "none" }, "prompt": "",
         })
     };
     json!({
@@ -127,7 +127,7 @@ fn small(size: &Small) -> Value {
             "vision": { "image_size": 32, "patch": 8, "width": size.width, "depth": size.vision_depth, "heads": 4,
                         "mlp": 4 * size.width, "drop_path": 0.0 },
             "text": { "width": size.width, "depth": size.text_depth, "heads": 4, "ffn": 4 * size.width,
-                      "positions": 32, "max_tokens": 20, "dropout": 0.0 },
+                      "positions": 32, "dropout": 0.0 },
             "embed_dim": size.embed_dim, "queue": size.queue, "label_smoothing": 0.1,
             "temperature": { "initial": 0.07, "min": 0.05, "max": 0.5 },
             "init": { "linear": 0.1, "embedding": 0.02, "image_positions": 0.4 },
@@ -179,7 +179,7 @@ const VIT_L: Paper = Paper {
 /// The paper's recipe: 20 epochs, global batch 2880 (2400 for ViT-L) as 32 lanes, weight decay 0.05, decay 0.85. The filter is
 /// fine-tuned by the reference's retrieval recipe for COCO: an image's texts match it all, negatives come from all lanes.
 fn paper(size: &Paper) -> Value {
-    let finetune = |epochs: u64, peak_lr: f64, ramp: f64, (same_image, negatives): (&str, &str), prompt: &str| {
+    let finetune = |epochs: u64, peak_lr: f64, ramp: f64, (same_image, negatives): (&str, &str), text: (u32, &str)| {
         json!({
             "length": { "by": "epochs", "count": epochs },
             "peak_lr": peak_lr, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_steps": 0,
@@ -188,7 +188,7 @@ fn paper(size: &Paper) -> Value {
             "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp, "teacher_temperature": 0.0,
             "same_image": same_image, "negatives": negatives,
             "image_size": 384, "augment": { "by": "reference", "min_crop": 0.5 },
-            "prompt": prompt,
+            "max_tokens": text.0, "prompt": text.1,
         })
     };
     json!({
@@ -198,8 +198,7 @@ fn paper(size: &Paper) -> Value {
         "model": {
             "vision": { "image_size": 224, "patch": 16, "width": size.width, "depth": size.depth, "heads": size.heads,
                         "mlp": 4 * size.width, "drop_path": size.drop_path },
-            "text": { "width": 768, "depth": 12, "heads": 12, "ffn": 3072, "positions": 512, "max_tokens": 30,
-                      "dropout": 0.1 },
+            "text": { "width": 768, "depth": 12, "heads": 12, "ffn": 3072, "positions": 512, "dropout": 0.1 },
             "embed_dim": 256, "queue": 57600, "label_smoothing": 0.1,
             "temperature": { "initial": 0.07, "min": 0.001, "max": 0.5 },
             "init": { "linear": 0.02, "embedding": 0.02, "image_positions": 0.02 },
@@ -212,10 +211,10 @@ fn paper(size: &Paper) -> Value {
             "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": 2.0, "teacher_temperature": 0.0,
             "same_image": "negative", "negatives": "lane",
             "image_size": 224, "augment": { "by": "reference", "min_crop": 0.2 },
-            "prompt": "",
+            "max_tokens": 30, "prompt": "",
         },
-        "captioner": finetune(5, size.captioner_lr, 0.0, ("negative", "lane"), "a picture of "),
-        "filter": finetune(6, size.filter_lr, 1.0, ("positive", "all"), ""),
+        "captioner": finetune(5, size.captioner_lr, 0.0, ("negative", "lane"), (40, "a picture of ")),
+        "filter": finetune(6, size.filter_lr, 1.0, ("positive", "all"), (35, "")),
         "capfilt": { "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1, "min_tokens": 5, "max_tokens": 20,
                      "threshold": 0.5, "batch": 16 },
         "evaluate": { "rerank": 256, "resamples": 1000, "batch": 64 },

@@ -42,6 +42,10 @@ pub struct TrainSpec {
     pub negatives: Negatives,
     /// Side of the input in pixels in this stage; the position table is interpolated when it differs.
     pub image_size: u32,
+    /// Longest text in tokens; `[CLS]`, `[SEP]` and the prompt count, and what is longer loses its end (30 in
+    /// pre-training, 40 in captioning, 35 in retrieval). Read by [`Spec::max_tokens`](super::Spec::max_tokens).
+    #[serde(default)]
+    pub max_tokens: u32,
     /// Image augmentation.
     pub augment: AugmentSpec,
     /// Text put before every caption in the language-modelling loss, its tokens not predicted ("a picture of " in

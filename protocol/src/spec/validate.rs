@@ -165,16 +165,6 @@ fn model(spec: &Spec, report: &mut Report) {
             format!("is {heads}: must divide the width, {width}")
         });
     }
-    report.require(
-        text.max_tokens >= 3 && text.max_tokens <= text.positions,
-        "model.text.max_tokens",
-        || {
-            format!(
-                "is {}: use 3 to model.text.positions ({})",
-                text.max_tokens, text.positions
-            )
-        },
-    );
     report.count(text.positions, 1 << 16, "model.text.positions");
     report.within(text.dropout, 0.0, 0.9, "model.text.dropout");
     report.within(vision.drop_path, 0.0, 0.9, "model.vision.drop_path");
@@ -257,6 +247,19 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
         || format!("is {t}: use a number from 0.001 to 100, or 0 for the student's temperature"),
     );
     image_size(train.image_size, spec.model.vision.patch, &path("image_size"), report);
+    // A word has at least one token; how many the prompt has is known once there is a vocabulary.
+    let (shortest, longest) = (3 + train.prompt.split_whitespace().count(), spec.model.text.positions);
+    report.require(
+        (shortest..=longest as usize).contains(&(train.max_tokens as usize)),
+        &path("max_tokens"),
+        || {
+            format!(
+                "is {}: use at least {shortest}, for [CLS], {section}.prompt, a word and [SEP], and at most model.text.positions \
+                 ({longest})",
+                train.max_tokens
+            )
+        },
+    );
     if let Length::Steps { count } = train.length {
         report.require(train.warmup_steps < count, &path("warmup_steps"), || {
             format!(
@@ -307,85 +310,4 @@ fn capfilt(spec: &Spec, report: &mut Report) {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::spec::Spec;
-    use serde_json::{Value, json};
-
-    fn problems(change: &Value) -> Vec<(String, String)> {
-        let mut document = json!({"name": "j", "kind": "bootstrap", "preset": "tiny", "data": {"root": "/d"}});
-        for (name, value) in change.as_object().into_iter().flatten() {
-            document[name] = value.clone();
-        }
-        let problems = Spec::from_document(&document).unwrap_err();
-        problems.0.into_iter().map(|p| (p.path, p.message)).collect()
-    }
-
-    #[test]
-    fn a_queue_shorter_than_a_step_is_not_usable() {
-        let found = problems(&json!({"model": {"queue": 16}}));
-        assert_eq!(found[0].0, "model.queue");
-        assert!(found[0].1.contains("= 32"), "{}", found[0].1);
-    }
-
-    #[test]
-    fn heads_must_divide_the_width() {
-        assert_eq!(
-            problems(&json!({"model": {"text": {"heads": 7}}}))[0].0,
-            "model.text.heads"
-        );
-    }
-
-    #[test]
-    fn an_image_must_be_whole_patches() {
-        let found = problems(&json!({"pretrain": {"image_size": 33}}));
-        assert_eq!(found[0].0, "pretrain.image_size");
-    }
-
-    #[test]
-    fn a_warm_up_longer_than_the_stage_contradicts_it() {
-        let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}}}));
-        assert_eq!(found[0].0, "filter.warmup_steps");
-    }
-
-    #[test]
-    fn a_path_out_of_the_root_is_refused() {
-        assert_eq!(
-            problems(&json!({"data": {"root": "/d", "web": "../x"}}))[0].0,
-            "data.web"
-        );
-        assert_eq!(problems(&json!({"data": {"root": "d"}}))[0].0, "data.root");
-    }
-
-    #[test]
-    fn only_the_filter_draws_from_all_lanes() {
-        assert_eq!(
-            problems(&json!({"pretrain": {"negatives": "all"}}))[0].0,
-            "pretrain.negatives"
-        );
-    }
-
-    #[test]
-    fn a_teachers_temperature_is_a_divisor() {
-        let found = problems(&json!({"filter": {"teacher_temperature": -0.1}}));
-        assert_eq!(found[0].0, "filter.teacher_temperature");
-    }
-
-    #[test]
-    fn weights_are_named_by_absolute_paths_and_replace_stages_of_a_bootstrap_job_only() {
-        let found = problems(&json!({"start": {"initial": ["/w/vit.pth", "bert.pth"]}}));
-        assert_eq!(found[0].0, "start.initial");
-        assert!(found[0].1.contains("bert.pth"), "{}", found[0].1);
-        let found = problems(&json!({"kind": "pretrain", "start": {"initial": ["/w"], "pretrained": ["/w"]}}));
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].0, "start.pretrained");
-        assert_eq!(problems(&json!({"start": {"weights": ["/w"]}}))[0].0, "start.weights");
-    }
-
-    #[test]
-    fn more_ranks_than_lanes_are_refused() {
-        assert_eq!(
-            problems(&json!({"cluster": {"max_ranks": 99}}))[0].0,
-            "cluster.max_ranks"
-        );
-    }
-}
+mod tests;

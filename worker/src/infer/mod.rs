@@ -190,8 +190,9 @@ impl Model {
             Ok(read) => read.pixels,
             Err(reason) => return Ok(Answer::Unreadable { image, reason }),
         };
-        let longest = self.spec.model.text.max_tokens as usize;
-        let tokens = texts.iter().map(|text| self.tokenizer.encode(&clean(text), longest));
+        let tokens = texts
+            .iter()
+            .map(|text| self.tokenizer.encode(&clean(text), self.max_tokens));
         let tokens: Vec<Vec<u32>> = tokens.collect();
         let view = pixels::squares(&[pixels], self.trained.image_size());
         let links: Vec<(u32, u32)> = (0..tokens.len() as u32).map(|text| (0, text)).collect();

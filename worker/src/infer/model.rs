@@ -23,6 +23,8 @@ pub(super) struct Model {
     pub(super) spec: Spec,
     /// What captions begin with if nothing else is said.
     pub(super) prompt: String,
+    /// Longest text in tokens.
+    pub(super) max_tokens: usize,
     pub(super) tokenizer: Tokenizer,
     pub(super) trained: Trained,
 }
@@ -55,6 +57,7 @@ fn of_checkpoint(checkpoint: &Checkpoint, work: &Work) -> anyhow::Result<Model> 
     let params = inputs::params(&objects, &blip, Some(&checkpoint.manifest), "checkpoint")?;
     Ok(Model {
         prompt: train.prompt.clone(),
+        max_tokens: spec.max_tokens(train),
         spec,
         tokenizer,
         trained: Trained::new(blip, params),
@@ -76,6 +79,7 @@ fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
     complete(file, &blip, &report, work)?;
     Ok(Model {
         prompt: String::new(),
+        max_tokens: spec.max_tokens(&spec.filter),
         tokenizer: Tokenizer::new(vocabulary, spec.vocab.specials),
         spec,
         trained: Trained::new(blip, state.params),
@@ -86,12 +90,13 @@ fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
 fn spec(description: Description) -> anyhow::Result<Spec> {
     let mut model = description.model;
     model.queue = 2;
-    let size = json!({"image_size": description.image_size});
+    let (image_size, positions) = (description.image_size, model.text.positions);
+    let sizes = |max_tokens: u32| json!({"image_size": image_size, "max_tokens": max_tokens.min(positions)});
     let document = json!({
         "name": "-", "kind": "bootstrap", "preset": "vit-b", "data": {"root": "/"},
         "lanes": {"count": 1, "batch": 2}, "cluster": {"max_ranks": 1},
-        "model": model, "pretrain": size, "captioner": size, "filter": size,
-        "capfilt": {"max_tokens": 20.min(model.text.positions), "min_tokens": 5.min(model.text.positions / 2)},
+        "model": model, "pretrain": sizes(30), "captioner": sizes(40), "filter": sizes(35),
+        "capfilt": {"max_tokens": 20.min(positions), "min_tokens": 5.min(positions / 2)},
     });
     Ok(Spec::from_document(&document)?)
 }

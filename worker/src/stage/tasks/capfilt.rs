@@ -1,4 +1,4 @@
-//! CapFilt (BLIP, section 3.3): a caption for every web image, match probabilities of both texts, then the threshold.
+//! CapFilt (BLIP, section 3.3): a caption for every web image, match probabilities of all its texts, then the threshold.
 //!
 //! A caption's random draws are keyed by the image's shard and key, and every kernel treats rows alike whatever their
 //! company; so an overlay is the same bytes on any rank and for any batch size.
@@ -9,6 +9,7 @@ use super::{Given, object_name, pixels, put_json};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::dataset::{Corpus, Overlay, OverlayEntry, Pair, Source, Version};
+use medley_data::index::Sample;
 use medley_data::loader::Images;
 use medley_data::text::Tokenizer;
 use medley_model::generate::nucleus::Sampling;
@@ -58,7 +59,7 @@ impl Tools {
         })
     }
 
-    /// Captions every image of a web shard, scores both texts, and writes the overlay.
+    /// Captions every image of a web shard, scores all its texts, and writes the overlay.
     pub(super) fn shard(
         &mut self,
         given: Given,
@@ -105,11 +106,13 @@ impl Tools {
         let probabilities = self.probabilities(spec, corpus, pairs, &synthetic, other_view.as_ref().unwrap_or(&view));
         let entries = captions.iter().zip(synthetic).zip(probabilities).zip(pairs);
         entries
-            .map(|(((caption, synthetic), [web, made]), pair)| {
+            .map(|(((caption, synthetic), probabilities), pair)| {
+                let (made, web) = probabilities.split_last().expect("one for each text, and one is made");
                 let entry = OverlayEntry {
-                    web_probability: web,
+                    web_probability: web[0],
+                    more: web[1..].into(),
                     synthetic,
-                    synthetic_probability: made,
+                    synthetic_probability: *made,
                     log_probability: caption.log_probability,
                 };
                 finite(&entry).then_some(entry).ok_or_else(|| diverged(corpus, *pair))
@@ -135,7 +138,7 @@ impl Tools {
         self.captioner.captions(view, &keys, &request)
     }
 
-    /// Match probabilities of each image's web text and synthetic text; an image is looked at once for both.
+    /// Match probabilities of each image's web texts, then of its synthetic text; an image is looked at once for all.
     fn probabilities(
         &mut self,
         spec: &Spec,
@@ -143,35 +146,42 @@ impl Tools {
         pairs: &[Pair],
         synthetic: &[String],
         view: &[f32],
-    ) -> Vec<[f32; 2]> {
-        let longest = spec.model.text.max_tokens as usize;
-        let both = pairs.iter().zip(synthetic);
-        let texts: Vec<Vec<u32>> = both
-            .flat_map(|(pair, made)| [corpus.text(*pair), made])
-            .map(|text| self.tokenizer.encode(text, longest))
-            .collect();
-        let links: Vec<(u32, u32)> = (0..texts.len() as u32).map(|text| (text / 2, text)).collect();
+    ) -> Vec<Vec<f32>> {
+        let longest = spec.max_tokens(&spec.filter);
+        let (mut texts, mut links) = (Vec::new(), Vec::new());
+        for (image, (pair, made)) in (0..).zip(pairs.iter().zip(synthetic)) {
+            for text in sample_of(corpus, *pair).texts().chain([made.as_str()]) {
+                links.push((image, texts.len() as u32));
+                texts.push(self.tokenizer.encode(text, longest));
+            }
+        }
         let logits = self.filter.match_logits(view, pairs.len(), &texts, &links);
-        logits
-            .chunks_exact(2)
-            .map(|of_image| [match_probability(of_image[0]), match_probability(of_image[1])])
-            .collect()
+        let mut of_image = vec![Vec::new(); pairs.len()];
+        for ((image, _), logits) in links.iter().zip(logits) {
+            of_image[*image as usize].push(match_probability(logits));
+        }
+        of_image
     }
 }
 
-/// A sample of the only shard of a corpus, with its web text.
+/// An image of the only shard of a corpus, with the first of its texts.
 fn web_pair(sample: u32) -> Pair {
     Pair {
         shard: 0,
         sample,
+        text: 0,
         source: Source::Web,
     }
+}
+
+fn sample_of(corpus: &Corpus, pair: Pair) -> &Sample {
+    &corpus.shards[pair.shard as usize].index.samples[pair.sample as usize]
 }
 
 /// The number that keys the draws for an image's caption: of its shard and key alone.
 fn draw_key(corpus: &Corpus, pair: Pair) -> u64 {
     let shard = &corpus.shards[pair.shard as usize];
-    let key = &shard.index.samples[pair.sample as usize].key;
+    let key = &sample_of(corpus, pair).key;
     // A name cannot hold the separator.
     let name = [shard.name.set.name(), &shard.name.file, key].join("\0");
     let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(name.as_bytes()).as_bytes();
@@ -179,13 +189,8 @@ fn draw_key(corpus: &Corpus, pair: Pair) -> u64 {
 }
 
 fn finite(entry: &OverlayEntry) -> bool {
-    [
-        entry.web_probability,
-        entry.synthetic_probability,
-        entry.log_probability,
-    ]
-    .iter()
-    .all(|p| p.is_finite())
+    let made = [entry.synthetic_probability, entry.log_probability];
+    entry.web_probabilities().chain(made).all(f32::is_finite)
 }
 
 fn diverged(corpus: &Corpus, pair: Pair) -> Failure {
@@ -193,7 +198,8 @@ fn diverged(corpus: &Corpus, pair: Pair) -> Failure {
     Failure::lasting(format!(
         "captioner and filter give no finite probabilities for sample {} of {}: their training has diverged; lower \
          captioner.peak_lr or filter.peak_lr",
-        shard.index.samples[pair.sample as usize].key, shard.name.file
+        sample_of(corpus, pair).key,
+        shard.name.file
     ))
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Contrastive similarity orders all candidates; the best of each query are scored again by the matching head (score: logit of
 //! a match plus cosine). A pair that both directions ask for is scored once, and an image's keys and values are computed once for all
-//! texts that are scored against it.
+//! texts that are scored against it. Images are the same if their files have the same bytes: each is looked at and captioned
+//! once, and all its texts are true partners.
 
 use super::trained::Trained;
 use super::{Given, pixels, put_json};
@@ -18,6 +19,7 @@ use medley_model::ops::sum::dot;
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Set, TaskOutput};
 use rayon::prelude::*;
+use std::collections::HashMap;
 
 /// Evaluates the checkpoint that the stage starts from.
 pub(super) fn run(given: Given, progress: &mut dyn FnMut(u64, u64)) -> Result<TaskOutput, Failure> {
@@ -26,8 +28,9 @@ pub(super) fn run(given: Given, progress: &mut dyn FnMut(u64, u64)) -> Result<Ta
     let seen = exam.look(progress)?;
     let rerank = spec.evaluate.rerank as usize;
     let (images, texts) = (&seen.image_features, &seen.text_features);
-    let from_image = Search::new(images, texts, seen.width, rerank);
-    let from_text = Search::new(texts, images, seen.width, rerank);
+    let images_of_texts = exam.image_of.iter().map(|image| vec![*image]).collect();
+    let from_image = Search::new(images, texts, (seen.width, rerank), exam.texts_of());
+    let from_text = Search::new(texts, images, (seen.width, rerank), images_of_texts);
     let scores = exam.match_scores(&seen, &from_image, &from_text, progress)?;
     let details = exam.details(&seen, &from_image, &from_text, &scores);
     let figures = details.figures(spec.evaluate.resamples, spec.seed);
@@ -39,21 +42,27 @@ pub(super) fn run(given: Given, progress: &mut dyn FnMut(u64, u64)) -> Result<Ta
 struct Exam<'a> {
     spec: &'a Spec,
     corpus: Corpus,
+    /// All pairs: their texts are the texts of the evaluation.
     pairs: Vec<Pair>,
-    /// Token ids of the pairs' texts.
+    /// The first pair of each image.
+    images: Vec<Pair>,
+    /// The image of each text.
+    image_of: Vec<u32>,
+    /// Token ids of the texts.
     texts: Vec<Vec<u32>>,
     tokenizer: Tokenizer,
     model: Trained,
-    images: Images,
+    reader: Images,
 }
 
-/// What the model makes of each image and each text alone; pair `i` is image `i` with text `i`.
+/// What the model makes of each image and each text alone.
 struct Seen {
-    /// Unit features, pairs × width.
+    /// Unit features, images × width.
     image_features: Vec<f32>,
-    /// Unit features, pairs × width.
+    /// Unit features, texts × width.
     text_features: Vec<f32>,
     width: usize,
+    /// One for each image.
     captions: Vec<Caption>,
 }
 
@@ -76,8 +85,9 @@ impl<'a> Exam<'a> {
             ));
         }
         let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
-        let longest = spec.model.text.max_tokens as usize;
+        let longest = spec.max_tokens(&spec.pretrain);
         let texts = pairs.iter().map(|pair| tokenizer.encode(corpus.text(*pair), longest));
+        let (images, image_of) = images(&corpus, &pairs);
         let (size, start) = (
             spec.pretrain.image_size,
             (inputs.start.as_ref(), &spec.start.pretrained[..]),
@@ -88,8 +98,10 @@ impl<'a> Exam<'a> {
             spec,
             corpus,
             pairs,
+            images,
+            image_of,
             tokenizer,
-            images: Images::default(),
+            reader: Images::default(),
         })
     }
 
@@ -99,7 +111,16 @@ impl<'a> Exam<'a> {
 
     /// Units of progress: every image is looked at twice.
     fn units(&self) -> u64 {
-        2 * self.pairs.len() as u64
+        2 * self.images.len() as u64
+    }
+
+    /// The texts of each image.
+    fn texts_of(&self) -> Vec<Vec<u32>> {
+        let mut texts_of = vec![Vec::new(); self.images.len()];
+        for (text, image) in (0..).zip(&self.image_of) {
+            texts_of[*image as usize].push(text);
+        }
+        texts_of
     }
 
     /// Features of all images and texts, and a caption of each image.
@@ -120,13 +141,14 @@ impl<'a> Exam<'a> {
             width: self.model.width(),
             captions: Vec::new(),
         };
-        for start in (0..self.pairs.len()).step_by(self.batch()) {
-            let batch = start..(start + self.batch()).min(self.pairs.len());
+        for texts in self.texts.chunks(self.batch()) {
+            seen.text_features.extend(self.model.text_features(texts));
+        }
+        for start in (0..self.images.len()).step_by(self.batch()) {
+            let batch = start..(start + self.batch()).min(self.images.len());
             let view = self.view(batch.clone())?;
             seen.image_features
                 .extend(self.model.image_features(&view, batch.len()));
-            seen.text_features
-                .extend(self.model.text_features(&self.texts[batch.clone()]));
             // Greedy captions draw nothing, so that any key serves.
             let keys: Vec<u64> = batch.clone().map(|i| i as u64).collect();
             seen.captions.extend(self.model.captions(&view, &keys, &request));
@@ -137,23 +159,24 @@ impl<'a> Exam<'a> {
     }
 
     fn view(&mut self, batch: std::ops::Range<usize>) -> Result<Vec<f32>, Failure> {
-        let decoded = pixels::read(&mut self.images, &self.corpus, &self.pairs[batch])?;
+        let decoded = pixels::read(&mut self.reader, &self.corpus, &self.images[batch])?;
         Ok(pixels::squares(&decoded, self.model.image_size()))
     }
 
     fn check_finite(&self, seen: &Seen) -> Result<(), Failure> {
-        let finite = |row: usize| {
-            let at = row * seen.width..(row + 1) * seen.width;
-            let features = seen.image_features[at.clone()].iter().chain(&seen.text_features[at]);
-            features
-                .chain([&seen.captions[row].log_probability])
-                .all(|v| v.is_finite())
+        let finite = |features: &[f32]| features.iter().all(|v| v.is_finite());
+        let broken = |(text, image): (usize, &u32)| {
+            let (image, width) = (*image as usize, seen.width);
+            let whole = finite(&seen.image_features[image * width..][..width])
+                && finite(&seen.text_features[text * width..][..width])
+                && seen.captions[image].log_probability.is_finite();
+            (!whole).then_some(text)
         };
-        match (0..self.pairs.len()).find(|row| !finite(*row)) {
+        match self.image_of.iter().enumerate().find_map(broken) {
             None => Ok(()),
-            Some(row) => Err(Failure::lasting(format!(
+            Some(text) => Err(Failure::lasting(format!(
                 "the model gives no finite numbers for held-out sample {}: its training has diverged; lower pretrain.peak_lr",
-                self.place(row).1
+                self.place(text).1
             ))),
         }
     }
@@ -175,8 +198,8 @@ impl<'a> Exam<'a> {
     ) -> Result<Scores, Failure> {
         let texts_of = asked(from_image, from_text);
         let mut scores = Vec::with_capacity(texts_of.len());
-        for start in (0..self.pairs.len()).step_by(self.batch()) {
-            let batch = start..(start + self.batch()).min(self.pairs.len());
+        for start in (0..self.images.len()).step_by(self.batch()) {
+            let batch = start..(start + self.batch()).min(self.images.len());
             let view = self.view(batch.clone())?;
             let of_image = |(i, image): (usize, usize)| texts_of[image].iter().map(move |text| (i as u32, *text));
             let links: Vec<(u32, u32)> = batch.clone().enumerate().flat_map(of_image).collect();
@@ -186,57 +209,85 @@ impl<'a> Exam<'a> {
                 let score = |(text, logits): (&u32, [f32; 2])| logits[1] + seen.cosine(image, *text as usize);
                 scores.push(texts_of[image].iter().zip(logits.by_ref()).map(score).collect());
             }
-            progress((self.pairs.len() + batch.end) as u64, self.units());
+            progress((self.images.len() + batch.end) as u64, self.units());
         }
         Ok(Scores { texts_of, scores })
     }
 
     fn details(&self, seen: &Seen, from_image: &Search, from_text: &Search, scores: &Scores) -> Details {
-        let row = |i: usize| {
-            let (shard, key) = self.place(i);
-            let caption = &seen.captions[i];
+        let row = |(text, image): (u32, &u32)| {
+            let (shard, key) = self.place(text as usize);
+            let caption = &seen.captions[*image as usize];
+            let pair = self.pairs[text as usize];
             Row {
                 shard: shard.to_owned(),
                 key: key.to_owned(),
-                text: self.corpus.text(self.pairs[i]).to_owned(),
+                image: Some(self.corpus.identity(pair)),
+                text: self.corpus.text(pair).to_owned(),
                 caption: self.tokenizer.decode(&caption.tokens),
                 log_probability: caption.log_probability,
-                text_to_image: from_text.ranks(i, |image| scores.get(image as usize, i as u32)),
-                image_to_text: from_image.ranks(i, |text| scores.get(i, text)),
+                text_to_image: from_text.ranks((text, *image), |image| scores.get(image, text)),
+                image_to_text: from_image.ranks((*image, text), |text| scores.get(*image, text)),
             }
         };
         Details {
-            rows: (0..self.pairs.len()).map(row).collect(),
+            rows: (0..).zip(&self.image_of).map(row).collect(),
         }
     }
 }
 
-/// A search by contrastive similarity in one direction. Query `i`'s true partner is candidate `i`.
+/// The first pair of each image, and the image of each pair.
+fn images(corpus: &Corpus, pairs: &[Pair]) -> (Vec<Pair>, Vec<u32>) {
+    let (mut images, mut numbers) = (Vec::new(), HashMap::new());
+    let mut number = |pair: &Pair| {
+        *numbers.entry(corpus.identity(*pair)).or_insert_with(|| {
+            images.push(*pair);
+            images.len() as u32 - 1
+        })
+    };
+    let image_of = pairs.iter().map(&mut number).collect();
+    (images, image_of)
+}
+
+/// A search by contrastive similarity in one direction.
 struct Search {
-    /// Place of each query's true partner.
-    places: Vec<u32>,
+    /// Each query's true partners.
+    partners: Vec<Vec<u32>>,
+    /// Their places among all candidates.
+    places: Vec<Vec<u32>>,
     /// Each query's best candidates, best first.
     retained: Vec<Vec<u32>>,
 }
 
 impl Search {
     /// # Shapes
-    /// queries: n × width, candidates: n × width
-    fn new(queries: &[f32], candidates: &[f32], width: usize, retain: usize) -> Self {
-        let of_query = |(i, query): (usize, &[f32])| {
+    /// queries: n × width, candidates: m × width, partners: n lists
+    fn new(queries: &[f32], candidates: &[f32], (width, retain): (usize, usize), partners: Vec<Vec<u32>>) -> Self {
+        let of_query = |(query, partners): (&[f32], &Vec<u32>)| {
             let similarities: Vec<f32> = candidates.chunks_exact(width).map(|c| dot(query, c)).collect();
-            (rank_of(i, &similarities), best(retain, &similarities))
+            let place = |partner: &u32| rank_of(*partner as usize, &similarities);
+            (partners.iter().map(place).collect(), best(retain, &similarities))
         };
-        let (places, retained) = queries.par_chunks_exact(width).enumerate().map(of_query).unzip();
-        Self { places, retained }
+        let queries = queries.par_chunks_exact(width).zip(&partners);
+        let (places, retained) = queries.map(of_query).unzip();
+        Self {
+            partners,
+            places,
+            retained,
+        }
     }
 
-    /// Ranks of query `i`'s true partner, before and after the retained candidates got new scores.
-    fn ranks(&self, i: usize, score: impl Fn(u32) -> f32) -> Ranks {
-        let (itc, retained) = (self.places[i], &self.retained[i]);
+    /// Ranks of a true partner of a query, before and after the retained candidates got new scores.
+    fn ranks(&self, (query, partner): (u32, u32), score: impl Fn(u32) -> f32) -> Ranks {
+        let (query, retained) = (query as usize, &self.retained[query as usize]);
+        let partners = self.partners[query].iter().zip(&self.places[query]);
+        let (_, itc) = partners
+            .into_iter()
+            .find(|(of_query, _)| **of_query == partner)
+            .expect("ranks are asked for of true partners");
         let rescored: Vec<f32> = retained.iter().map(|candidate| score(*candidate)).collect();
-        let itm = rank_after(i as u32, itc, retained, &rescored);
-        Ranks { itc, itm }
+        let itm = rank_after(partner, *itc, retained, &rescored);
+        Ranks { itc: *itc, itm }
     }
 }
 
@@ -262,7 +313,8 @@ struct Scores {
 }
 
 impl Scores {
-    fn get(&self, image: usize, text: u32) -> f32 {
+    fn get(&self, image: u32, text: u32) -> f32 {
+        let image = image as usize;
         let at = self.texts_of[image]
             .binary_search(&text)
             .expect("what a search retained was scored");

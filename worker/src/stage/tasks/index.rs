@@ -23,7 +23,10 @@ pub(super) fn shard(
 ) -> Result<TaskOutput, Failure> {
     let path = inputs::path_of(&given.spec.data, shard);
     let index = index::build(&path, progress).map_err(unreadable)?;
-    let mut counts = Counts::from([("samples".to_owned(), index.samples.len() as u64)]);
+    let mut counts = Counts::from([
+        ("samples".to_owned(), index.samples.len() as u64),
+        ("texts".to_owned(), index.num_texts() as u64),
+    ]);
     add_reasons(&mut counts, &index.broken);
     let object = put_json(given.objects, &object_name("indexes", shard), &index)?;
     Ok(TaskOutput::Shard { object, counts })
@@ -103,7 +106,7 @@ fn check_broken(corpus: &Corpus, limit: f64) -> Result<(), Failure> {
     let mut reasons = Counts::new();
     shards().for_each(|shard| add_reasons(&mut reasons, &shard.index.broken));
     let bad: u64 = reasons.values().sum();
-    let good: usize = shards().map(|shard| shard.index.samples.len()).sum();
+    let good: usize = shards().map(|shard| shard.index.num_texts()).sum();
     let reasons: Vec<String> = reasons
         .iter()
         .map(|(name, count)| format!("{} {count}", name.trim_start_matches("broken.")))

@@ -1,5 +1,6 @@
 //! Every kind of task on a small generated corpus, a real store and fresh weights.
 
+mod texts;
 mod world;
 
 use super::*;
@@ -149,7 +150,9 @@ fn a_desk_keeps_its_models_and_tells_its_progress() {
 
 #[test]
 fn ranks_are_those_of_scoring_every_pair_by_itself() {
-    let world = World::with(&json!({"evaluate": {"rerank": TEST, "batch": 4, "resamples": 50}}));
+    const TEXTS: u32 = TEST + 5;
+    let world = World::with(&json!({"evaluate": {"rerank": TEXTS, "batch": 4, "resamples": 50}}));
+    world.describe_again(Set::Test);
     let (mut inputs, _) = world.version_0().unwrap();
     inputs.start = Some(world.checkpoint(&inputs, 32, 3));
     let mut told = (0, 0);
@@ -162,17 +165,25 @@ fn ranks_are_those_of_scoring_every_pair_by_itself() {
     let (details, figures) = evaluation_of(output.unwrap());
     assert_eq!(told, (2 * u64::from(TEST), 2 * u64::from(TEST)));
     let rows = world.read::<Details>(&details).rows;
-    assert_eq!((rows.len(), figures.pairs), (TEST as usize, u64::from(TEST)));
+    assert_eq!((rows.len(), figures.pairs), (TEXTS as usize, u64::from(TEXTS)));
     let (itc, itm) = all_scores(&world, &inputs, &rows);
+    // The first row of each image.
+    let images: Vec<usize> = (0..rows.len())
+        .filter(|i| *i == 0 || rows[*i].image != rows[i - 1].image)
+        .collect();
+    assert_eq!(images.len(), TEST as usize);
     for (i, row) in rows.iter().enumerate() {
-        let of_text = |scores: &[Vec<f32>]| rank_of(i, &scores.iter().map(|of_image| of_image[i]).collect::<Vec<_>>());
+        let own = images.iter().position(|image| rows[*image].image == row.image).unwrap();
+        assert_eq!(row.caption, rows[images[own]].caption);
+        let of_text =
+            |scores: &[Vec<f32>]| rank_of(own, &images.iter().map(|image| scores[*image][i]).collect::<Vec<_>>());
         assert_eq!(row.image_to_text.itc, rank_of(i, &itc[i]));
         assert_eq!(row.image_to_text.itm, rank_of(i, &itm[i]));
         assert_eq!(row.text_to_image.itc, of_text(&itc));
         assert_eq!(row.text_to_image.itm, of_text(&itm));
     }
     let first = rows.iter().filter(|row| row.text_to_image.itc == 0).count() as f64;
-    assert!((figures.text_to_image_itc.at_1.value - first / f64::from(TEST)).abs() < 1e-12);
+    assert!((figures.text_to_image_itc.at_1.value - first / f64::from(TEXTS)).abs() < 1e-12);
 }
 
 /// Cosine, and score of the matching head, of every (image, text), one pair at a time.
@@ -235,7 +246,12 @@ fn broken_samples_are_left_out_and_counted() {
             .perform(&StageInputs::default(), &TaskWork::IndexShard { shard })
             .unwrap(),
     );
-    let expected = [("samples", 1), ("broken.broken-image", 1), ("broken.empty-caption", 1)];
+    let expected = [
+        ("samples", 1),
+        ("texts", 1),
+        ("broken.broken-image", 1),
+        ("broken.empty-caption", 1),
+    ];
     assert_eq!(counts, expected.map(|(name, n)| (name.to_owned(), n)).into());
     assert_eq!(world.read::<ShardIndex>(&object).samples.len(), 1);
     let (_, counts) = world.version_0().unwrap();

@@ -65,13 +65,20 @@ impl Setup {
         })?;
         let seed = stage_seed(spec.seed, &assignment.stage_name);
         let prompt_tokens = tokenizer.pieces(&train.prompt).len();
+        let max_tokens = spec.max_tokens(train);
+        if prompt_tokens + 2 >= max_tokens {
+            let stage = assignment.kind;
+            return Err(Failure::lasting(format!(
+                "{stage}.max_tokens is {max_tokens}: no room for a text after the {prompt_tokens} tokens of {stage}.prompt"
+            )));
+        }
         let settings = Settings {
             seed,
             lanes: spec.lanes.count,
             batch: spec.lanes.batch,
             image_size: train.image_size,
             augment: train.augment,
-            max_tokens: (spec.model.text.max_tokens as usize + prompt_tokens).min(spec.model.text.positions as usize),
+            max_tokens,
             prompt: train.prompt.clone(),
         };
         let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());

@@ -16,6 +16,7 @@ use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Counts, Evaluation, Set, ShardName, ShardObject, TaskOutput, TaskWork};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::path::PathBuf;
 
 pub(super) const HUMAN: u32 = 20;
@@ -78,6 +79,23 @@ impl World {
     pub(super) fn shards(&self, set: Set) -> Vec<ShardName> {
         let files = shards::list(&self.set_dir(set)).unwrap();
         files.into_iter().map(|file| ShardName { set, file }).collect()
+    }
+
+    /// Gives every image of a set's first shard a second text: the first one's words backwards.
+    pub(super) fn describe_again(&self, set: Set) {
+        let path = self.set_dir(set).join("shard-000000.tar");
+        let mut file = File::open(&path).unwrap();
+        let mut files = Vec::new();
+        for member in shards::members(&path).unwrap().members {
+            let bytes = shards::read(&mut file, member.extent).unwrap();
+            if member.extension == "txt" {
+                let words = String::from_utf8(bytes.clone()).unwrap();
+                let backwards: Vec<&str> = words.split(' ').rev().collect();
+                files.push((format!("{}.1.txt", member.key), backwards.join(" ").into_bytes()));
+            }
+            files.push((format!("{}.{}", member.key, member.extension), bytes));
+        }
+        shards::write(&path, files.iter().map(|(name, bytes)| (name.clone(), &bytes[..]))).unwrap();
     }
 
     /// Indexes all sets.

@@ -1,0 +1,94 @@
+use crate::spec::Spec;
+use serde_json::{Value, json};
+
+fn problems(change: &Value) -> Vec<(String, String)> {
+    let mut document = json!({"name": "j", "kind": "bootstrap", "preset": "tiny", "data": {"root": "/d"}});
+    for (name, value) in change.as_object().into_iter().flatten() {
+        document[name] = value.clone();
+    }
+    let problems = Spec::from_document(&document).unwrap_err();
+    problems.0.into_iter().map(|p| (p.path, p.message)).collect()
+}
+
+#[test]
+fn a_queue_shorter_than_a_step_is_not_usable() {
+    let found = problems(&json!({"model": {"queue": 16}}));
+    assert_eq!(found[0].0, "model.queue");
+    assert!(found[0].1.contains("= 32"), "{}", found[0].1);
+}
+
+#[test]
+fn heads_must_divide_the_width() {
+    assert_eq!(
+        problems(&json!({"model": {"text": {"heads": 7}}}))[0].0,
+        "model.text.heads"
+    );
+}
+
+#[test]
+fn an_image_must_be_whole_patches() {
+    let found = problems(&json!({"pretrain": {"image_size": 33}}));
+    assert_eq!(found[0].0, "pretrain.image_size");
+}
+
+#[test]
+fn a_warm_up_longer_than_the_stage_contradicts_it() {
+    let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}}}));
+    assert_eq!(found[0].0, "filter.warmup_steps");
+}
+
+#[test]
+fn a_text_must_fit_the_position_table_and_hold_more_than_the_prompt() {
+    let found = problems(&json!({"filter": {"max_tokens": 33}}));
+    assert_eq!(found[0].0, "filter.max_tokens");
+    assert!(found[0].1.contains("model.text.positions (32)"), "{}", found[0].1);
+    let found = problems(&json!({"captioner": {"max_tokens": 5, "prompt": "a picture of "}}));
+    assert_eq!(found[0].0, "captioner.max_tokens");
+    assert!(found[0].1.contains("at least 6"), "{}", found[0].1);
+    assert_eq!(
+        problems(&json!({"model": {"text": {"max_tokens": 20}}}))[0].0,
+        "model.text.max_tokens"
+    );
+}
+
+#[test]
+fn a_path_out_of_the_root_is_refused() {
+    assert_eq!(
+        problems(&json!({"data": {"root": "/d", "web": "../x"}}))[0].0,
+        "data.web"
+    );
+    assert_eq!(problems(&json!({"data": {"root": "d"}}))[0].0, "data.root");
+}
+
+#[test]
+fn only_the_filter_draws_from_all_lanes() {
+    assert_eq!(
+        problems(&json!({"pretrain": {"negatives": "all"}}))[0].0,
+        "pretrain.negatives"
+    );
+}
+
+#[test]
+fn a_teachers_temperature_is_a_divisor() {
+    let found = problems(&json!({"filter": {"teacher_temperature": -0.1}}));
+    assert_eq!(found[0].0, "filter.teacher_temperature");
+}
+
+#[test]
+fn weights_are_named_by_absolute_paths_and_replace_stages_of_a_bootstrap_job_only() {
+    let found = problems(&json!({"start": {"initial": ["/w/vit.pth", "bert.pth"]}}));
+    assert_eq!(found[0].0, "start.initial");
+    assert!(found[0].1.contains("bert.pth"), "{}", found[0].1);
+    let found = problems(&json!({"kind": "pretrain", "start": {"initial": ["/w"], "pretrained": ["/w"]}}));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].0, "start.pretrained");
+    assert_eq!(problems(&json!({"start": {"weights": ["/w"]}}))[0].0, "start.weights");
+}
+
+#[test]
+fn more_ranks_than_lanes_are_refused() {
+    assert_eq!(
+        problems(&json!({"cluster": {"max_ranks": 99}}))[0].0,
+        "cluster.max_ranks"
+    );
+}
