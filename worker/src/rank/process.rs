@@ -58,6 +58,7 @@ fn work(voice: &Voice) -> Result<(), Failure> {
             START_PATIENCE.as_secs()
         )));
     };
+    voice.enter(assignment.generation);
     voice.state(RankState::Starting);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1) as usize)

@@ -281,7 +281,8 @@ impl Ranks {
             }
             if !std::mem::replace(&mut slot.connected, true) {
                 let members = assignment.members.clone();
-                let order = ToRank::Connect { members };
+                let generation = assignment.generation;
+                let order = ToRank::Connect { generation, members };
                 out.push(Output::Tell { process, order });
             }
             if let Some(wanted) = assignment
