@@ -243,6 +243,9 @@ pub enum FromRank {
         /// The new state.
         state: RankState,
     },
+    /// The rank's process runs: said again and again by a thread that does not compute, so its absence means that the process
+    /// stands still.
+    Pulse,
     /// A step was committed.
     Committed {
         /// Its metrics.
