@@ -229,7 +229,7 @@ impl Pass<'_> {
         let member = |seat: &Seat| {
             let seen = self.evidence.sight.nodes.get(&seat.node)?;
             match &seen.ranks.get(&(stage.id, generation.number, seat.rank))?.state {
-                RankState::Listening { address } => Some(Member {
+                RankState::Listening { address, .. } => Some(Member {
                     rank: seat.rank,
                     node: seat.node,
                     address: address.clone(),

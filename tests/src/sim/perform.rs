@@ -199,7 +199,6 @@ impl World<'_> {
                     self.witness.commits((pid, place.stage), seat, world, (&name, toy));
                 }
                 Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
-                Deed::Exit(how) => self.end(pid, how),
             }
         }
     }

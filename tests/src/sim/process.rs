@@ -83,8 +83,6 @@ pub(super) enum Deed {
     Committed { seat: Seat, world: u32, toy: Toy },
     /// It has found that a rule is broken.
     Accuse(String),
-    /// It ends.
-    Exit(&'static str),
 }
 
 /// Where a rank has its state from when its generation begins.

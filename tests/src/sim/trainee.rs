@@ -53,7 +53,6 @@ enum Phase {
     Training,
     /// All steps are committed; the last parts are being written.
     Closing,
-    Over,
 }
 
 /// A rank's part in one generation.
@@ -95,7 +94,7 @@ impl Trainee {
 
     /// Its place among its peers, while it is connected or wants to be.
     pub(super) fn seat(&self) -> Option<(Seat, Vec<Pid>)> {
-        let connected = !matches!(self.phase, Phase::Loading | Phase::Waiting | Phase::Over);
+        let connected = !matches!(self.phase, Phase::Loading | Phase::Waiting);
         let part = self.part.as_ref().filter(|_| connected)?;
         Some((part.seat, part.peers.values().copied().collect()))
     }
@@ -131,7 +130,7 @@ impl Trainee {
     fn take_in(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) -> bool {
         let Some(part) = &self.part else { return false };
         let waiting = self.early.entry(part.seat.generation).or_default();
-        if waiting.is_empty() || matches!(self.phase, Phase::Loading | Phase::Over) {
+        if waiting.is_empty() || self.phase == Phase::Loading {
             return false;
         }
         let is_due = |wire: &Wire| match self.phase {

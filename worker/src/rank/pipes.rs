@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Longest order in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
+/// Time between two pulses of a rank.
+pub const PULSE: Duration = Duration::from_millis(250);
 /// Exit code after an order that cannot be read.
 const BAD_ORDER: i32 = 2;
 
@@ -116,6 +118,21 @@ impl Voice {
             out: Arc::new(Mutex::new(io::stdout())),
             generation: Arc::default(),
         }
+    }
+
+    /// Says from now on, again and again, that the process runs.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn pulse(&self) -> io::Result<()> {
+        let voice = self.clone();
+        let beat = move || {
+            loop {
+                voice.say(&FromRank::Pulse);
+                thread::sleep(PULSE);
+            }
+        };
+        thread::Builder::new().name("pulse".into()).spawn(beat).map(drop)
     }
 
     /// From now on the rank works in this generation.

@@ -60,6 +60,7 @@ fn work(voice: &Voice) -> Result<(), Failure> {
     };
     voice.enter(assignment.generation);
     voice.state(RankState::Starting);
+    voice.pulse()?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1) as usize)
         .build_global()

@@ -37,6 +37,7 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
     } = process;
     match message {
         FromRank::State { state: reached, .. } => state.ranks.reached(id, reached),
+        FromRank::Pulse => {}
         FromRank::Committed { metrics } => {
             state.ranks.committed(id, metrics.step + 1);
             if lowest && state.rings.push(stage, rank == LEADER, metrics) {
