@@ -399,7 +399,11 @@ mod tests {
             for (piece, at) in bytes.chunks(size).zip((0..).step_by(size)) {
                 written.write_bytes(at, piece);
             }
-            assert_eq!((written.step, written.digest()), (1, state.digest()), "pieces of {size}");
+            assert_eq!(
+                (written.step, written.digest()),
+                (1, state.digest()),
+                "pieces of {size}"
+            );
         }
     }
 

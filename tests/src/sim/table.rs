@@ -77,7 +77,9 @@ impl Table {
 
     /// How a stage is called.
     pub(super) fn stage_name(&self, stage: StageId) -> String {
-        self.job.stage(stage).map_or_else(String::new, |stage| stage.name.clone())
+        self.job
+            .stage(stage)
+            .map_or_else(String::new, |stage| stage.name.clone())
     }
 
     pub(super) fn register(&mut self, register: &Register) -> KnownNode {

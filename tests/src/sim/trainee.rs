@@ -253,7 +253,10 @@ impl Trainee {
     }
 
     fn gone(&mut self, seat: Seat, why: String, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let of_this = self.part.as_ref().filter(|part| part.seat.generation == seat.generation);
+        let of_this = self
+            .part
+            .as_ref()
+            .filter(|part| part.seat.generation == seat.generation);
         if of_this.is_none_or(|part| part.left.contains(&seat.rank)) {
             return;
         }

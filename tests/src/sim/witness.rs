@@ -148,7 +148,9 @@ impl<'a> Witness<'a> {
             }
             if other.stage == place.stage && other.life != place.life {
                 let (old, new, node) = (other.life, place.life, place.node);
-                self.accuse(format!("ranks of lives {old} and {new} of its agent run on n{node} at once"));
+                self.accuse(format!(
+                    "ranks of lives {old} and {new} of its agent run on n{node} at once"
+                ));
             }
         }
     }

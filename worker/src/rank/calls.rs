@@ -75,7 +75,9 @@ impl Calls {
             ToRank::Connect { generation, members } if generation == self.generation() => {
                 let world = self.latest.assignment.world;
                 if !members.iter().map(|member| member.rank).eq(0..world) {
-                    return Err(format!("expected the {world} members of the generation in order, not {members:?}"));
+                    return Err(format!(
+                        "expected the {world} members of the generation in order, not {members:?}"
+                    ));
                 }
                 self.latest.members = members;
                 Ok(Heard::Ready)

@@ -296,7 +296,10 @@ fn decide(state: State) -> (State, Vec<Output>) {
     let checkpoint = planned || state.claims.values().any(due);
     let step = state.committed;
     let mut ready = state.claims.values().map(|claim| claim.ready);
-    let then = ready.next().flatten().filter(|next| ready.all(|other| other == Some(*next)));
+    let then = ready
+        .next()
+        .flatten()
+        .filter(|next| ready.all(|other| other == Some(*next)));
     let mut outputs = state.to_others(&Body::Go { step, checkpoint, then });
     let (state, committing) = commit(state, checkpoint, then);
     outputs.extend(committing);

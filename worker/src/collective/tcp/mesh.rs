@@ -101,7 +101,11 @@ impl Mesh {
                 .unwrap_or_else(|_| Err(io::Error::other("accepting ranks failed")));
             (lower, higher)
         });
-        let inbox = Arc::new(Inbox::new(limits.waiting_bytes, (hello.rank, hello.generation), fence.clone()));
+        let inbox = Arc::new(Inbox::new(
+            limits.waiting_bytes,
+            (hello.rank, hello.generation),
+            fence.clone(),
+        ));
         let mut peers = BTreeMap::new();
         let mut memories = vec![hello.memory; hello.world as usize];
         for (other, stream) in lower?.into_iter().chain(higher?) {

@@ -52,7 +52,10 @@ pub(super) fn feed(state: &mut State, paths: &[Path], nodes: &[Vec<u32>], mesh: 
         for to in roads.downstream(own, piece) {
             let waiting = under_way.entry(to).or_default();
             if waiting.len() == WINDOW {
-                waiting.pop_front().map(|earlier| mesh.receive(to, earlier)).transpose()?;
+                waiting
+                    .pop_front()
+                    .map(|earlier| mesh.receive(to, earlier))
+                    .transpose()?;
             }
             let payload = payload.get_or_insert_with(|| Arc::new(hashed(state, range.clone())));
             mesh.send(to, tag, Arc::clone(payload));
@@ -104,7 +107,11 @@ impl Roads<'_> {
 
     /// Where a rank that joins takes a piece from.
     fn upstream(&self, rank: u32, piece: u64) -> u32 {
-        let node = self.nodes.iter().find(|node| node.contains(&rank)).map_or(&[][..], Vec::as_slice);
+        let node = self
+            .nodes
+            .iter()
+            .find(|node| node.contains(&rank))
+            .map_or(&[][..], Vec::as_slice);
         let sources = |ranks: &mut dyn Iterator<Item = u32>| ranks.filter(|other| !self.joins(*other)).collect();
         let local: Vec<u32> = sources(&mut node.iter().copied());
         let all: Vec<u32> = sources(&mut (0..self.paths.len() as u32));
@@ -132,7 +139,10 @@ mod tests {
 
     fn nodes(ranks: &[u32]) -> Vec<Vec<u32>> {
         let mut next = 0..;
-        ranks.iter().map(|count| next.by_ref().take(*count as usize).collect()).collect()
+        ranks
+            .iter()
+            .map(|count| next.by_ref().take(*count as usize).collect())
+            .collect()
     }
 
     #[test]

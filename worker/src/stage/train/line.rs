@@ -57,9 +57,10 @@ impl Line {
                 self.joined = call.assignment.generation;
                 return Ok(call);
             }
-            match self.orders.next(REMINDER) {
-                Some(order) => self.hear(order, committed)?,
-                None => tracing::info!("waits for the members of a generation after {}", self.joined),
+            if let Some(order) = self.orders.next(REMINDER) {
+                self.hear(order, committed)?;
+            } else {
+                tracing::info!("waits for the members of a generation after {}", self.joined);
             }
         }
     }

@@ -23,12 +23,7 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// [`Stop`] when it ends before its time.
-pub(super) fn take(
-    trainer: &mut Trainer,
-    call: Call,
-    listener: &TcpListener,
-    line: &mut Line,
-) -> Result<Left, Stop> {
+pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, line: &mut Line) -> Result<Left, Stop> {
     let Call {
         assignment,
         rank,

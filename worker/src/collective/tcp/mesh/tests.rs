@@ -247,10 +247,9 @@ fn strangers_are_turned_away_and_members_are_not_kept_out_by_them() {
         member.join().unwrap().unwrap();
         refusals
     });
-    for (refusal, word) in
-        refusals
-            .iter()
-            .zip(["secret", "generation 2", "other build", "does not connect"])
+    for (refusal, word) in refusals
+        .iter()
+        .zip(["secret", "generation 2", "other build", "does not connect"])
     {
         assert!(refusal.contains(word), "{refusal}");
     }
