@@ -13,7 +13,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use settings::{Programs, Settings, address, make_state_dir};
+pub(crate) use settings::{Programs, Restarts, Settings, address, make_state_dir};
 
 use crate::connect::line_of;
 use crate::console::Screen;
@@ -165,6 +165,7 @@ fn coordinator_member(settings: &Settings, listen: SocketAddr) -> Member {
         name: "coordinator".into(),
         log: logs::path(&settings.logs(), "coordinator"),
         grace: COORDINATOR_GRACE,
+        restarts: settings.restarts,
         command: Box::new(move || settings.coordinator(listen)),
     }
 }
@@ -175,6 +176,7 @@ fn agent_member(settings: &Settings, name: &str, url: &str) -> Member {
         log: logs::path(&settings.logs(), &name),
         name: name.clone(),
         grace: AGENT_GRACE,
+        restarts: settings.restarts,
         command: Box::new(move || settings.agent(&name, &url)),
     }
 }

@@ -229,6 +229,7 @@ impl Trainer {
                 self.take_checkpoint(place)?;
             }
             if let Some(metrics) = metrics {
+                tracing::debug!(step = metrics.step, "committed");
                 self.voice.say(&FromRank::Committed { metrics });
             }
             if agreed.then.is_some() {
