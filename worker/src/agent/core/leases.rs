@@ -50,11 +50,11 @@ impl Ranks {
     /// Ranks for which a task is to be asked for now, as (process, stage, generation, rank); they count as asked.
     pub(super) fn ask(&mut self, now: Duration) -> Vec<(ProcessId, StageId, u64, u32)> {
         let mut due = Vec::new();
-        for ((stage, rank), slot) in &mut self.slots {
+        for (seat, slot) in &mut self.slots {
             let wants = matches!(slot.work, Work::Wants { at } if at <= now) && !slot.is_over();
             if let Some(process) = slot.process.filter(|_| wants) {
                 slot.work = Work::Asked;
-                due.push((process, *stage, slot.generation, *rank));
+                due.push((process, seat.stage, seat.generation, seat.rank));
             }
         }
         due

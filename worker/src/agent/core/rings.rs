@@ -80,8 +80,8 @@ impl Rings {
         self.sweep();
     }
 
-    /// Adds the row of a step that a local rank has committed, which may be the generation's lowest. True if the oldest
-    /// rows begin to be lost.
+    /// Adds the row of a step that a local rank has committed, which may be the generation's lowest; every other rank adds the
+    /// same. True if the oldest rows begin to be lost.
     pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: StepMetrics) -> bool {
         if by_leader {
             // The rank may be dying, and its stage gone from here; its row counts nevertheless.
