@@ -68,8 +68,9 @@ impl Pass<'_> {
         let next = stage.clone().set_back(&broken.end.reason)?;
         // What fails again and again may do better with new processes.
         let is_tired = next.setbacks.in_a_row > MAX_SETBACKS / 2;
-        let is_worth_it = stage.kind.is_training() && broken.step() > stage.checkpoint_step();
-        if is_tired || !is_worth_it || now.saturating_sub(broken.since) > settings.hold {
+        let may_be_worth_it = broken.step() > stage.checkpoint_step() || self.evidence.awaits_a_word(generation);
+        let is_kept = stage.kind.is_training() && may_be_worth_it && !is_tired;
+        if !is_kept || now.saturating_sub(broken.since) > settings.hold {
             return self.set_back(job, stage, &broken.end).map(Some);
         }
         if is_new {

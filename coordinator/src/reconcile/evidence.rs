@@ -133,6 +133,12 @@ impl Evidence<'_> {
         generation.seats.iter().filter_map(survivor).collect()
     }
 
+    /// Whether a node of the generation has yet to speak to this coordinator, for the first time since it leads.
+    pub fn awaits_a_word(&self, generation: &Generation) -> bool {
+        let mut seats = generation.seats.iter();
+        seats.any(|seat| self.seen(seat).is_ok_and(|seen| !seen.has_beaten))
+    }
+
     /// A lasting failure that a rank reported of a generation that was over already.
     pub fn late_failure(&self, stage: &Stage) -> Option<String> {
         let reports = self.sight.nodes.values().flat_map(|seen| &seen.ranks);
