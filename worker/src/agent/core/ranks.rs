@@ -435,6 +435,25 @@ impl Ranks {
             );
             self.kill(id, reason, out);
         }
+        for (id, patience) in self.deaf(now) {
+            let reason = format!(
+                "it hangs: it has not answered its call for {:.1} s",
+                patience.as_secs_f64()
+            );
+            self.kill(id, reason, out);
+        }
+    }
+
+    /// Processes that were called to another generation at once, and do not answer although they pulse.
+    fn deaf(&self, now: Duration) -> Vec<(ProcessId, Duration)> {
+        let is_deaf = |slot: &Slot| {
+            let id = slot.process?;
+            let process = self.processes.get(&id).filter(|process| !process.dying)?;
+            let patience = process.patience?;
+            let is_late = now > slot.called_at? + patience;
+            (is_late && slot.state == RankState::Starting).then_some((id, patience))
+        };
+        self.slots.values().filter_map(is_deaf).collect()
     }
 
     /// A process has ended. Returns it, and its slot's work if it died on its own.
