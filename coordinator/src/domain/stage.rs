@@ -30,7 +30,7 @@ pub struct Stage {
     pub generation: u64,
     /// Ranks of that generation.
     pub world: u32,
-    /// Generations that failed without progress.
+    /// Generations that ended without progress.
     pub setbacks: Setbacks,
     /// Steps of a training stage, once known.
     pub course: Option<Course>,
@@ -56,6 +56,8 @@ pub enum State {
         generation: Generation,
         /// Everyone with its address, in rank order; empty for stages of tasks.
         members: Vec<Member>,
+        /// The committed steps that it goes on from, at least; 0 for stages of tasks.
+        from: u64,
     },
     /// Finished with its outputs recorded.
     Done,
@@ -92,7 +94,7 @@ pub struct Generation {
     pub secret: String,
     /// Who runs which rank, in rank order, ranks of one node together.
     pub seats: Vec<Seat>,
-    /// The checkpoint that every member starts from, fixed when the generation is made.
+    /// The checkpoint that its members start from if none of them holds a later state, fixed when the generation is made.
     pub resume: Option<Manifest>,
 }
 
@@ -151,10 +153,16 @@ impl Stage {
         }
     }
 
-    /// Steps of the last checkpoint, or finished tasks.
+    /// Steps of the last checkpoint; 0 before the first.
+    pub fn checkpoint_step(&self) -> u64 {
+        self.facts.checkpoint.as_ref().map_or(0, |manifest| manifest.step)
+    }
+
+    /// Steps that are known to be committed, or finished tasks.
     pub fn progress(&self) -> u64 {
         if self.kind.is_training() {
-            self.facts.checkpoint.as_ref().map_or(0, |manifest| manifest.step)
+            // Ranks go on from memory: a step counts once its metrics are stored, long before a checkpoint has it.
+            self.checkpoint_step().max(self.facts.metrics_through)
         } else {
             self.facts.tasks.done
         }
@@ -207,6 +215,7 @@ impl Stage {
             State::Running {
                 generation,
                 members: Vec::new(),
+                from: 0,
             }
         };
         Ok(Self {
@@ -216,11 +225,15 @@ impl Stage {
         })
     }
 
-    /// Starting → Running: every member listens.
-    pub fn run(mut self, members: Vec<Member>) -> Result<Self, InvalidTransition> {
+    /// Starting → Running: every member listens, and the furthest of them has committed `from` steps.
+    pub fn run(mut self, members: Vec<Member>, from: u64) -> Result<Self, InvalidTransition> {
         match self.state {
             State::Starting(generation) => {
-                self.state = State::Running { generation, members };
+                self.state = State::Running {
+                    generation,
+                    members,
+                    from,
+                };
                 Ok(self)
             }
             _ => Err(self.invalid("running")),
@@ -360,6 +373,16 @@ mod tests {
             reason.contains("8 generations") && reason.contains("it died again"),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn stored_metrics_are_progress_without_a_checkpoint() {
+        let mut stage = stage(StageKind::Pretrain).unblock().unwrap();
+        for step in 1..=3 * u64::from(MAX_SETBACKS) {
+            stage.facts.metrics_through = step;
+            stage = placed(stage).set_back("it died").unwrap();
+            assert_eq!(stage.setbacks.in_a_row, 1);
+        }
     }
 
     #[test]

@@ -162,5 +162,5 @@ fn extent(stage: &Stage) -> (u64, Option<u64>) {
         return (tasks.done, Some(tasks.done + tasks.unfinished + to_come));
     }
     let total = stage.course.map(|course| course.total_steps);
-    (stage.progress().max(stage.facts.metrics_through), total)
+    (stage.progress(), total)
 }

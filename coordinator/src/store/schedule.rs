@@ -71,11 +71,11 @@ impl Store {
 }
 
 async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Result<()> {
-    match *effect {
-        Effect::OpenEpochs { stage, course } => epochs::open(connection, stage, course).await,
-        Effect::CloseEpochs { stage } => epochs::close_through(connection, stage, value::stored(u64::MAX)).await,
-        Effect::AddMerge { stage } => tasks::add_merge(connection, stage).await,
-        Effect::ReleaseTasks { stage, blameless } => tasks::release(connection, stage, blameless).await,
+    match effect {
+        Effect::OpenEpochs { stage, course } => epochs::open(connection, *stage, *course).await,
+        Effect::CloseEpochs { stage } => epochs::close_through(connection, *stage, value::stored(u64::MAX)).await,
+        Effect::AddMerge { stage } => tasks::add_merge(connection, *stage).await,
+        Effect::ReleaseTasks { stage, failed } => tasks::release(connection, *stage, failed).await,
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Row {
 struct Membership {
     generation: Generation,
     members: Vec<Member>,
+    #[serde(default)]
+    from: u64,
 }
 
 impl Row {
@@ -85,8 +87,16 @@ impl Row {
             StageState::Waiting => State::Waiting { reason },
             StageState::Starting => State::Starting(membership()?.generation),
             StageState::Running => {
-                let Membership { generation, members } = membership()?;
-                State::Running { generation, members }
+                let Membership {
+                    generation,
+                    members,
+                    from,
+                } = membership()?;
+                State::Running {
+                    generation,
+                    members,
+                    from,
+                }
             }
             StageState::Done => State::Done,
             StageState::Failed => State::Failed { reason },
@@ -177,10 +187,16 @@ fn membership(stage: &Stage) -> Option<Membership> {
         State::Starting(generation) => Some(Membership {
             generation: generation.clone(),
             members: Vec::new(),
+            from: 0,
         }),
-        State::Running { generation, members } => Some(Membership {
+        State::Running {
+            generation,
+            members,
+            from,
+        } => Some(Membership {
             generation: generation.clone(),
             members: members.clone(),
+            from: *from,
         }),
         _ => None,
     }

@@ -292,15 +292,17 @@ pub(super) async fn add_merge(connection: &mut PgConnection, stage: StageId) -> 
     .map(drop)
 }
 
-/// Takes all leases of a stage back.
-pub(super) async fn release(connection: &mut PgConnection, stage: StageId, blameless: bool) -> sqlx::Result<()> {
+/// Takes all leases of a stage back. Attempts count for the ranks that `failed`, not for those that were stopped with them.
+pub(super) async fn release(connection: &mut PgConnection, stage: StageId, failed: &[u32]) -> sqlx::Result<()> {
+    let failed: Vec<i32> = failed.iter().map(|rank| *rank as i32).collect();
     sqlx::query(
         "UPDATE tasks
-         SET state = 'open', token = NULL, lease_until = NULL, attempts = attempts - $2
-         WHERE stage = $1 AND state = 'leased' AND attempts - $2 < $3",
+         SET state = 'open', token = NULL, lease_until = NULL,
+             attempts = attempts - CASE WHEN rank = ANY($2) THEN 0 ELSE 1 END
+         WHERE stage = $1 AND state = 'leased' AND (attempts < $3 OR rank <> ALL($2))",
     )
     .bind(stage.as_uuid())
-    .bind(i32::from(blameless))
+    .bind(failed)
     .bind(MAX_ATTEMPTS)
     .execute(connection)
     .await

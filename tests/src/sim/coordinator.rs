@@ -77,6 +77,7 @@ fn settings() -> Settings {
     Settings {
         start_limit: Duration::from_secs(20),
         step_limit: Duration::from_secs(20),
+        connect_limit: Duration::from_secs(20),
         ..Settings::default()
     }
 }

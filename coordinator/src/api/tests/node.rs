@@ -115,7 +115,10 @@ impl Node {
                     assignment.kind != StageKind::Pretrain
                 );
                 let address = format!("{}:{rank}", self.name);
-                RankState::Listening { address }
+                RankState::Listening {
+                    address,
+                    committed: None,
+                }
             }
             RankState::Listening { .. } if !assignment.members.is_empty() => {
                 assert!(
