@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
 use medley_protocol::error::{Code, ProblemBody};
-use medley_protocol::ids::{JobId, StageId};
+use medley_protocol::ids::{CheckpointId, JobId, StageId};
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::rest::{
     CheckpointView, DatasetView, EventView, JobDetail, JobView, MetricsPage, NodeView, Page, StageView,
@@ -64,6 +64,19 @@ pub(crate) fn stage(name: &str, kind: StageKind, state: StageState) -> StageView
         details: None,
         started_at: Some(moment(10)),
         finished_at: state.is_final().then(|| moment(70)),
+    }
+}
+
+/// A checkpoint of a stage at this step, without parts.
+pub(crate) fn checkpoint(stage: &StageView, step: u64) -> CheckpointView {
+    CheckpointView {
+        id: CheckpointId::generate(),
+        stage: stage.id,
+        stage_name: stage.name.clone(),
+        step,
+        state_bytes: 0,
+        parts: Vec::new(),
+        committed_at: moment(step as i64),
     }
 }
 
@@ -166,6 +179,10 @@ impl Coordinator {
 
     pub(crate) fn put_dataset(&self, dataset: DatasetView) {
         at(&self.world).datasets.push(dataset);
+    }
+
+    pub(crate) fn put_checkpoint(&self, checkpoint: &CheckpointView) {
+        at(&self.world).checkpoints.push(checkpoint.clone());
     }
 
     pub(crate) fn put_object(&self, key: &str, bytes: Vec<u8>) {

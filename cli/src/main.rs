@@ -2,8 +2,8 @@
 //!
 //! The command is thin over the REST API: what it knows, it was told by a coordinator ([`connect`]). [`cluster`]
 //! supervises the processes of a cluster on one machine for `up`, [`demo`] and [`chaos`]; [`follow`] shows a job's progress;
-//! [`report`] scores a finished demo against the truth of its generated corpus. Results go to standard output, progress and
-//! messages to standard error ([`console`]).
+//! [`report`] scores a finished demo against the truth of its generated corpus; [`infer`] uses trained models. Results go to
+//! standard output, progress and messages to standard error ([`console`]).
 
 mod chaos;
 mod checkpoints;
@@ -14,6 +14,7 @@ mod demo;
 #[cfg(test)]
 mod fake;
 mod follow;
+mod infer;
 mod jobs;
 mod nodes;
 mod report;
@@ -21,6 +22,7 @@ mod signals;
 mod submit;
 mod up;
 
+use crate::infer::{caption, matching};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -31,6 +33,7 @@ Examples:
   medley submit job.toml --watch            submit a job and follow it
   medley jobs                               what is queued, running and done
   medley jobs show latest                   one job with its stages
+  medley caption photo.jpg                  what the newest captioner says of an image
 
 Commands that talk to a coordinator find it by --url and --token-file (MEDLEY_URL, MEDLEY_TOKEN_FILE), or by the
 --state-dir (MEDLEY_STATE_DIR) of a coordinator on this machine; .medley if nothing is said.";
@@ -62,6 +65,10 @@ enum Command {
     Nodes(nodes::Args),
     /// List and take checkpoints.
     Checkpoints(checkpoints::Args),
+    /// Say what images show, with a trained model.
+    Caption(caption::Args),
+    /// Tell how well texts match an image, with a trained model.
+    Match(matching::Args),
 }
 
 /// How a command ended when nothing went wrong with the command itself.
@@ -111,6 +118,8 @@ fn run(cli: Cli) -> anyhow::Result<Ending> {
             Command::Jobs(args) => jobs::run(args, cli.json).await,
             Command::Nodes(args) => nodes::run(args, cli.json).await,
             Command::Checkpoints(args) => checkpoints::run(args, cli.json).await,
+            Command::Caption(args) => caption::run(args, cli.json).await,
+            Command::Match(args) => matching::run(args, cli.json).await,
         }
     });
     // A read of standard input that was given up must not hold the end up.

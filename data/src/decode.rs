@@ -1,8 +1,8 @@
-//! From JPEG bytes to pixels.
+//! From the bytes of an image file to pixels.
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{CpuExtensions, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::ImageReader;
+use image::{ImageFormat, ImageReader};
 use std::io::Cursor;
 
 /// Longest side accepted, in pixels.
@@ -28,25 +28,42 @@ pub struct Rgb {
 
 /// Bytes that are no readable image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a readable JPEG: {0}")]
-pub struct Undecodable(String);
+#[error("not a readable {format}: {cause}")]
+pub struct Undecodable {
+    format: &'static str,
+    cause: String,
+}
 
 /// Decodes a JPEG of bounded size.
 ///
 /// # Errors
 /// [`Undecodable`] with the decoder's reason.
 pub fn jpeg(bytes: &[u8]) -> Result<Rgb, Undecodable> {
-    let broken = |error: image::ImageError| Undecodable(error.to_string());
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), image::ImageFormat::Jpeg);
+    let decoded = decode(ImageReader::with_format(Cursor::new(bytes), ImageFormat::Jpeg));
+    decoded.map_err(|cause| Undecodable { format: "JPEG", cause })
+}
+
+/// Decodes a JPEG or PNG of bounded size, whichever its first bytes say it is.
+///
+/// # Errors
+/// [`Undecodable`] with the decoder's reason.
+pub fn image(bytes: &[u8]) -> Result<Rgb, Undecodable> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let decoded = reader.map_err(|e| e.to_string()).and_then(decode);
+    let format = "JPEG or PNG";
+    decoded.map_err(|cause| Undecodable { format, cause })
+}
+
+fn decode(mut reader: ImageReader<Cursor<&[u8]>>) -> Result<Rgb, String> {
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
-    let image = reader.decode().map_err(broken)?.into_rgb8();
+    let image = reader.decode().map_err(|e| e.to_string())?.into_rgb8();
     let (width, height) = image.dimensions();
     if width == 0 || height == 0 {
-        return Err(Undecodable("it has no pixels".into()));
+        return Err("it has no pixels".into());
     }
     Ok(Rgb {
         width,
@@ -127,6 +144,7 @@ pub fn normalise(image: &Rgb, to: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::ImageEncoder;
 
     fn gradient() -> Rgb {
         let data = (0..64 * 48)
@@ -160,6 +178,32 @@ mod tests {
         assert!(jpeg(b"no image").is_err());
         bytes.truncate(40);
         assert!(jpeg(&bytes).is_err());
+    }
+
+    #[test]
+    fn what_an_image_is_is_told_by_its_bytes() {
+        let original = gradient();
+        let mut png = Vec::new();
+        image::codecs::png::PngEncoder::new(&mut png)
+            .write_image(&original.data, 64, 48, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        assert_eq!(super::image(&png).unwrap(), original);
+        let jpeg_bytes = encode(&original);
+        assert_eq!(super::image(&jpeg_bytes), jpeg(&jpeg_bytes));
+        for broken in [&png[..40], b"GIF89a", b""] {
+            let error = super::image(broken).unwrap_err().to_string();
+            assert!(error.starts_with("not a readable JPEG or PNG"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_claims_too_many_pixels_is_not_decoded() {
+        let mut png = Vec::new();
+        let row = vec![0; 3 * (MAX_SIDE as usize + 1)];
+        image::codecs::png::PngEncoder::new(&mut png)
+            .write_image(&row, MAX_SIDE + 1, 1, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        assert!(super::image(&png).is_err());
     }
 
     #[test]

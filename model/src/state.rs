@@ -239,6 +239,28 @@ impl State {
         HEADER + sections + self.queued_identities.len() * 8
     }
 
+    /// Size of the canonical bytes of any state of this model.
+    pub fn num_bytes_of(blip: &Blip) -> usize {
+        let (queue, width) = (blip.model.queue as usize, blip.model.embed_dim as usize);
+        let floats = 3 * blip.student_layout.len() + blip.momentum_layout.len() + 2 * queue * width;
+        HEADER + 4 * floats + 8 * queue
+    }
+
+    /// How many of the canonical bytes hold step and parameters, which come first.
+    pub fn num_beginning_bytes(blip: &Blip) -> usize {
+        HEADER + 4 * blip.student_layout.len()
+    }
+
+    /// Step and parameters from the beginning of canonical bytes.
+    ///
+    /// # Panics
+    /// When there are fewer bytes than [`State::num_beginning_bytes`].
+    pub fn beginning(blip: &Blip, bytes: &[u8]) -> (u64, Flat) {
+        let mut params = Flat::zeros(blip.student_layout.len());
+        read_floats(&bytes[HEADER..Self::num_beginning_bytes(blip)], &mut params);
+        (word(bytes, 0), params)
+    }
+
     fn header(&self) -> [u8; HEADER] {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&self.step.to_le_bytes());
@@ -324,6 +346,17 @@ pub fn gradient_norm(gradient: &[f32], lanes: u32) -> f64 {
     libm::sqrt(squares_f64(gradient)) / f64::from(lanes)
 }
 
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Fills `to` with the first of the bytes.
+fn read_floats(bytes: &[u8], to: &mut [f32]) {
+    for (value, bytes) in to.iter_mut().zip(bytes.chunks_exact(4)) {
+        *value = f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +417,9 @@ mod tests {
         loaded.load(&bytes).unwrap();
         assert_eq!(loaded.queued_identities, state.queued_identities);
         assert_eq!(loaded.digest(), state.digest());
+        assert_eq!(bytes.len(), State::num_bytes_of(&blip));
+        let (step, params) = State::beginning(&blip, &bytes[..State::num_beginning_bytes(&blip)]);
+        assert_eq!((step, &params[..]), (1, &state.params[..]));
         loaded.queued_identities[15] ^= 1;
         assert_ne!(loaded.digest(), state.digest());
     }

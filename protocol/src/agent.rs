@@ -65,6 +65,34 @@ pub struct RankReport {
     pub rank: u32,
     /// What it is doing.
     pub state: RankState,
+    /// Where in a step it is, while it trains.
+    #[serde(default)]
+    pub doing: Option<Doing>,
+}
+
+/// Where in a step a rank is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing {
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The part of the step.
+    pub phase: StepPhase,
+    /// For how long.
+    pub for_ms: u64,
+    /// Median time of its last steps; none before there are some.
+    pub usual_step_ms: Option<u64>,
+}
+
+/// A part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepPhase {
+    /// Computes its lanes, or commits.
+    Computing,
+    /// Exchanges gradients, features and losses with the other ranks.
+    Exchanging,
+    /// Is prepared, and waits until everyone is.
+    Agreeing,
 }
 
 /// State of a rank process.
@@ -245,7 +273,10 @@ pub enum FromRank {
     },
     /// The rank's process runs: said again and again by a thread that does not compute, so its absence means that the process
     /// stands still.
-    Pulse,
+    Pulse {
+        /// Where in a step it is, while it trains.
+        doing: Option<Doing>,
+    },
     /// A step was committed.
     Committed {
         /// Its metrics.

@@ -58,6 +58,18 @@ pub struct Manifest {
     pub parts: Vec<CheckpointPart>,
 }
 
+impl Manifest {
+    /// The parts that hold trained weights. A state begins with its step and its parameters; there are as many values in both
+    /// moments, so that the first third ends behind the parameters.
+    pub fn weights(&self) -> impl Iterator<Item = &CheckpointPart> {
+        let end = self.state_bytes / 3 + MAX_HEADER;
+        self.parts.iter().filter(move |part| part.offset_bytes < end)
+    }
+}
+
+/// What stands before the parameters takes no more bytes.
+const MAX_HEADER: u64 = 64;
+
 #[cfg(test)]
 mod tests {
     use super::ObjectRef;

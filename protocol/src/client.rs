@@ -8,6 +8,10 @@ use std::time::Duration;
 
 /// Deadline of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest silence within an answer.
+const READ_TIMEOUT: Duration = REQUEST_TIMEOUT;
+/// Deadline of a download.
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_hours(12);
 /// Deadline of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -65,6 +69,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
             .no_proxy()
             // A redirect would carry a body, or the token, to somebody who was not asked.
             .redirect(reqwest::redirect::Policy::none())
@@ -93,6 +98,15 @@ impl Client {
             .await
             .map(|b| b.to_vec())
             .map_err(|source| self.unreachable(source))
+    }
+
+    /// `GET /api/v1{path}` for bytes that come piece by piece, however long that takes.
+    pub async fn download(&self, path: &str) -> Result<Download, Error> {
+        let request = self.request(Method::GET, path).timeout(DOWNLOAD_TIMEOUT);
+        Ok(Download {
+            response: self.send(request).await?,
+            url: self.base.clone(),
+        })
     }
 
     /// `POST /api/v1{path}` with a JSON body.
@@ -149,5 +163,26 @@ impl Client {
             url: self.base.clone(),
             source,
         }
+    }
+}
+
+/// An answer that is being read.
+pub struct Download {
+    response: Response,
+    url: String,
+}
+
+impl Download {
+    /// The next bytes; none at the end.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when they do not come.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let chunk = self.response.chunk().await;
+        let chunk = chunk.map_err(|source| Error::Unreachable {
+            url: self.url.clone(),
+            source,
+        })?;
+        Ok(chunk.map(|bytes| bytes.to_vec()))
     }
 }

@@ -1,9 +1,10 @@
 //! The demo, as a user runs it: everything must be there in the end, and add up.
 
+use medley_data::shards;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::JobDetail;
 use medley_protocol::stage::{JobState, StageState};
-use medley_tests::programs::{Running, Scratch};
+use medley_tests::programs::{Running, Said, Scratch, call};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -111,6 +112,108 @@ fn check_sheet(path: &Path) {
     );
 }
 
+/// Two images of the held-out set with their texts, as files of their own.
+fn pictures(data: &Path, scratch: &Scratch) -> [(String, String); 2] {
+    let set = data.join("test");
+    let shard = set.join(&shards::list(&set).expect("the corpus has shards")[0]);
+    let members = shards::members(&shard).expect("the shard can be read").members;
+    let mut tar = fs::File::open(&shard).expect("the shard can be read");
+    let mut read = |extent| shards::read(&mut tar, extent).expect("its members can be read");
+    std::array::from_fn(|i| {
+        let of_kind = |extension: &str| members.iter().filter(|member| member.extension == extension).nth(i);
+        let (image, text) = (of_kind("jpg").expect("an image"), of_kind("txt").expect("a text"));
+        let path = scratch.path(format!("{}.jpg", image.key));
+        fs::write(&path, read(image.extent)).expect("a test may write");
+        let text = String::from_utf8(read(text.extent)).expect("texts are UTF-8");
+        (path.display().to_string(), text)
+    })
+}
+
+/// `medley` with `--json` and these arguments: the value it prints, and what it tells.
+fn ask(arguments: &[&str]) -> (Value, String) {
+    let Said { output, messages } = call("medley", &[&["--json"], arguments].concat());
+    (serde_json::from_str(&output).expect("the answer is JSON"), messages)
+}
+
+/// The demo's models caption and match images of its corpus: fetched from the coordinator, and from exported files without it.
+fn check_use(state_dir: &Path, scratch: &Scratch, job: &JobDetail) {
+    let path = |name: &str| scratch.path(name).display().to_string();
+    let [(first, right), (second, wrong)] = pictures(&state_dir.join("data"), scratch);
+    let (state, cache) = (state_dir.display().to_string(), path("cache"));
+    let model = ["--state-dir", &state, "--cache", &cache];
+
+    let (captions, told) = ask(&[&["caption", &first, &second][..], &model].concat());
+    assert!(
+        told.contains("captioner-0 at step 12") && told.contains("fetching"),
+        "{told}"
+    );
+    for (caption, image) in captions
+        .as_array()
+        .expect("one for each image")
+        .iter()
+        .zip([&first, &second])
+    {
+        assert_eq!(caption["image"], **image);
+        assert!(number(caption, "/captions/0/log_probability") < 0.0, "{caption}");
+    }
+    let (alone, told) = ask(&[&["caption", &second][..], &model].concat());
+    assert_eq!((&alone[0], told.contains("fetching")), (&captions[1], false), "{told}");
+
+    let (matches, told) = ask(&[&["match", &first, &wrong, &right][..], &model].concat());
+    assert!(told.contains("filter-0 at step 12"), "{told}");
+    let [best, other] = [0, 1].map(|i| number(&matches[i], "/probability"));
+    assert!(1.0 > best && best >= other && other > 0.0, "{matches}");
+    let mut texts = [0, 1].map(|i| matches[i]["text"].as_str().expect("the text is told"));
+    let mut asked = [wrong.as_str(), &right];
+    texts.sort_unstable();
+    asked.sort_unstable();
+    assert_eq!(texts, asked);
+    assert!((0..2).all(|i| number(&matches[i], "/cosine").abs() <= 1.0), "{matches}");
+
+    let (spec, weights) = (path("spec.json"), path("weights"));
+    let shown = call("medley", &["--json", "jobs", "show", "--state-dir", &state]).output;
+    fs::write(&spec, shown).expect("a test may write");
+    let captioner = job
+        .stages
+        .iter()
+        .find(|stage| stage.name == "captioner-0")
+        .expect("there is one");
+    let checkpoint = state_dir
+        .join("store/checkpoints")
+        .join(captioner.id.to_string())
+        .display()
+        .to_string();
+    let export = [
+        "weights",
+        "export",
+        "--checkpoint",
+        &checkpoint,
+        "--spec",
+        &spec,
+        "--to",
+        "hf-caption",
+        "--out",
+        &weights,
+    ];
+    call("medley-worker", &export);
+    let lengths = [job.spec.capfilt.min_tokens, job.spec.capfilt.max_tokens].map(|tokens| tokens.to_string());
+    let nowhere = path("nowhere");
+    let (exported, _) = ask(&[
+        "caption",
+        &first,
+        &second,
+        "--checkpoint",
+        &weights,
+        "--state-dir",
+        &nowhere,
+        "--min-tokens",
+        &lengths[0],
+        "--max-tokens",
+        &lengths[1],
+    ]);
+    assert_eq!(exported, captions, "files say what the checkpoint says");
+}
+
 #[tokio::test]
 async fn the_demo_runs_from_nothing_to_a_report_that_adds_up() {
     let scratch = Scratch::new();
@@ -146,6 +249,7 @@ async fn the_demo_runs_from_nothing_to_a_report_that_adds_up() {
     for trouble in ["generation-over", "task-failed", "stage-failed", "job-failed"] {
         assert!(!told.contains(&trouble), "{events:?}");
     }
+    check_use(&state_dir, &scratch, &detail);
     assert!(
         demo.interrupt().await.success(),
         "Ctrl-C ends a demo that is done in order"

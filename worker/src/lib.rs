@@ -1,11 +1,13 @@
 //! What runs on a node: the [`agent`] that talks to the coordinator, and the ranks that compute.
 //!
 //! A rank is a process of its own ([`supervise`] starts it and listens to it); [`stage`] is what it works on. [`local`] runs a
-//! training without a cluster, [`replay`] single steps on given tensors; [`weights`] are brought in and out.
+//! training without a cluster, [`replay`] single steps on given tensors; [`infer`] captions and matches single images;
+//! [`weights`] are brought in and out.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod collective;
+pub mod infer;
 pub mod local;
 pub mod objects;
 pub mod rank;

@@ -1,8 +1,8 @@
-//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps; and weights, in and
-//! out.
+//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps; single images; and
+//! weights, in and out.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, local, rank, replay, weights};
+use medley_worker::{agent, infer, local, rank, replay, weights};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -20,6 +20,9 @@ enum Command {
     Agent(agent::Args),
     /// Be one rank: started by an agent, or by `train`, and told what to do on standard input.
     Rank,
+    /// Caption or match images: a JSON request on standard input, JSON lines on standard output. For people there are
+    /// `medley caption` and `medley match`.
+    Infer,
     /// Pre-train on this machine alone, without coordinator or agent.
     Train(local::Args),
     /// Run training steps on tensors from files and write losses, gradients and the state after them.
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(args),
         Command::Rank => return rank::process::run(),
+        Command::Infer => infer::run(),
         Command::Train(args) => local::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Weights(command) => weights::run(command),

@@ -77,7 +77,7 @@ impl Rank {
     fn hears(&self) -> FromRank {
         loop {
             match self.events.recv_timeout(PATIENCE).unwrap() {
-                Event::Said(FromRank::TaskProgress { .. } | FromRank::Pulse) => {}
+                Event::Said(FromRank::TaskProgress { .. } | FromRank::Pulse { .. }) => {}
                 Event::Said(said) => return said,
                 other => panic!("{other:?}"),
             }

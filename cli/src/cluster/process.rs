@@ -190,7 +190,7 @@ fn terminate(child: &mut Child) {
 
 /// Asks the kernel to kill the process when the thread that starts it ends.
 #[expect(unsafe_code, reason = "prctl has no safe wrapper; it runs between fork and exec")]
-fn end_with_parent(command: &mut Command) {
+pub(crate) fn end_with_parent(command: &mut Command) {
     // SAFETY: the closure makes one async-signal-safe system call and touches no memory of the parent.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {

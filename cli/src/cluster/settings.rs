@@ -23,21 +23,9 @@ impl Programs {
     /// # Errors
     /// Names the one that is missing.
     pub(crate) fn beside_this_one() -> Result<Self> {
-        let own = std::env::current_exe().context("cannot tell where this program lies")?;
-        let folder = own.parent().unwrap_or(Path::new("/"));
-        let find = |name: &str| {
-            let path = folder.join(name);
-            if path.is_file() {
-                return Ok(path);
-            }
-            bail!(
-                "{} is missing: build it with `cargo build --release --workspace`",
-                path.display()
-            )
-        };
         Ok(Self {
-            coordinator: find("medley-coordinator")?,
-            worker: find("medley-worker")?,
+            coordinator: program_beside("medley-coordinator")?,
+            worker: program_beside("medley-worker")?,
         })
     }
 }
@@ -49,6 +37,22 @@ pub(crate) enum Restarts {
     Some,
     /// Whenever it ends.
     Always,
+}
+
+/// The sibling of this executable with this name.
+///
+/// # Errors
+/// Names it when it is missing.
+pub(crate) fn program_beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    let path = own.with_file_name(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    bail!(
+        "{} is missing: build it with `cargo build --release --workspace`",
+        path.display()
+    )
 }
 
 /// What is started.

@@ -125,7 +125,10 @@ async fn list(client: &Client, limit: u32, json: bool) -> Result<()> {
 }
 
 /// The newest jobs, at most `limit`.
-async fn pages(client: &Client, limit: usize) -> Result<Vec<JobView>> {
+///
+/// # Errors
+/// When the coordinator does not answer or refuses.
+pub(crate) async fn pages(client: &Client, limit: usize) -> Result<Vec<JobView>> {
     let mut jobs: Vec<JobView> = Vec::new();
     let mut cursor = String::new();
     while jobs.len() < limit {
@@ -191,6 +194,9 @@ fn event_line(event: &EventView) -> String {
 }
 
 /// A job with its stages.
-async fn detail(client: &Client, job: medley_protocol::ids::JobId) -> Result<JobDetail> {
+///
+/// # Errors
+/// When the coordinator does not answer or refuses.
+pub(crate) async fn detail(client: &Client, job: medley_protocol::ids::JobId) -> Result<JobDetail> {
     client.get(&format!("/jobs/{job}")).await.map_err(explain)
 }

@@ -192,9 +192,9 @@ fn recognise(file: &mut File) -> std::io::Result<Kind> {
     })
 }
 
-/// The file of weights in a directory of `transformers`.
+/// The file of weights in a directory of `transformers`, or of an export.
 fn within(directory: &Path) -> Result<PathBuf, Error> {
-    let known = ["model.safetensors", "pytorch_model.bin"];
+    let known = ["model.safetensors", "pytorch_model.bin", "model.pth"];
     if let Some(found) = known
         .iter()
         .map(|name| directory.join(name))
@@ -208,7 +208,7 @@ fn within(directory: &Path) -> Result<PathBuf, Error> {
         if sharded {
             "its weights are split over several files: name these files one by one"
         } else {
-            "the directory holds neither model.safetensors nor pytorch_model.bin: name the file of weights"
+            "the directory holds neither model.safetensors nor pytorch_model.bin nor model.pth: name the file of weights"
         },
     ))
 }

@@ -4,9 +4,11 @@
 //! to any user, and dies whenever the test says so, with every process that it has started ([`tree`]). Every wait has a
 //! deadline and ends early, with the ends of the logs, when the command does.
 
+mod call;
 mod find;
 mod running;
 pub mod tree;
 
+pub use call::{Said, call};
 pub use find::{Scratch, program};
 pub use running::Running;

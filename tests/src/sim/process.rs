@@ -103,7 +103,7 @@ pub(super) fn pulse() -> Vec<Deed> {
         after: PULSE,
         alarm: Alarm::Pulse,
     };
-    vec![Deed::Say(FromRank::Pulse), again]
+    vec![Deed::Say(FromRank::Pulse { doing: None }), again]
 }
 
 /// What processes have at hand.

@@ -128,7 +128,7 @@ fn ordered(state: &mut State, answer: Result<Orders, Trouble>, now: Duration, ou
             if state.link.beaten() {
                 out.push(Output::Info("the coordinator answers again".into()));
             }
-            if state.phase == Phase::Serving && state.ranks.obey(orders, out) {
+            if state.phase == Phase::Serving && state.ranks.obey(orders, now, out) {
                 state.rings.list(&state.ranks.training());
             }
             return;

@@ -7,6 +7,8 @@
 pub mod writer;
 
 use crate::objects::{self, Objects};
+use medley_model::blip::Blip;
+use medley_model::flat::Flat;
 use medley_model::state::State;
 use medley_protocol::checkpoint::{CheckpointPart, Manifest};
 use medley_protocol::spec::CheckpointSpec;
@@ -63,34 +65,63 @@ pub fn part_range(state_bytes: u64, part: u32, parts: u32) -> Range<u64> {
 /// # Errors
 /// [`Error`]; `state` is then unspecified.
 pub fn load(objects: &Objects, manifest: &Manifest, state: &mut State) -> Result<(), Error> {
-    let step = manifest.step;
-    let expected = state.num_bytes() as u64;
-    if manifest.state_bytes != expected {
-        let cause = format!(
-            "it holds {} bytes, this model's state has {expected}",
-            manifest.state_bytes
-        );
-        return Err(Error::Other { step, cause });
-    }
+    check_size(manifest, state.num_bytes())?;
+    let bytes = read(objects, manifest, state.num_bytes())?;
+    state.load(&bytes).map_err(|e| Error::Other {
+        step: manifest.step,
+        cause: e.to_string(),
+    })?;
+    check_step(manifest, state.step)
+}
+
+/// Reads the parameters of a checkpoint, verifying the parts that hold them; no other is read.
+///
+/// # Errors
+/// [`Error`]
+pub fn load_params(objects: &Objects, manifest: &Manifest, blip: &Blip) -> Result<Flat, Error> {
+    check_size(manifest, State::num_bytes_of(blip))?;
+    let bytes = read(objects, manifest, State::num_beginning_bytes(blip))?;
+    let (step, params) = State::beginning(blip, &bytes);
+    check_step(manifest, step)?;
+    Ok(params)
+}
+
+/// The canonical bytes up to the end of the part that holds the byte before `end`.
+fn read(objects: &Objects, manifest: &Manifest, end: usize) -> Result<Vec<u8>, Error> {
     check_parts(manifest)?;
-    let mut bytes = Vec::with_capacity(state.num_bytes());
-    for part in &manifest.parts {
+    let mut bytes = Vec::with_capacity(end);
+    for part in manifest.parts.iter().take_while(|part| part.offset_bytes < end as u64) {
         let piece = objects.get(&part.object).map_err(|cause| Error::Part {
             part: part.part,
-            step,
+            step: manifest.step,
             cause,
         })?;
         bytes.extend_from_slice(&piece);
     }
-    state.load(&bytes).map_err(|e| Error::Other {
-        step,
-        cause: e.to_string(),
-    })?;
-    if state.step != step {
-        let cause = format!("its state says step {}", state.step);
-        return Err(Error::Torn { step, cause });
+    Ok(bytes)
+}
+
+fn check_size(manifest: &Manifest, expected: usize) -> Result<(), Error> {
+    if manifest.state_bytes == expected as u64 {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Other {
+        step: manifest.step,
+        cause: format!(
+            "it holds {} bytes, this model's state has {expected}",
+            manifest.state_bytes
+        ),
+    })
+}
+
+fn check_step(manifest: &Manifest, step: u64) -> Result<(), Error> {
+    if manifest.step == step {
+        return Ok(());
+    }
+    Err(Error::Torn {
+        step: manifest.step,
+        cause: format!("its state says step {step}"),
+    })
 }
 
 /// Whether parts follow each other without gap or overlap, before anything is read.

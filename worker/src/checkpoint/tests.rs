@@ -83,6 +83,26 @@ fn a_state_survives_its_checkpoint() {
 }
 
 #[test]
+fn parameters_are_read_from_the_parts_that_hold_them() {
+    let case = case();
+    let weights: Vec<u32> = case.manifest.weights().map(|part| part.part).collect();
+    assert_eq!(
+        weights,
+        [0, 1],
+        "the header moves the last parameters into the second part"
+    );
+    std::fs::remove_file(case.dir.path().join(&case.manifest.parts[2].object.key)).unwrap();
+    let params = load_params(&case.objects, &case.manifest, &case.blip).unwrap();
+    assert_eq!(params[..], case.state.params[..]);
+    let later = Manifest {
+        step: 10,
+        ..case.manifest
+    };
+    let error = load_params(&case.objects, &later, &case.blip).unwrap_err();
+    assert!(matches!(error, Error::Torn { .. }), "{error}");
+}
+
+#[test]
 fn a_damaged_part_is_named() {
     let case = case();
     let file = case.dir.path().join(&case.manifest.parts[1].object.key);

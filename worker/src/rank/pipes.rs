@@ -4,6 +4,7 @@
 //! to be saved that is not in a checkpoint. The end of a generation is noted at once too, so that whoever waits for its members
 //! is called off.
 
+use super::activity::Activity;
 use crate::collective::tcp::Fence;
 use medley_protocol::agent::{FromRank, RankState, ToRank};
 use std::io::{self, BufRead, Read, Write};
@@ -109,6 +110,7 @@ pub struct Voice {
     out: Arc<Mutex<io::Stdout>>,
     /// The generation that it speaks of.
     generation: Arc<AtomicU64>,
+    activity: Activity,
 }
 
 impl Voice {
@@ -117,7 +119,13 @@ impl Voice {
         Self {
             out: Arc::new(Mutex::new(io::stdout())),
             generation: Arc::default(),
+            activity: Activity::default(),
         }
+    }
+
+    /// What the rank is doing, told with every pulse.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// Says from now on, again and again, that the process runs.
@@ -128,7 +136,8 @@ impl Voice {
         let voice = self.clone();
         let beat = move || {
             loop {
-                voice.say(&FromRank::Pulse);
+                let doing = voice.activity.look();
+                voice.say(&FromRank::Pulse { doing });
                 thread::sleep(PULSE);
             }
         };

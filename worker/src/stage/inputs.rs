@@ -6,6 +6,7 @@ use crate::rank::failure::Failure;
 use medley_data::dataset::{Corpus, CorpusShard, Version, VersionShard, shard_path};
 use medley_data::text::{Tokenizer, Vocabulary};
 use medley_model::blip::Blip;
+use medley_model::flat::Flat;
 use medley_model::params;
 use medley_model::state::State;
 use medley_model::weights::{Error as WeightsError, Start};
@@ -14,7 +15,12 @@ use medley_protocol::checkpoint::{Manifest, ObjectRef};
 use medley_protocol::spec::{DataSpec, Spec, VocabSpec};
 use medley_protocol::tasks::{Set, ShardName};
 use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// Largest file of a vocabulary.
+const MAX_VOCAB_BYTES: u64 = 32 << 20;
 
 /// The file of a shard, as the spec places its set.
 pub fn path_of(data: &DataSpec, shard: &ShardName) -> PathBuf {
@@ -78,6 +84,27 @@ pub fn tokenizer(objects: &Objects, spec: &VocabSpec, object: Option<&ObjectRef>
     Ok(Tokenizer::new(vocabulary, spec.specials))
 }
 
+/// Reads a file with a vocabulary; `advice` says what to do when there is none.
+///
+/// # Errors
+/// Why it cannot be read or cannot serve, without its name.
+pub fn vocabulary(path: &Path, advice: &str) -> Result<Vocabulary, String> {
+    let advice = |cause: std::io::Error| format!("{cause}; give a BERT vocab.txt or tokenizer.json {advice}");
+    let mut text = String::new();
+    let file = File::open(path).map_err(advice)?;
+    file.take(MAX_VOCAB_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(advice)?;
+    if text.len() as u64 > MAX_VOCAB_BYTES {
+        return Err(format!("is larger than {} MiB", MAX_VOCAB_BYTES >> 20));
+    }
+    let parse = match path.extension() {
+        Some(extension) if extension == "json" => Vocabulary::parse_json,
+        _ => Vocabulary::parse,
+    };
+    parse(&text).map_err(|e| e.to_string())
+}
+
 /// The model of the spec at an image size.
 pub fn blip(spec: &Spec, image_size: u32, vocabulary: &Vocabulary) -> Blip {
     let vocab = params::Vocabulary {
@@ -99,6 +126,14 @@ pub fn state(objects: &Objects, blip: &Blip, manifest: Option<&Manifest>, role: 
     let mut state = State::zeros(blip);
     checkpoint::load(objects, needed(manifest, role)?, &mut state)?;
     Ok(state)
+}
+
+/// A checkpoint's parameters.
+///
+/// # Errors
+/// As for [`state`].
+pub fn params(objects: &Objects, blip: &Blip, manifest: Option<&Manifest>, role: &str) -> Result<Flat, Failure> {
+    Ok(checkpoint::load_params(objects, needed(manifest, role)?, blip)?)
 }
 
 /// The state that files of weights give, laid over the seed's; the seed's where there are none. What became of every tensor

@@ -194,12 +194,13 @@ fn fitting(spec: &Spec, vocabulary: &Vocabulary, state_bytes: u64) -> anyhow::Re
     )
 }
 
-/// A spec, or the spec within what the API says of a job.
+/// A spec, or the spec within what `medley jobs show --json` says of a job.
 fn read_spec(path: &Path) -> anyhow::Result<Spec> {
     let named = || format!("--spec {}", path.display());
     let text = fs::read_to_string(path).with_context(named)?;
-    let job = serde_json::from_str::<serde_json::Value>(&text).ok();
-    match job.and_then(|mut job| job.get_mut("spec").map(serde_json::Value::take)) {
+    let shown = serde_json::from_str::<serde_json::Value>(&text).ok();
+    let spec = shown.and_then(|mut shown| Some(shown.pointer_mut("/job/spec")?.take()));
+    match spec {
         Some(spec) => serde_json::from_value(spec).with_context(named),
         None => local::read_spec(path).with_context(named),
     }

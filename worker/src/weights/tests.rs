@@ -111,3 +111,13 @@ fn a_checkpoint_of_another_spec_or_vocabulary_is_refused() {
     assert!(error.contains("check --spec and --vocab"), "{error}");
     assert!(!world.dir.path().join("out").exists());
 }
+
+#[test]
+fn the_spec_is_found_in_what_is_shown_of_a_job() {
+    let world = world();
+    let path = world.dir.path().join("spec.json");
+    let spec = read_spec(&path).unwrap();
+    let shown = json!({"job": {"id": "0", "spec": spec}, "datasets": []});
+    fs::write(&path, shown.to_string()).unwrap();
+    assert_eq!(read_spec(&path).unwrap(), spec);
+}

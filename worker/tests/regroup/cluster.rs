@@ -271,7 +271,7 @@ impl Cluster {
                 self.broken += usize::from(matches!(state, RankState::Broken { .. }));
                 rank.states.insert(generation, state);
             }
-            Event::Said(FromRank::Pulse) => {}
+            Event::Said(FromRank::Pulse { .. }) => {}
             Event::Said(FromRank::Committed { metrics }) => {
                 let next = rank.last.map_or(metrics.step, |last| last + 1);
                 let jumped = metrics.step > next && rank.states.len() > 1;

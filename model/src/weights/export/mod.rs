@@ -8,6 +8,7 @@ mod pth;
 mod safetensors;
 mod tensors;
 
+use super::description::Description;
 use super::error::Error;
 use crate::blip::Blip;
 use crate::state::State;
@@ -21,7 +22,8 @@ pub enum Kind {
     HfCaption,
     /// A directory for `BlipForImageTextRetrieval` and `BlipProcessor`.
     HfRetrieval,
-    /// The released code's checkpoint: `{"model": state_dict}`, momentum encoders and queues included.
+    /// The released code's checkpoint: `{"model": state_dict}`, momentum encoders and queues included; its dimensions and
+    /// vocabulary lie beside it.
     Pth,
     /// The same tensors under the same names, tied ones once, as safetensors.
     Safetensors,
@@ -76,8 +78,14 @@ impl Export<'_> {
         let weights = directory.join(kind.file());
         let (blip, params) = (self.blip, &self.state.params);
         match kind {
-            Kind::Pth => pth::write(&weights, &tensors::official(blip, self.state)),
-            Kind::Safetensors => safetensors::write(&weights, &tensors::official(blip, self.state)),
+            Kind::Pth => {
+                pth::write(&weights, &tensors::official(blip, self.state))?;
+                self.describe(directory)
+            }
+            Kind::Safetensors => {
+                safetensors::write(&weights, &tensors::official(blip, self.state))?;
+                self.describe(directory)
+            }
             Kind::HfCaption => {
                 safetensors::write(&weights, &tensors::captioner(blip, params))?;
                 hf::write(directory, blip, "BlipForConditionalGeneration", self.vocabulary)
@@ -87,6 +95,13 @@ impl Export<'_> {
                 hf::write(directory, blip, "BlipForImageTextRetrieval", self.vocabulary)
             }
         }
+    }
+
+    /// Writes what files in the released code's layout leave open.
+    fn describe(&self, directory: &Path) -> Result<(), Error> {
+        Description::of(self.blip).write(directory)?;
+        let path = directory.join("vocab.txt");
+        fs::write(&path, self.vocabulary).map_err(Error::io(&path))
     }
 }
 

@@ -40,7 +40,7 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
             generation,
             state: reached,
         } => state.ranks.reached(id, generation, reached),
-        FromRank::Pulse => state.ranks.pulses(id, now),
+        FromRank::Pulse { doing } => state.ranks.pulses(id, doing, now),
         FromRank::Committed { metrics } => {
             state.ranks.committed(id, metrics.step + 1);
             // All ranks say the same: whichever is lost, no row is.

@@ -11,13 +11,15 @@
 use super::leases::Work;
 use super::message::{Output, ProcessId};
 use crate::rank::membership::LEADER;
-use medley_protocol::agent::{Assignment, Orders, RankReport, RankState, Register, ToRank};
+use medley_protocol::agent::{Assignment, Doing, Orders, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Silence of a process after which it counts as standing still: eight pulses.
 const SILENCE: Duration = Duration::from_secs(2);
+/// Usual steps within which a rank must answer a call that ends its generation: it looks for one in every step.
+const STEPS_TO_ANSWER: u32 = 3;
 /// Time between two looks after which this agent must have stood still itself.
 const MAX_GAP: Duration = Duration::from_millis(500);
 
@@ -49,6 +51,8 @@ pub(super) struct Seat {
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     state: RankState,
+    /// Since when its process was called at once to it, until it answers.
+    called_at: Option<Duration>,
     /// None before its start and after its end.
     pub(super) process: Option<ProcessId>,
     connected: bool,
@@ -68,6 +72,10 @@ pub(super) struct Process {
     pub(super) dying: bool,
     /// When it last said that it runs.
     pulsed_at: Option<Duration>,
+    /// Where in a step it was then.
+    doing: Option<Doing>,
+    /// Time that it may take to answer a call: none before it has trained.
+    patience: Option<Duration>,
 }
 
 impl Process {
@@ -108,8 +116,14 @@ impl Ranks {
             generation: seat.generation,
             rank: seat.rank,
             state: slot.state.clone(),
+            doing: slot.process.and_then(|id| self.doing(id, *seat)),
         };
         self.slots.iter().map(report).collect()
+    }
+
+    /// Where in a step a process is, if it works in this seat.
+    fn doing(&self, id: ProcessId, seat: Seat) -> Option<Doing> {
+        self.processes.get(&id).filter(|process| process.seat == seat)?.doing
     }
 
     /// Whether there is something that should not wait for the next beat.
@@ -159,7 +173,7 @@ impl Ranks {
     }
 
     /// Takes orders over if they are newer than all before: false if not.
-    pub(super) fn obey(&mut self, orders: Orders, out: &mut Vec<Output>) -> bool {
+    pub(super) fn obey(&mut self, orders: Orders, now: Duration, out: &mut Vec<Output>) -> bool {
         if self.seen.is_some_and(|seen| orders.revision <= seen) {
             return false;
         }
@@ -168,7 +182,7 @@ impl Ranks {
         self.assignments = listed
             .map(|listed| ((listed.stage, listed.generation), listed))
             .collect();
-        self.fill_slots(out);
+        self.fill_slots(now, out);
         self.kill_unwanted(out);
         let dying = self.processes.values().filter(|process| process.dying).count();
         let wanted = self.processes.len() - dying + self.vacant().count();
@@ -190,7 +204,7 @@ impl Ranks {
     }
 
     /// Keeps slots whose generation goes on, adds new ones, drops the others.
-    fn fill_slots(&mut self, out: &mut Vec<Output>) {
+    fn fill_slots(&mut self, now: Duration, out: &mut Vec<Output>) {
         let mut before = std::mem::take(&mut self.slots);
         let is_sound = |slot: &Slot| !matches!(slot.state, RankState::Failed { .. });
         let survivors: Vec<(ProcessId, Seat)> = before
@@ -221,13 +235,15 @@ impl Ranks {
             for seat in new {
                 let mut slot = Slot::new();
                 if let Some((old, process)) = free.next() {
+                    let at_once = !self.assignments.contains_key(&(stage, old.generation));
                     slot.process = Some(process);
+                    slot.called_at = at_once.then_some(now);
                     out.push(Output::Tell {
                         process,
                         order: ToRank::Regroup {
                             assignment: Box::new(bare(assignment)),
                             rank: seat.rank,
-                            at_once: !self.assignments.contains_key(&(stage, old.generation)),
+                            at_once,
                         },
                     });
                 }
@@ -301,6 +317,8 @@ impl Ranks {
             device,
             dying: false,
             pulsed_at: None,
+            doing: None,
+            patience: None,
         };
         self.processes.insert(id, process);
         let order = ToRank::Start {
@@ -381,9 +399,14 @@ impl Ranks {
     }
 
     /// A process says that it runs.
-    pub(super) fn pulses(&mut self, id: ProcessId, now: Duration) {
+    pub(super) fn pulses(&mut self, id: ProcessId, doing: Option<Doing>, now: Duration) {
         if let Some(process) = self.processes.get_mut(&id) {
             process.pulsed_at = Some(now);
+            process.doing = doing;
+            let usual = doing.and_then(|doing| doing.usual_step_ms).map(Duration::from_millis);
+            process.patience = usual
+                .map(|usual| (usual * STEPS_TO_ANSWER).max(SILENCE))
+                .or(process.patience);
         }
     }
 
@@ -412,6 +435,25 @@ impl Ranks {
             );
             self.kill(id, reason, out);
         }
+        for (id, patience) in self.deaf(now) {
+            let reason = format!(
+                "it hangs: it has not answered its call for {:.1} s",
+                patience.as_secs_f64()
+            );
+            self.kill(id, reason, out);
+        }
+    }
+
+    /// Processes that were called to another generation at once, and do not answer although they pulse.
+    fn deaf(&self, now: Duration) -> Vec<(ProcessId, Duration)> {
+        let is_deaf = |slot: &Slot| {
+            let id = slot.process?;
+            let process = self.processes.get(&id).filter(|process| !process.dying)?;
+            let patience = process.patience?;
+            let is_late = now > slot.called_at? + patience;
+            (is_late && slot.state == RankState::Starting).then_some((id, patience))
+        };
+        self.slots.values().filter_map(is_deaf).collect()
     }
 
     /// A process has ended. Returns it, and its slot's work if it died on its own.
@@ -439,6 +481,7 @@ impl Slot {
     fn new() -> Self {
         Self {
             state: RankState::Starting,
+            called_at: None,
             process: None,
             connected: false,
             told: BTreeSet::new(),

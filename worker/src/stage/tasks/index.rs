@@ -9,13 +9,11 @@ use medley_data::shards;
 use medley_data::text::{Vocabulary, WordCounts};
 use medley_protocol::spec::{Kind, Spec, VocabSpec};
 use medley_protocol::tasks::{Counts, Set, ShardName, ShardObject, TaskOutput};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Broken samples that a refusal names.
 const NAMED: usize = 5;
-/// Largest vocabulary file read.
-const MAX_VOCAB_BYTES: u64 = 32 << 20;
 
 /// Reads every sample of a shard and writes the shard's index.
 pub(super) fn shard(
@@ -176,24 +174,7 @@ fn trained(corpus: &Corpus, max_size: u32) -> Vocabulary {
 }
 
 fn read(spec: &VocabSpec) -> Result<Vocabulary, Failure> {
-    let wrong = |cause: String| Failure::lasting(format!("vocab.file {}: {cause}", spec.file));
-    let advice =
-        "give a BERT vocab.txt or tokenizer.json that every node can read, or leave it empty to train a vocabulary";
-    let mut text = String::new();
-    let file = std::fs::File::open(Path::new(&spec.file)).map_err(|e| wrong(format!("{e}; {advice}")))?;
-    file.take(MAX_VOCAB_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| wrong(format!("{e}; {advice}")))?;
-    if text.len() as u64 > MAX_VOCAB_BYTES {
-        return Err(wrong(format!("is larger than {} MiB; {advice}", MAX_VOCAB_BYTES >> 20)));
-    }
-    let is_json = Path::new(&spec.file)
-        .extension()
-        .is_some_and(|extension| extension == "json");
-    let parse = if is_json {
-        Vocabulary::parse_json
-    } else {
-        Vocabulary::parse
-    };
-    parse(&text).map_err(|e| wrong(e.to_string()))
+    let advice = "that every node can read, or leave it empty to train a vocabulary";
+    inputs::vocabulary(Path::new(&spec.file), advice)
+        .map_err(|cause| Failure::lasting(format!("vocab.file {}: {cause}", spec.file)))
 }

@@ -10,9 +10,9 @@
 mod capfilt;
 mod evaluate;
 mod index;
-mod pixels;
+pub(crate) mod pixels;
 mod pulse;
-mod trained;
+pub(crate) mod trained;
 
 use crate::objects::Objects;
 use crate::rank::failure::Failure;

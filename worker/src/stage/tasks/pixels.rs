@@ -19,7 +19,7 @@ pub(super) fn read(images: &mut Images, corpus: &Corpus, pairs: &[Pair]) -> Resu
 ///
 /// # Shapes
 /// b images → b × 3 × side × side
-pub(super) fn squares(images: &[Arc<Rgb>], side: u32) -> Vec<f32> {
+pub(crate) fn squares(images: &[Arc<Rgb>], side: u32) -> Vec<f32> {
     let per_image = 3 * (side * side) as usize;
     let mut pixels = vec![0.0; images.len() * per_image];
     for (image, to) in images.iter().zip(pixels.chunks_exact_mut(per_image)) {

@@ -9,14 +9,20 @@ use medley_model::flat::{Flat, Pool};
 use medley_model::generate::{Caption, CaptionRequest};
 use medley_protocol::checkpoint::Manifest;
 
-/// A checkpoint's weights in BLIP at one image size. Moments, momentum encoders and queues are not kept.
-pub(super) struct Trained {
+/// A checkpoint's weights in BLIP at one image size, without moments, momentum encoders and queues.
+pub(crate) struct Trained {
     blip: Blip,
     params: Flat,
     pool: Pool,
 }
 
 impl Trained {
+    /// A model with these weights.
+    pub(crate) fn new(blip: Blip, params: Flat) -> Self {
+        let pool = Pool::default();
+        Self { blip, params, pool }
+    }
+
     /// Loads the weights of a checkpoint, or those of `files` if there is no checkpoint; `role` names what is missing.
     pub(super) fn load(
         given: Given,
@@ -26,19 +32,17 @@ impl Trained {
         role: &str,
     ) -> Result<Self, Failure> {
         let blip = inputs::blip(given.spec, image_size, tokenizer.vocabulary());
-        let state = if manifest.is_none() && !files.is_empty() {
+        let params = if manifest.is_none() && !files.is_empty() {
             // The momentum encoders are not kept.
-            inputs::begun(given.spec, &blip, files, 1.0)?
+            inputs::begun(given.spec, &blip, files, 1.0)?.params
         } else {
-            inputs::state(given.objects, &blip, manifest, role)?
+            inputs::params(given.objects, &blip, manifest, role)?
         };
-        let params = state.params;
-        let pool = Pool::default();
-        Ok(Self { blip, params, pool })
+        Ok(Self::new(blip, params))
     }
 
     /// Side of its images in pixels.
-    pub(super) fn image_size(&self) -> u32 {
+    pub(crate) fn image_size(&self) -> u32 {
         self.blip.image_size
     }
 
@@ -48,23 +52,23 @@ impl Trained {
     }
 
     /// See [`Blip::captions`].
-    pub(super) fn captions(&mut self, pixels: &[f32], samples: &[u64], request: &CaptionRequest) -> Vec<Caption> {
+    pub(crate) fn captions(&mut self, pixels: &[f32], samples: &[u64], request: &CaptionRequest) -> Vec<Caption> {
         self.blip
             .captions(&self.params, pixels, samples, request, &mut self.pool)
     }
 
     /// See [`Blip::image_features`].
-    pub(super) fn image_features(&mut self, pixels: &[f32], b: usize) -> Vec<f32> {
+    pub(crate) fn image_features(&mut self, pixels: &[f32], b: usize) -> Vec<f32> {
         self.blip.image_features(&self.params, pixels, b, &mut self.pool)
     }
 
     /// See [`Blip::text_features`].
-    pub(super) fn text_features(&mut self, texts: &[Vec<u32>]) -> Vec<f32> {
+    pub(crate) fn text_features(&mut self, texts: &[Vec<u32>]) -> Vec<f32> {
         self.blip.text_features(&self.params, texts, &mut self.pool)
     }
 
     /// See [`Blip::match_logits`].
-    pub(super) fn match_logits(
+    pub(crate) fn match_logits(
         &mut self,
         pixels: &[f32],
         b: usize,

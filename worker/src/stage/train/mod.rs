@@ -80,7 +80,9 @@ pub fn run(context: Context) -> Result<(), Failure> {
     line.listen(trainer.committed());
     loop {
         let call = line.await_members(trainer.committed())?;
-        match part::take(&mut trainer, call, &listener, &mut line) {
+        let ended = part::take(&mut trainer, call, &listener, &mut line);
+        voice.activity().rest();
+        match ended {
             Ok(Left::Finished) => tracing::info!("all steps are committed"),
             Ok(Left::ForNext) => tracing::info!("leaves for the next generation"),
             Err(Stop::Failed(failure)) => return Err(failure),

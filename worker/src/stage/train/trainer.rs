@@ -25,7 +25,7 @@ use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::{Commit, State, gradient_norm};
-use medley_protocol::agent::{Assignment, FromRank, RankState};
+use medley_protocol::agent::{Assignment, FromRank, RankState, StepPhase};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::StageId;
 use medley_protocol::metrics::StepMetrics;
@@ -219,17 +219,20 @@ impl Trainer {
     pub(super) fn run(&mut self, mut speaker: Speaker, place: &mut Place, line: &mut Line) -> Result<Left, Stop> {
         while self.state.step < self.schedule.total_steps() {
             let prepared = self.prepare_finite(place)?;
+            self.note(StepPhase::Agreeing);
             let digest = self.digest();
             let planned = self.is_planned(self.state.step + 1);
             // Should the generation break now, the next one may commit it.
             self.prepared = Some(prepared);
             let agreed = speaker.agree(place.mesh, line, digest, planned)?;
+            self.note(StepPhase::Computing);
             let metrics = self.prepared.take().map(|prepared| self.commit(prepared));
             if agreed.checkpoint {
                 self.take_checkpoint(place)?;
             }
             if let Some(metrics) = metrics {
                 tracing::debug!(step = metrics.step, "committed");
+                self.voice.activity().committed();
                 self.voice.say(&FromRank::Committed { metrics });
             }
             if agreed.then.is_some() {
@@ -265,7 +268,9 @@ impl Trainer {
     }
 
     fn prepare(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
+        self.note(StepPhase::Computing);
         let mut looked = self.look(place)?;
+        self.note(StepPhase::Computing);
         place.exchange += 1;
         let steps: Vec<LaneStep> = (0..self.lanes).map(|lane| self.lane_step(lane)).collect();
         let mut outputs = Vec::new();
@@ -297,6 +302,7 @@ impl Trainer {
             outputs.push((output, batch.identities));
             Ok::<(), Failure>(())
         })?;
+        self.note(StepPhase::Exchanging);
         let shares = share(self.lane_share.encode(&outputs), place.exchange, place.mesh)?;
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
         let gradient = total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?;
@@ -326,6 +332,7 @@ impl Trainer {
             ));
             batches.push_back(batch);
         }
+        self.note(StepPhase::Exchanging);
         let shares = share(self.lane_share.encode_views(&views), place.exchange, place.mesh)?;
         let all = self.lane_share.gather_views(&place.deal, &shares)?;
         let reader = self.foreign.iter();
@@ -335,6 +342,11 @@ impl Trainer {
             batches,
             all,
         }))
+    }
+
+    /// Notes where in a step this rank is.
+    fn note(&self, phase: StepPhase) {
+        self.voice.activity().enter(self.state.step, phase);
     }
 
     fn lane_step(&self, lane: u32) -> LaneStep {

@@ -120,11 +120,11 @@ fn a_generation_that_never_came_about_is_replaced_by_a_later_one() {
 fn a_process_that_stands_still_is_killed_and_one_that_pulses_is_not() {
     let mut agent = Agent::registered(2);
     agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
-    agent.say(ProcessId(0), FromRank::Pulse);
+    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
     let mut killed = Vec::new();
     for _ in 0..30 {
         killed.extend(kills(&agent.pass(100 * MS)));
-        agent.say(ProcessId(1), FromRank::Pulse);
+        agent.say(ProcessId(1), FromRank::Pulse { doing: None });
     }
     assert_eq!(killed, [ProcessId(0)]);
     let [RankState::Failed { reason, retry: true }, RankState::Starting] = &states(&agent)[..] else {
@@ -134,10 +134,39 @@ fn a_process_that_stands_still_is_killed_and_one_that_pulses_is_not() {
 }
 
 #[test]
+fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
+    let mut agent = Agent::registered(2);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
+    let doing = Some(medley_protocol::agent::Doing {
+        step: 9,
+        phase: medley_protocol::agent::StepPhase::Computing,
+        for_ms: 4000,
+        usual_step_ms: Some(1000),
+    });
+    let pulse = |agent: &mut Agent| {
+        for rank in 0..2 {
+            agent.say(ProcessId(rank), FromRank::Pulse { doing });
+        }
+    };
+    pulse(&mut agent);
+    assert_eq!(agent.reports()[1].doing, doing);
+    agent.obey(orders(2, vec![assignment(7, 2, &[0, 1], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), listening(2));
+    let mut killed = Vec::new();
+    for _ in 0..29 {
+        killed.extend(kills(&agent.pass(100 * MS)));
+        pulse(&mut agent);
+    }
+    assert_eq!(killed, [], "three of its steps are not over");
+    killed.extend(kills(&agent.pass(200 * MS)));
+    assert_eq!(killed, [ProcessId(1)]);
+}
+
+#[test]
 fn an_agent_that_stood_still_itself_blames_nobody() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    agent.say(ProcessId(0), FromRank::Pulse);
+    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
     assert_eq!(kills(&agent.pass(60_000 * MS)), []);
 }
 
