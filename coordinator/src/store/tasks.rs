@@ -16,8 +16,10 @@ use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// A task is leased so often before it fails for good.
+/// A task that its rank gives up has failed for good at this attempt.
 pub const MAX_ATTEMPTS: i32 = 3;
+/// A task is leased so often, if its ranks end without a word: that need not be its fault.
+pub const MAX_LEASES: i32 = 8;
 /// Length of a lease.
 const LEASE_MS: u64 = 30_000;
 
@@ -183,7 +185,7 @@ async fn lease_next(
     .bind(node.as_uuid())
     .bind(rank as i32)
     .bind(LEASE_MS as f64)
-    .bind(MAX_ATTEMPTS)
+    .bind(MAX_LEASES)
     .fetch_optional(connection)
     .await?;
     let lease = |(task, work)| {
@@ -303,7 +305,7 @@ pub(super) async fn release(connection: &mut PgConnection, stage: StageId, faile
     )
     .bind(stage.as_uuid())
     .bind(failed)
-    .bind(MAX_ATTEMPTS)
+    .bind(MAX_LEASES)
     .execute(connection)
     .await
     .map(drop)
@@ -358,7 +360,7 @@ async fn failures(connection: &mut PgConnection, jobs: &[Uuid]) -> sqlx::Result<
          ORDER BY t.stage, t.position DESC",
     )
     .bind(jobs)
-    .bind(MAX_ATTEMPTS)
+    .bind(MAX_LEASES)
     .fetch_all(connection)
     .await?;
     let failure = |(stage, work, state, attempts, reason): (Uuid, Value, String, i32, String)| {

@@ -9,7 +9,7 @@ use medley_coordinator::domain::job::Dataset;
 use medley_coordinator::domain::node::KnownNode;
 use medley_coordinator::domain::stage::{Seat, Stage, State, Tasks};
 use medley_coordinator::domain::{CountingMint, Job, Mint};
-use medley_coordinator::store::MAX_ATTEMPTS;
+use medley_coordinator::store::{MAX_ATTEMPTS, MAX_LEASES};
 use medley_protocol::agent::{CheckpointWanted, Register};
 use medley_protocol::checkpoint::{CheckpointPart, Manifest};
 use medley_protocol::ids::{CheckpointId, LeaseToken, NodeId, StageId, TaskId};
@@ -127,7 +127,7 @@ impl Table {
                 TaskState::Open => tasks.unfinished += 1,
                 TaskState::Leased { until, .. } => {
                     tasks.unfinished += 1;
-                    if task.attempts >= MAX_ATTEMPTS && *until < now {
+                    if task.attempts >= MAX_LEASES && *until < now {
                         tasks.failed = Some(format!("{:?} was tried too often", task.work));
                     }
                 }
@@ -194,7 +194,7 @@ impl Table {
                 continue;
             };
             let attempts = task.attempts - i32::from(!failed.contains(&rank));
-            if attempts < MAX_ATTEMPTS {
+            if attempts < MAX_LEASES {
                 task.state = TaskState::Open;
                 task.attempts = attempts;
             }
@@ -373,7 +373,7 @@ impl Task {
             TaskState::Leased { until, .. } => until < now,
             _ => false,
         };
-        free && self.attempts < MAX_ATTEMPTS
+        free && self.attempts < MAX_LEASES
     }
 
     /// The shard with what was made of it.

@@ -62,6 +62,7 @@ impl Node {
             generation,
             rank,
             state: state.clone(),
+            doing: None,
         };
         Beat {
             node: self.id,

@@ -1,10 +1,10 @@
 //! What rank processes say, and how they end.
 
+use super::State;
 use super::courier::Lane;
 use super::leases::Work;
 use super::message::{Output, ProcessId, Request};
 use super::ranks::{Process, Seat};
-use super::{Phase, State};
 use crate::rank::membership::LEADER;
 use crate::supervise::Event;
 use medley_protocol::agent::{FromRank, RankState};
@@ -106,15 +106,6 @@ fn exited(state: &mut State, id: ProcessId, how: &str, out: &mut Vec<Output>) {
     out.push(Output::Info(format!("{} {how}", process.describe())));
     state.courier.forget_process(id);
     let Work::Holds(held) = work else { return };
-    // Given back at once, so that nobody waits for the lease to end.
+    // The coordinator takes the lease back when it hears that the rank has failed.
     state.courier.forget_renewals(held.token);
-    if state.phase == Phase::Serving {
-        let body = TaskGivenUp {
-            token: held.token,
-            reason: format!("the process of its rank {how}"),
-            retry: true,
-        };
-        let lane = Lane::Rank(process.seat.stage, process.seat.rank);
-        state.courier.push(lane, Request::Fail { task: held.task, body });
-    }
 }

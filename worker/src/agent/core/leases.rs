@@ -2,7 +2,7 @@
 
 use super::message::{Output, ProcessId};
 use super::ranks::{Ranks, Slot};
-use medley_protocol::ids::{LeaseToken, StageId, TaskId};
+use medley_protocol::ids::{LeaseToken, StageId};
 use medley_protocol::tasks::Lease;
 use std::time::Duration;
 
@@ -30,7 +30,6 @@ pub(super) enum Work {
 /// A lease that a rank holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
-    pub(super) task: TaskId,
     pub(super) token: LeaseToken,
     renewed_at: Duration,
     renew_every: Duration,
@@ -68,7 +67,6 @@ impl Ranks {
         slot.work = match lease {
             None => Work::Wants { at: now + ASK_PAUSE },
             Some(lease) => Work::Holds(Held {
-                task: lease.task,
                 token: lease.token,
                 renewed_at: now,
                 renew_every: RENEW_PAUSE.min(Duration::from_millis(lease.lease_ms) / RENEWALS_PER_LEASE),

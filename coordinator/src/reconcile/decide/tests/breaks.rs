@@ -22,6 +22,7 @@ fn a_lasting_failure_that_is_heard_late_still_fails_the_stage() {
             generation: id.1,
             rank: id.2,
             state: world.odd[&id].clone(),
+            doing: None,
         }],
     };
     world.sight.beat(late, world.now).unwrap();
@@ -202,4 +203,21 @@ fn a_rank_that_does_not_connect_although_it_could_ends_its_generation() {
     world.round();
     assert_eq!(world.stage().generation, 2);
     assert!(world.story("generation-over")[0].contains("rank 1 on n1 has not connected with the others for 10 s"));
+}
+
+#[test]
+fn an_agent_that_started_anew_gets_no_seat_of_a_generation_that_is_held() {
+    let mut world = World::running_of(json!({"min_ranks": 4}));
+    world.join(2, 1, 12);
+    world.rounds(3);
+    assert_eq!(world.stage().generation, 1, "three devices are too few");
+    let listed = |id| {
+        world
+            .memory
+            .told
+            .orders
+            .get(&node(id))
+            .map_or(0, |orders| orders.assignments.len())
+    };
+    assert_eq!((listed(1), listed(2)), (1, 0));
 }

@@ -143,6 +143,7 @@ impl World {
                         generation,
                         rank,
                         state,
+                        doing: None,
                     });
                 }
             }
@@ -162,7 +163,7 @@ impl World {
         let memory = std::mem::take(&mut self.memory);
         let (mut memory, decision) =
             decide(memory, &self.sight, active, self.now, &self.settings, &mut self.mint).unwrap();
-        let desired = orders::desired(&decision.jobs, "memory:///");
+        let desired = orders::desired(&decision.jobs, &self.sight, "memory:///");
         let mut revisions = BTreeMap::new();
         for node in memory.told.changed(&desired) {
             self.revision += 1;
