@@ -86,7 +86,7 @@ fn a_stage_stays_where_its_ranks_hold_its_state() {
         keeps,
         ..training(1, 1, 4)
     };
-    let placed = plan(&nodes, &[request.clone()]);
+    let placed = plan(&nodes, std::slice::from_ref(&request));
     assert_eq!(placed.placements[&stage(1)], [(nodes[0].id, 2), (nodes[1].id, 2)]);
     let three = Request {
         min: 2,
