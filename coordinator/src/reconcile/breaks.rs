@@ -83,7 +83,8 @@ impl Pass<'_> {
 
     /// Ends the present generation of a stage: it waits, or has failed too often.
     pub(super) fn set_back(&mut self, job: &Job, stage: &Stage, end: &End) -> Result<Stage, InvalidTransition> {
-        let (number, reason) = (stage.generation, &end.reason);
+        let reason = &end.reason;
+        let number = stage.present().map_or(0, |generation| generation.number);
         let message = format!("{}: generation {number} is over: {reason}", stage.name);
         let over = Event::of_stage(job.id, stage, "generation-over", message);
         self.decision.events.push(over);
@@ -124,7 +125,7 @@ impl Pass<'_> {
             let message = format!(
                 "{}: generation {} broke ({}); its ranks hold step {} in memory, for at most {} s, and the stage {reason}",
                 stage.name,
-                stage.generation,
+                broken.generation,
                 broken.end.reason,
                 broken.step(),
                 self.evidence.settings.hold.as_secs()

@@ -10,6 +10,7 @@
 use super::Settings;
 use super::breaks::Breaks;
 use super::evidence::{End, Evidence, Verdict};
+use super::growth::Room;
 use super::orders::Told;
 use super::placing;
 use super::sight::Sight;
@@ -36,6 +37,8 @@ pub struct Memory {
     pub expectant: BTreeSet<StageId>,
     /// Generations that broke and wait to be placed anew.
     pub breaks: Breaks,
+    /// Stages that have room to grow.
+    pub room: Room,
 }
 
 /// The decision function.
@@ -63,6 +66,7 @@ pub fn decide(
         evidence,
         held: &mut memory.held,
         expectant: &mut memory.expectant,
+        room: &mut memory.room,
         breaks: Breaks::default(),
         breaks_before: std::mem::take(&mut memory.breaks),
         decision: &mut decision,
@@ -71,7 +75,8 @@ pub fn decide(
         .into_iter()
         .map(|job| pass.advance(job))
         .collect::<Result<_, _>>()?;
-    pass.decision.jobs = pass.place(jobs, mint)?;
+    let jobs = pass.place(jobs, mint)?;
+    pass.decision.jobs = pass.grow(jobs, mint)?;
     memory.breaks = pass.breaks;
     placing::prune(&mut memory.held, &decision.jobs);
     Ok((memory, decision))
@@ -97,6 +102,7 @@ pub(super) struct Pass<'a> {
     pub(super) evidence: Evidence<'a>,
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
     pub(super) expectant: &'a mut BTreeSet<StageId>,
+    pub(super) room: &'a mut Room,
     /// Generations that are broken now, and those that were at the last decision.
     pub(super) breaks: Breaks,
     pub(super) breaks_before: Breaks,
@@ -218,6 +224,10 @@ impl Pass<'_> {
                 };
                 return self.end(job, stage, generation, end);
             }
+            return Ok(None);
+        }
+        if let Some(next) = stage.next() {
+            return self.follow(job, stage, next);
         }
         if !matches!(stage.state, State::Starting(_)) {
             return Ok(None);
@@ -239,7 +249,7 @@ impl Pass<'_> {
     }
 
     /// The members with their addresses and the most steps that one of them has committed, once all listen.
-    fn listening(&self, stage: &Stage, generation: &Generation) -> Option<(Vec<Member>, u64)> {
+    pub(super) fn listening(&self, stage: &Stage, generation: &Generation) -> Option<(Vec<Member>, u64)> {
         let member = |seat: &Seat| {
             let seen = self.evidence.sight.nodes.get(&seat.node)?;
             match &seen.ranks.get(&(stage.id, generation.number, seat.rank))?.state {

@@ -84,8 +84,7 @@ pub struct Evidence<'a> {
 impl Evidence<'_> {
     /// The verdict on the present generation of `stage`.
     pub fn judge(&self, stage: &Stage, generation: &Generation) -> Verdict {
-        let seats = generation.seats.iter();
-        let findings: Vec<Finding> = seats.filter_map(|seat| self.finding(stage, generation, seat)).collect();
+        let findings = self.findings(stage, generation);
         if let Some(lasting) = findings.iter().find(|finding| !finding.retry) {
             let reason = lasting.text.clone();
             return Verdict::Hopeless { reason };
@@ -100,6 +99,17 @@ impl Evidence<'_> {
         } else {
             Verdict::Over(end(findings))
         }
+    }
+
+    /// Why a generation that gets ready cannot follow, if it cannot. What a rank of it cannot do is no fault of the stage.
+    pub fn objection(&self, stage: &Stage, next: &Generation) -> Option<String> {
+        let findings = self.findings(stage, next);
+        (!findings.is_empty()).then(|| end(findings).reason)
+    }
+
+    fn findings(&self, stage: &Stage, generation: &Generation) -> Vec<Finding> {
+        let seats = generation.seats.iter();
+        seats.filter_map(|seat| self.finding(stage, generation, seat)).collect()
     }
 
     /// Whether ranks only blame others so far, and not for long.
@@ -141,9 +151,12 @@ impl Evidence<'_> {
 
     /// A lasting failure that a rank reported of a generation that was over already.
     pub fn late_failure(&self, stage: &Stage) -> Option<String> {
+        let last = stage.present().map_or(stage.generation, |generation| generation.number);
         let reports = self.sight.nodes.values().flat_map(|seen| &seen.ranks);
-        let mut failures = reports.filter_map(|((of, _, rank), report)| match &report.state {
-            RankState::Failed { reason, retry: false } if *of == stage.id => Some(format!("rank {rank}: {reason}")),
+        let mut failures = reports.filter_map(|((of, generation, rank), report)| match &report.state {
+            RankState::Failed { reason, retry: false } if *of == stage.id && *generation <= last => {
+                Some(format!("rank {rank}: {reason}"))
+            }
             _ => None,
         });
         failures.next()

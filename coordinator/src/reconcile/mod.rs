@@ -1,14 +1,15 @@
 //! Scheduling: pure decisions, and the loop around them.
 //!
 //! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`decide`] what becomes of every job, [`breaks`]
-//! what becomes of a generation that broke, [`placing`] the planner's part in it, [`orders`] what every node is to run: all
-//! pure. [`control`] is the handle that
+//! what becomes of a generation that broke, [`placing`] the planner's part in it, [`growth`] how a stage
+//! gets more ranks while it trains, [`orders`] what every node is to run: all pure. [`control`] is the handle that
 //! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
 
 pub mod breaks;
 pub mod control;
 pub mod decide;
 pub mod evidence;
+pub mod growth;
 pub mod orders;
 pub mod placing;
 pub mod sight;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub step_limit: Duration,
     /// Longest time that a rank may take to connect once it can: it may have a step of the generation before to end.
     pub connect_limit: Duration,
+    /// Time for which devices are free that would make a stage faster, before it grows.
+    pub grow_after: Duration,
     /// Time after all ranks are finished in which their last metrics may come.
     pub facts_grace: Duration,
     /// Time after all ranks are finished in which the last checkpoint must become whole.
@@ -64,6 +67,7 @@ impl Default for Settings {
             start_limit: Duration::from_mins(15),
             step_limit: Duration::from_mins(30),
             connect_limit: Duration::from_mins(30),
+            grow_after: Duration::from_secs(2),
             facts_grace: Duration::from_secs(5),
             last_checkpoint_limit: Duration::from_mins(1),
             tick: Duration::from_millis(250),

@@ -77,10 +77,11 @@ pub fn desired(jobs: &[Job], sight: &Sight, store: &str) -> BTreeMap<NodeId, Vec
     let mut desired: BTreeMap<NodeId, Vec<Assignment>> = BTreeMap::new();
     for job in jobs {
         for stage in &job.stages {
-            let Some(generation) = stage.present() else { continue };
-            for (node, ranks) in ranks_by_node(generation, sight) {
-                let assignment = assignment(job, stage, generation, ranks, store);
-                desired.entry(node).or_default().push(assignment);
+            for generation in stage.present().into_iter().chain(stage.next()) {
+                for (node, ranks) in ranks_by_node(generation, sight) {
+                    let assignment = assignment(job, stage, generation, ranks, store);
+                    desired.entry(node).or_default().push(assignment);
+                }
             }
         }
     }
@@ -101,7 +102,11 @@ fn ranks_by_node(generation: &Generation, sight: &Sight) -> BTreeMap<NodeId, Vec
 
 fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>, store: &str) -> Assignment {
     let members = match &stage.state {
-        State::Running { members, .. } => members.clone(),
+        State::Running {
+            generation: present,
+            members,
+            ..
+        } if present.number == generation.number => members.clone(),
         _ => Vec::new(),
     };
     Assignment {
@@ -116,7 +121,7 @@ fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>
         secret: generation.secret.clone(),
         spec: (*job.spec).clone(),
         store: store.to_owned(),
-        inputs: inputs(job, stage),
+        inputs: inputs(job, stage, generation),
         checkpoint_after: stage.facts.wanted,
     }
 }

@@ -5,7 +5,7 @@ use super::breaks::Break;
 use super::decide::Pass;
 use super::evidence::{End, Evidence};
 use super::sight::Seen;
-use crate::domain::stage::{Seat, State};
+use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage, job};
 use crate::plan::{self, Placement, Plan, Request};
 use medley_protocol::ids::{NodeId, StageId};
@@ -87,7 +87,7 @@ impl Pass<'_> {
         }
     }
 
-    fn request(&self, job: &Job, stage: &Stage) -> Request {
+    pub(super) fn request(&self, job: &Job, stage: &Stage) -> Request {
         let cluster = job.spec.cluster;
         let lanes = job.spec.lanes.count;
         let (min, max) = if stage.kind.is_training() {
@@ -114,7 +114,7 @@ impl Pass<'_> {
     ///
     /// A stage keeps the ranks it is placed with. Where everything starts anew, nodes come one after the other; whoever
     /// took the first of them at once would leave the others idle.
-    fn expected(&self) -> Vec<&str> {
+    pub(super) fn expected(&self) -> Vec<&str> {
         let Evidence {
             sight, settings, now, ..
         } = self.evidence;
@@ -157,16 +157,24 @@ impl Pass<'_> {
     }
 
     fn may_be_placed(&self, stage: &Stage) -> bool {
-        let held = self.held.get(&stage.id).is_some_and(|until| *until > self.evidence.now);
+        self.wants_devices(stage) && !self.is_held(stage)
+    }
+
+    /// Whether a stage waits for devices, or for others than it has.
+    pub(super) fn wants_devices(&self, stage: &Stage) -> bool {
         // A stage of tasks that only waits for its merge to be made has no work yet.
         let has_work = stage.kind.is_training() || stage.facts.tasks.unfinished > 0;
         let waits = matches!(stage.state, State::Waiting { .. }) && has_work;
-        (waits || self.breaks.contains_key(&stage.id)) && !held
+        waits || self.breaks.contains_key(&stage.id)
+    }
+
+    pub(super) fn is_held(&self, stage: &Stage) -> bool {
+        self.held.get(&stage.id).is_some_and(|until| *until > self.evidence.now)
     }
 
     /// Nodes with their free devices: also those that `open` stages have. A replacement is placed only where a beat was heard
     /// just now.
-    fn nodes(&self, jobs: &[Job], open: &BTreeSet<StageId>, replaces: bool) -> Vec<plan::Node> {
+    pub(super) fn nodes(&self, jobs: &[Job], open: &BTreeSet<StageId>, replaces: bool) -> Vec<plan::Node> {
         let settings = self.evidence.settings;
         let patience = if replaces { settings.fresh } else { settings.silence };
         let stages = jobs.iter().flat_map(|job| &job.stages);
@@ -219,7 +227,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn seats(&self, placement: &Placement) -> Vec<Seat> {
+    pub(super) fn seats(&self, placement: &Placement) -> Vec<Seat> {
         let nodes = placement
             .iter()
             .flat_map(|(node, ranks)| (0..*ranks).map(move |_| *node));
@@ -234,14 +242,6 @@ impl Pass<'_> {
     }
 
     fn placed_message(&self, stage: &Stage, placement: &Placement, broken: Option<&Break>) -> String {
-        let name = |node: &NodeId| {
-            let seen = self.evidence.sight.nodes.get(node);
-            seen.map_or_else(|| node.to_string(), |seen| seen.node.name.clone())
-        };
-        let on: Vec<String> = placement
-            .iter()
-            .map(|(node, ranks)| format!("{} × {ranks}", name(node)))
-            .collect();
         let ranks: u32 = placement.iter().map(|(_, ranks)| ranks).sum();
         let from = match (
             broken.map(|broken| (broken.kept_by(placement), broken.step())),
@@ -262,8 +262,17 @@ impl Pass<'_> {
             "{}: generation {} has {ranks} on {}{from}",
             stage.name,
             stage.generation,
-            on.join(", "),
+            self.places(placement),
         )
+    }
+
+    /// A placement, for people.
+    pub(super) fn places(&self, placement: &Placement) -> String {
+        let place = |(node, ranks): &(NodeId, u32)| match self.evidence.sight.nodes.get(node) {
+            Some(seen) => format!("{} × {ranks}", seen.node.name),
+            None => format!("{node} × {ranks}"),
+        };
+        placement.iter().map(place).collect::<Vec<String>>().join(", ")
     }
 
     fn wait(&mut self, job: &mut Job, i: usize, reason: String) -> Result<(), InvalidTransition> {
@@ -288,14 +297,28 @@ fn by_standing(placement: &Placement, broken: Option<&Break>) -> Placement {
     placement
 }
 
-/// Devices that stages use, by node.
+/// Devices that stages use, by node. A rank has one, in however many generations it takes part.
 pub fn busy<'a>(stages: impl Iterator<Item = &'a Stage>) -> BTreeMap<NodeId, u32> {
     let mut busy = BTreeMap::new();
-    let generations = stages.filter_map(Stage::present);
-    for seat in generations.flat_map(|generation| &generation.seats) {
-        *busy.entry(seat.node).or_default() += 1;
+    for stage in stages {
+        let mut used = stage.present().map(ranks_by_node).unwrap_or_default();
+        for (node, ranks) in stage.next().map(ranks_by_node).unwrap_or_default() {
+            let present = used.entry(node).or_default();
+            *present = ranks.max(*present);
+        }
+        for (node, ranks) in used {
+            *busy.entry(node).or_default() += ranks;
+        }
     }
     busy
+}
+
+pub(super) fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, u32> {
+    let mut ranks = BTreeMap::new();
+    for seat in &generation.seats {
+        *ranks.entry(seat.node).or_default() += 1;
+    }
+    ranks
 }
 
 /// Forgets pauses of stages that are not active any more.

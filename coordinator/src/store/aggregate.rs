@@ -135,7 +135,7 @@ fn stage_view(stage: &Stage, row: &stages::Row, epochs: Option<Vec<EpochView>>) 
         state: stage.state.label(),
         reason: row.reason.clone(),
         needs: stage.needs.clone(),
-        generation: stage.generation,
+        generation: stage.present().map_or(stage.generation, |generation| generation.number),
         world: world(stage),
         peak_rank_bytes: row.peak_rank_bytes.map(count).transpose()?,
         done,

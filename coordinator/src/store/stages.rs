@@ -46,6 +46,8 @@ struct Membership {
     members: Vec<Member>,
     #[serde(default)]
     from: u64,
+    #[serde(default)]
+    next: Option<Generation>,
 }
 
 impl Row {
@@ -91,11 +93,13 @@ impl Row {
                     generation,
                     members,
                     from,
+                    next,
                 } = membership()?;
                 State::Running {
                     generation,
                     members,
                     from,
+                    next,
                 }
             }
             StageState::Done => State::Done,
@@ -188,15 +192,18 @@ fn membership(stage: &Stage) -> Option<Membership> {
             generation: generation.clone(),
             members: Vec::new(),
             from: 0,
+            next: None,
         }),
         State::Running {
             generation,
             members,
             from,
+            next,
         } => Some(Membership {
             generation: generation.clone(),
             members: members.clone(),
             from: *from,
+            next: next.clone(),
         }),
         _ => None,
     }

@@ -237,10 +237,9 @@ impl<'a> Witness<'a> {
         }
         for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
             let before = self.generations.insert(stage.id, stage.generation).unwrap_or(0);
-            let key = (stage.id, stage.generation);
             if let Some(generation) = stage.present().filter(|_| stage.kind.is_training()) {
                 let step = generation.resume.as_ref().map_or(0, |manifest| manifest.step);
-                self.floors.entry(key).or_insert(step);
+                self.floors.entry((stage.id, generation.number)).or_insert(step);
             }
             if stage.generation < before {
                 self.accuse(format!(

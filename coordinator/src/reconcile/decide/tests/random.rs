@@ -59,7 +59,12 @@ proptest! {
             generation = world.stage().generation;
             prop_assert!(busy(world.jobs.iter().flat_map(|job| &job.stages)).values().all(|busy| *busy <= 2));
             if let Some(present) = world.stage().present() {
-                prop_assert_eq!(present.number, generation);
+                let last = world.stage().next().unwrap_or(present);
+                prop_assert_eq!(world.stage().next().is_some(), present.number < last.number);
+                prop_assert!(last.number <= generation, "numbers only grow");
+                let is_kept = |seat: &Seat| last.seats.iter().any(|other| (other.node, other.rank) == (seat.node, seat.rank));
+                let first = present.seats.iter().take(1);
+                prop_assert!(first.into_iter().all(is_kept), "the lowest rank stays where it is");
                 prop_assert!(present.seats.iter().map(|seat| seat.rank).eq(0..present.seats.len() as u32));
                 let resumed = present.resume.as_ref().map_or(0, |manifest| manifest.step);
                 prop_assert!(resumed <= world.stage().progress());

@@ -120,8 +120,8 @@ impl World {
     /// What a rank reports that does as it is told.
     fn obedient(&self, id: (StageId, u64, u32)) -> RankState {
         let stage = self.jobs.iter().find_map(|job| job.stage(id.0));
-        match stage.map(|stage| stage.state.label()) {
-            Some(StageState::Running) => RankState::Running { committed: 1 },
+        match stage.map(|stage| &stage.state) {
+            Some(State::Running { generation, .. }) if generation.number == id.1 => RankState::Running { committed: 1 },
             _ => RankState::Listening {
                 address: format!("a:{}", id.2),
                 committed: None,
