@@ -78,6 +78,7 @@ fn settings() -> Settings {
         start_limit: Duration::from_secs(20),
         step_limit: Duration::from_secs(20),
         connect_limit: Duration::from_secs(20),
+        grow_after: Duration::from_millis(300),
         ..Settings::default()
     }
 }
