@@ -207,11 +207,15 @@ impl Ranks {
     fn fill_slots(&mut self, now: Duration, out: &mut Vec<Output>) {
         let mut before = std::mem::take(&mut self.slots);
         let is_sound = |slot: &Slot| !matches!(slot.state, RankState::Failed { .. });
-        let survivors: Vec<(ProcessId, Seat)> = before
-            .values()
-            .filter(|slot| is_sound(slot))
-            .filter_map(|slot| Some((slot.process?, self.processes.get(&slot.process?)?.seat)))
-            .collect();
+        // Where living processes work, and the latest generation in which they have a slot.
+        let mut survivors: BTreeMap<ProcessId, (Seat, u64)> = BTreeMap::new();
+        for (seat, slot) in before.iter().filter(|(_, slot)| is_sound(slot)) {
+            let living = slot.process.and_then(|id| Some((id, self.processes.get(&id)?)));
+            if let Some((id, process)) = living.filter(|(_, process)| !process.dying) {
+                let (_, latest) = survivors.entry(id).or_insert((process.seat, seat.generation));
+                *latest = seat.generation.max(*latest);
+            }
+        }
         for ((stage, generation), assignment) in &self.assignments {
             let (stage, generation) = (*stage, *generation);
             let seats = assignment.ranks.iter().map(|rank| Seat {
@@ -224,13 +228,12 @@ impl Ranks {
             self.slots.extend(kept);
             let mut free: Vec<(Seat, ProcessId)> = survivors
                 .iter()
-                .filter(|(_, seat)| {
-                    assignment.kind.is_training() && seat.stage == stage && seat.generation < generation
+                .filter(|(_, (seat, latest))| {
+                    assignment.kind.is_training() && seat.stage == stage && *latest < generation
                 })
-                .map(|(process, seat)| (*seat, *process))
+                .map(|(process, (seat, _))| (*seat, *process))
                 .collect();
             free.sort_unstable();
-            free.dedup();
             let mut free = free.into_iter();
             for seat in new {
                 let mut slot = Slot::new();
