@@ -141,6 +141,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_generation_that_gets_ready_is_loaded_beside_the_present_one() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let mut job = store.job(id).await.unwrap().unwrap();
+        let stage = job.stages[1].clone().unblock().unwrap();
+        let stage = stage.place(Vec::new(), "a".into()).unwrap().run(Vec::new(), 7).unwrap();
+        job.stages[1] = stage.prepare(Vec::new(), "b".into()).unwrap();
+        let decision = Decision {
+            changed: [job.id].into(),
+            jobs: vec![job.clone()],
+            ..Decision::default()
+        };
+        assert!(matches!(save(&store, term, &decision).await, Saved::Written { .. }));
+        let loaded = store.job(id).await.unwrap().unwrap();
+        assert_eq!(loaded.stages[1], job.stages[1]);
+    }
+
+    #[tokio::test]
     async fn a_decision_of_an_earlier_term_is_not_written() {
         let (store, id) = with_job().await;
         let one = Uuid::from_u128(1);
