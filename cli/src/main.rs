@@ -1,10 +1,11 @@
 //! `medley`: starts a cluster on this machine, submits jobs, shows what they do, and runs the demo.
 //!
 //! The command is thin over the REST API: what it knows, it was told by a coordinator ([`connect`]). [`cluster`]
-//! supervises the processes of a cluster on one machine for `up` and [`demo`]; [`follow`] shows a job's progress;
+//! supervises the processes of a cluster on one machine for `up`, [`demo`] and [`chaos`]; [`follow`] shows a job's progress;
 //! [`report`] scores a finished demo against the truth of its generated corpus; [`infer`] uses trained models. Results go to
 //! standard output, progress and messages to standard error ([`console`]).
 
+mod chaos;
 mod checkpoints;
 mod cluster;
 mod connect;
@@ -54,6 +55,8 @@ enum Command {
     Up(up::Args),
     /// Generate a small corpus, train BLIP on it with CapFilt, and report how much that helped.
     Demo(demo::Args),
+    /// Kill and stop processes of a training at random, and compare its end with an undisturbed one.
+    Chaos(chaos::Args),
     /// Submit a job.
     Submit(submit::Args),
     /// List, show, follow and cancel jobs.
@@ -110,6 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<Ending> {
         match cli.command {
             Command::Up(args) => up::run(args, cli.json).await,
             Command::Demo(args) => demo::run(args, cli.json).await,
+            Command::Chaos(args) => chaos::run(args, cli.json).await,
             Command::Submit(args) => submit::run(args, cli.json).await,
             Command::Jobs(args) => jobs::run(args, cli.json).await,
             Command::Nodes(args) => nodes::run(args, cli.json).await,

@@ -1,7 +1,7 @@
 //! `medley up`: a cluster on this machine until Ctrl-C.
 
 use crate::Ending;
-use crate::cluster::{Cluster, Programs, Settings, address, make_state_dir};
+use crate::cluster::{Cluster, Programs, Restarts, Settings, address, make_state_dir};
 use crate::connect::DEFAULT_STATE_DIR;
 use crate::console::{Screen, print, print_json};
 use crate::signals::Signals;
@@ -57,6 +57,8 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         devices: args.devices,
         threads: args.threads,
         listen: address(args.listen),
+        restarts: Restarts::Some,
+        log: None,
     };
     screen.line(&format!("starting a cluster in {}", settings.state_dir.display()));
     let started = tokio::select! {

@@ -43,6 +43,11 @@ impl Flat {
     pub fn as_bytes(&self) -> &[u8] {
         bytemuck::cast_slice(self)
     }
+
+    /// The same, to be written.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self)
+    }
 }
 
 impl Deref for Flat {

@@ -304,6 +304,32 @@ impl State {
         hasher.finalize()
     }
 
+    /// Takes over canonical bytes, the first of which is the `offset`-th of the state. They must lie within it.
+    pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) {
+        let mut header = self.header();
+        let end = offset + bytes.len();
+        let mut at = 0;
+        let flats = [
+            &mut self.params,
+            &mut self.m,
+            &mut self.v,
+            &mut self.ema,
+            &mut self.image_queue,
+            &mut self.text_queue,
+        ];
+        let sections = flats.map(Flat::as_bytes_mut);
+        let identities = bytemuck::cast_slice_mut(&mut self.queued_identities);
+        for slice in std::iter::once(&mut header[..]).chain(sections).chain([identities]) {
+            let (from, to) = (offset.max(at), end.min(at + slice.len()));
+            if from < to {
+                slice[from - at..to - at].copy_from_slice(&bytes[from - offset..to - offset]);
+            }
+            at += slice.len();
+        }
+        let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+        (self.step, self.queue_next) = (word(0), word(8));
+    }
+
     /// Reads canonical bytes.
     ///
     /// # Errors
@@ -315,25 +341,7 @@ impl State {
                 expected: self.num_bytes(),
             });
         }
-        (self.step, self.queue_next) = (word(bytes, 0), word(bytes, 8));
-        let mut at = HEADER;
-        let Self {
-            params,
-            m,
-            v,
-            ema,
-            image_queue,
-            text_queue,
-            queued_identities,
-            ..
-        } = self;
-        for flat in [params, m, v, ema, image_queue, text_queue] {
-            read_floats(&bytes[at..], flat);
-            at += flat.len() * 4;
-        }
-        for (value, bytes) in queued_identities.iter_mut().zip(bytes[at..].chunks_exact(8)) {
-            *value = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-        }
+        self.write_bytes(0, bytes);
         Ok(())
     }
 }
@@ -419,6 +427,25 @@ mod tests {
         assert_eq!((step, &params[..]), (1, &state.params[..]));
         loaded.queued_identities[15] ^= 1;
         assert_ne!(loaded.digest(), state.digest());
+    }
+
+    #[test]
+    fn a_state_can_be_written_piece_by_piece() {
+        let (blip, train) = blip();
+        let mut state = State::fresh(&blip, 1);
+        commit(&mut state, &blip, &train, 100);
+        let bytes = state.copy_bytes(0..state.num_bytes());
+        for size in [5, 4096, bytes.len()] {
+            let mut written = State::zeros(&blip);
+            for (piece, at) in bytes.chunks(size).zip((0..).step_by(size)) {
+                written.write_bytes(at, piece);
+            }
+            assert_eq!(
+                (written.step, written.digest()),
+                (1, state.digest()),
+                "pieces of {size}"
+            );
+        }
     }
 
     #[test]

@@ -65,6 +65,34 @@ pub struct RankReport {
     pub rank: u32,
     /// What it is doing.
     pub state: RankState,
+    /// Where in a step it is, while it trains.
+    #[serde(default)]
+    pub doing: Option<Doing>,
+}
+
+/// Where in a step a rank is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing {
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The part of the step.
+    pub phase: StepPhase,
+    /// For how long.
+    pub for_ms: u64,
+    /// Median time of its last steps; none before there are some.
+    pub usual_step_ms: Option<u64>,
+}
+
+/// A part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepPhase {
+    /// Computes its lanes, or commits.
+    Computing,
+    /// Exchanges gradients, features and losses with the other ranks.
+    Exchanging,
+    /// Is prepared, and waits until everyone is.
+    Agreeing,
 }
 
 /// State of a rank process.
@@ -77,13 +105,23 @@ pub enum RankState {
     Listening {
         /// `host:port`.
         address: String,
+        /// Steps committed by the state that it holds in memory; none if it holds none.
+        committed: Option<u64>,
     },
     /// Trains, or works on leased tasks.
     Running {
         /// Number of committed steps; 0 for tasks.
         committed: u64,
     },
-    /// All steps are committed and the last checkpoint's part was handed in.
+    /// Its generation broke. It holds its state in memory and waits for the next generation (training stages only).
+    Broken {
+        /// Number of committed steps.
+        committed: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// All steps are committed and the last checkpoint's part was handed in. A rank that trains waits to be stopped, or for
+    /// another generation if the last checkpoint did not become whole.
     Finished {
         /// Number of committed steps.
         committed: u64,
@@ -102,7 +140,8 @@ pub enum RankState {
 pub struct Orders {
     /// Grows with every change; minted in the transaction that decides.
     pub revision: u64,
-    /// Everything that should run on the node. What is not listed is to be stopped.
+    /// Everything that should run on the node. What is not listed is to be stopped. A training stage is listed twice while
+    /// the generation that is to follow the present one gets ready.
     pub assignments: Vec<Assignment>,
 }
 
@@ -189,8 +228,21 @@ pub enum ToRank {
         /// Threads to compute with.
         threads: u32,
     },
+    /// Another generation of the same stage, in which the rank takes part with what it holds in memory: it says that it
+    /// listens, and connects once it knows the members. A later one of these replaces an earlier one.
+    Regroup {
+        /// The assignment; `members` is empty.
+        assignment: Box<Assignment>,
+        /// The rank's number in it.
+        rank: u32,
+        /// Whether the generation before is over. Otherwise it goes on until all its members know the next one's, and ends
+        /// between two steps.
+        at_once: bool,
+    },
     /// Everyone listens: connect and begin.
     Connect {
+        /// The generation.
+        generation: u64,
         /// All members, in rank order.
         members: Vec<Member>,
     },
@@ -212,10 +264,18 @@ pub enum ToRank {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub enum FromRank {
-    /// Its state changed.
+    /// Its state in a generation changed.
     State {
+        /// The generation.
+        generation: u64,
         /// The new state.
         state: RankState,
+    },
+    /// The rank's process runs: said again and again by a thread that does not compute, so its absence means that the process
+    /// stands still.
+    Pulse {
+        /// Where in a step it is, while it trains.
+        doing: Option<Doing>,
     },
     /// A step was committed.
     Committed {

@@ -77,7 +77,7 @@ impl Rank {
     fn hears(&self) -> FromRank {
         loop {
             match self.events.recv_timeout(PATIENCE).unwrap() {
-                Event::Said(FromRank::TaskProgress { .. }) => {}
+                Event::Said(FromRank::TaskProgress { .. } | FromRank::Pulse { .. }) => {}
                 Event::Said(said) => return said,
                 other => panic!("{other:?}"),
             }
@@ -100,7 +100,7 @@ fn a_rank_works_on_one_lease_after_the_other_until_it_is_stopped() {
     };
     generate(&corpus, &dir.path().join("data"), &mut |_, _| {}).unwrap();
     let rank = Rank::start(dir.path());
-    let state = |state| FromRank::State { state };
+    let state = |state| FromRank::State { generation: 1, state };
     assert_eq!(rank.hears(), state(RankState::Starting));
     assert_eq!(rank.hears(), state(RankState::Running { committed: 0 }));
     assert_eq!(rank.hears(), FromRank::LeaseWanted);

@@ -15,12 +15,22 @@ const MAX_QUICK_ENDS: u32 = 8;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Backoff {
     quick_ends: u32,
+    /// Ends are expected: they change nothing.
+    is_patient: bool,
 }
 
 impl Backoff {
+    /// Nothing has ended yet. A patient one starts a process again whenever it ends.
+    pub(crate) fn new(is_patient: bool) -> Self {
+        Self {
+            quick_ends: 0,
+            is_patient,
+        }
+    }
+
     /// The pause before the next start of a process that ended after `ran`; none if it is hopeless.
     pub(crate) fn after(&mut self, ran: Duration) -> Option<Duration> {
-        if ran >= WELL_AFTER {
+        if ran >= WELL_AFTER || self.is_patient {
             self.quick_ends = 0;
         }
         self.quick_ends += 1;
@@ -43,7 +53,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_limit_and_then_it_is_hopeless() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(false);
         let pauses: Vec<Option<u64>> = (0..8)
             .map(|_| backoff.after(Duration::ZERO).map(|p| p.as_millis() as u64))
             .collect();
@@ -54,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_process_that_was_well_starts_again_soon() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(false);
         for _ in 0..6 {
             let _ = backoff.after(Duration::ZERO);
         }

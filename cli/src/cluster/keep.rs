@@ -3,6 +3,7 @@
 use super::backoff::Backoff;
 use super::logs;
 use super::process::{Output, Process};
+use super::settings::Restarts;
 use crate::console::{Screen, duration};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub(super) struct Member {
     pub(super) log: PathBuf,
     /// Time to stop in order.
     pub(super) grace: Duration,
+    /// How often it is started again.
+    pub(super) restarts: Restarts,
     /// Its command line.
     pub(super) command: Box<dyn Fn() -> Command + Send + Sync>,
 }
@@ -55,7 +58,7 @@ pub(super) async fn keep(
     mut stop: watch::Receiver<bool>,
     screen: Screen,
 ) -> Result<(), String> {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(member.restarts == Restarts::Always);
     let mut started = Instant::now();
     loop {
         let how = tokio::select! {

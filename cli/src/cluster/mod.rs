@@ -14,7 +14,7 @@ mod settings;
 mod tests;
 
 pub(crate) use process::end_with_parent;
-pub(crate) use settings::{Programs, Settings, address, make_state_dir, program_beside};
+pub(crate) use settings::{Programs, Restarts, Settings, address, make_state_dir, program_beside};
 
 use crate::connect::line_of;
 use crate::console::Screen;
@@ -166,6 +166,7 @@ fn coordinator_member(settings: &Settings, listen: SocketAddr) -> Member {
         name: "coordinator".into(),
         log: logs::path(&settings.logs(), "coordinator"),
         grace: COORDINATOR_GRACE,
+        restarts: settings.restarts,
         command: Box::new(move || settings.coordinator(listen)),
     }
 }
@@ -176,6 +177,7 @@ fn agent_member(settings: &Settings, name: &str, url: &str) -> Member {
         log: logs::path(&settings.logs(), &name),
         name: name.clone(),
         grace: AGENT_GRACE,
+        restarts: settings.restarts,
         command: Box::new(move || settings.agent(&name, &url)),
     }
 }

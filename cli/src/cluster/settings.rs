@@ -30,6 +30,15 @@ impl Programs {
     }
 }
 
+/// How often a process that ends is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restarts {
+    /// Until it has ended quickly several times in a row.
+    Some,
+    /// Whenever it ends.
+    Always,
+}
+
 /// The sibling of this executable with this name.
 ///
 /// # Errors
@@ -61,6 +70,10 @@ pub(crate) struct Settings {
     pub(crate) threads: u32,
     /// Where the coordinator listens.
     pub(crate) listen: SocketAddr,
+    /// How often a process that ends is started again.
+    pub(crate) restarts: Restarts,
+    /// What agents and ranks log, as their RUST_LOG says; the usual if nothing is said.
+    pub(crate) log: Option<String>,
 }
 
 /// The address to listen on: the one asked for; otherwise the usual one, or a free one if that is taken.
@@ -117,7 +130,8 @@ impl Settings {
                 "--threads",
                 &self.threads.to_string(),
             ])
-            .args([Path::new("--log-dir"), &self.logs().join(name)]);
+            .args([Path::new("--log-dir"), &self.logs().join(name)])
+            .envs(self.log.iter().map(|log| ("RUST_LOG", log)));
         command
     }
 }

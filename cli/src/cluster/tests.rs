@@ -37,6 +37,8 @@ fn settings(dir: &Path, coordinator: &str, agent: &str) -> Settings {
         devices: 2,
         threads: 1,
         listen: "127.0.0.1:0".parse().unwrap(),
+        restarts: Restarts::Some,
+        log: None,
     }
 }
 

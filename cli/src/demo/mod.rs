@@ -7,7 +7,7 @@ mod memory;
 mod recipe;
 
 use crate::Ending;
-use crate::cluster::{Cluster, Programs, Settings, address, make_state_dir};
+use crate::cluster::{Cluster, Programs, Restarts, Settings, address, make_state_dir};
 use crate::connect::{DEFAULT_STATE_DIR, explain};
 use crate::console::{Screen, print, print_json};
 use crate::follow::watch;
@@ -67,6 +67,8 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         devices: 2,
         threads: 1,
         listen: address(args.listen),
+        restarts: Restarts::Some,
+        log: None,
     };
     screen.line("starting a coordinator and two nodes with two ranks each on this machine");
     let mut cluster = tokio::select! {

@@ -168,7 +168,11 @@ fn table(jobs: &[JobView], now: DateTime<Utc>) -> Table {
     table
 }
 
-async fn events(client: &Client, job: medley_protocol::ids::JobId, mut after: i64) -> Result<Vec<EventView>> {
+pub(crate) async fn events(
+    client: &Client,
+    job: medley_protocol::ids::JobId,
+    mut after: i64,
+) -> Result<Vec<EventView>> {
     let mut all = Vec::new();
     loop {
         let path = format!("/jobs/{job}/events?after={after}&limit={MAX_EVENTS}");

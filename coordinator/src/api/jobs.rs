@@ -144,7 +144,7 @@ async fn request_checkpoint(
 ) -> Result<(StatusCode, Json<CheckpointRequestView>)> {
     let job = app.store.job(id).await?.ok_or_else(no_job)?;
     let stage = training(&job).ok_or_else(|| Error::conflict("no training stage of this job runs now"))?;
-    let done = stage.progress().max(stage.facts.metrics_through);
+    let done = stage.progress();
     let total = stage.course.map_or(u64::MAX, |course| course.total_steps);
     let wanted = app
         .store

@@ -29,8 +29,8 @@ pub enum Effect {
     ReleaseTasks {
         /// The stage.
         stage: StageId,
-        /// Whether the attempt does not count.
-        blameless: bool,
+        /// Ranks that failed: their attempts count, those of the others do not.
+        failed: Vec<u32>,
     },
 }
 

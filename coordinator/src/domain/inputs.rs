@@ -1,13 +1,14 @@
 //! What a stage starts from: the outputs of the stages before it.
 
+use super::stage::Generation;
 use super::{Job, Stage};
 use medley_protocol::agent::StageInputs;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::stage::StageKind;
 
-/// The inputs of the present generation of `stage`.
-pub fn inputs(job: &Job, stage: &Stage) -> StageInputs {
-    let resume = stage.present().and_then(|generation| generation.resume.clone());
+/// The inputs of a generation of `stage`.
+pub fn inputs(job: &Job, stage: &Stage, generation: &Generation) -> StageInputs {
+    let resume = generation.resume.clone();
     if stage.kind == StageKind::Index {
         return StageInputs::default();
     }

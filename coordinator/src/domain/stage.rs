@@ -26,11 +26,11 @@ pub struct Stage {
     pub needs: Vec<StageId>,
     /// State.
     pub state: State,
-    /// Number of the last generation; 0 before the first.
+    /// Number of the last generation that was made, which may not have come about; 0 before the first.
     pub generation: u64,
-    /// Ranks of that generation.
+    /// Ranks of the last generation that came about.
     pub world: u32,
-    /// Generations that failed without progress.
+    /// Generations that ended without progress.
     pub setbacks: Setbacks,
     /// Steps of a training stage, once known.
     pub course: Option<Course>,
@@ -56,6 +56,10 @@ pub enum State {
         generation: Generation,
         /// Everyone with its address, in rank order; empty for stages of tasks.
         members: Vec<Member>,
+        /// The committed steps that it goes on from, at least; 0 for stages of tasks.
+        from: u64,
+        /// A larger generation that gets ready to follow.
+        next: Option<Generation>,
     },
     /// Finished with its outputs recorded.
     Done,
@@ -92,7 +96,7 @@ pub struct Generation {
     pub secret: String,
     /// Who runs which rank, in rank order, ranks of one node together.
     pub seats: Vec<Seat>,
-    /// The checkpoint that every member starts from, fixed when the generation is made.
+    /// The checkpoint that its members start from if none of them holds a later state, fixed when the generation is made.
     pub resume: Option<Manifest>,
 }
 
@@ -151,10 +155,24 @@ impl Stage {
         }
     }
 
-    /// Steps of the last checkpoint, or finished tasks.
+    /// The generation that gets ready to follow the present one.
+    pub fn next(&self) -> Option<&Generation> {
+        match &self.state {
+            State::Running { next, .. } => next.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Steps of the last checkpoint; 0 before the first.
+    pub fn checkpoint_step(&self) -> u64 {
+        self.facts.checkpoint.as_ref().map_or(0, |manifest| manifest.step)
+    }
+
+    /// Steps that are known to be committed, or finished tasks.
     pub fn progress(&self) -> u64 {
         if self.kind.is_training() {
-            self.facts.checkpoint.as_ref().map_or(0, |manifest| manifest.step)
+            // Ranks go on from memory: a step counts once its metrics are stored, long before a checkpoint has it.
+            self.checkpoint_step().max(self.facts.metrics_through)
         } else {
             self.facts.tasks.done
         }
@@ -194,19 +212,16 @@ impl Stage {
         if !matches!(self.state, State::Waiting { .. }) {
             return Err(self.invalid("placed"));
         }
-        let (number, world) = (self.generation + 1, seats.len() as u32);
-        let generation = Generation {
-            number,
-            secret,
-            seats,
-            resume: self.facts.checkpoint.clone(),
-        };
+        let generation = self.following(seats, secret);
+        let (number, world) = (generation.number, generation.seats.len() as u32);
         let state = if self.kind.is_training() {
             State::Starting(generation)
         } else {
             State::Running {
                 generation,
                 members: Vec::new(),
+                from: 0,
+                next: None,
             }
         };
         Ok(Self {
@@ -216,22 +231,82 @@ impl Stage {
         })
     }
 
-    /// Starting → Running: every member listens.
-    pub fn run(mut self, members: Vec<Member>) -> Result<Self, InvalidTransition> {
+    /// Starting → Running: every member listens, and the furthest of them has committed `from` steps.
+    pub fn run(mut self, members: Vec<Member>, from: u64) -> Result<Self, InvalidTransition> {
         match self.state {
             State::Starting(generation) => {
-                self.state = State::Running { generation, members };
+                self.state = State::Running {
+                    generation,
+                    members,
+                    from,
+                    next: None,
+                };
                 Ok(self)
             }
             _ => Err(self.invalid("running")),
         }
     }
 
+    /// Running: another generation gets ready beside the present one.
+    pub fn prepare(mut self, seats: Vec<Seat>, secret: String) -> Result<Self, InvalidTransition> {
+        let following = self.following(seats, secret);
+        match &mut self.state {
+            State::Running { next: next @ None, .. } if self.kind.is_training() => {
+                self.generation = following.number;
+                *next = Some(following);
+                Ok(self)
+            }
+            _ => Err(self.invalid("growing")),
+        }
+    }
+
+    /// Running: the generation that got ready will not follow.
+    pub fn stay(mut self) -> Result<Self, InvalidTransition> {
+        match &mut self.state {
+            State::Running {
+                next: next @ Some(_), ..
+            } => {
+                *next = None;
+                Ok(self)
+            }
+            _ => Err(self.invalid("as it was")),
+        }
+    }
+
+    /// Running: every member of the generation that got ready listens, and it is the present one.
+    pub fn grow(self, members: Vec<Member>, from: u64) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Running {
+                next: Some(generation), ..
+            } => Ok(Self {
+                world: generation.seats.len() as u32,
+                state: State::Running {
+                    generation,
+                    members,
+                    from,
+                    next: None,
+                },
+                ..self
+            }),
+            _ => Err(self.invalid("grown")),
+        }
+    }
+
+    /// A generation after all that were made.
+    fn following(&self, seats: Vec<Seat>, secret: String) -> Generation {
+        Generation {
+            number: self.generation + 1,
+            secret,
+            seats,
+            resume: self.facts.checkpoint.clone(),
+        }
+    }
+
     /// Starting or Running → Waiting, or Failed if that has happened too often without progress.
     pub fn set_back(self, reason: &str) -> Result<Self, InvalidTransition> {
-        if self.present().is_none() {
+        let Some(number) = self.present().map(|generation| generation.number) else {
             return Err(self.invalid("set back"));
-        }
+        };
         let progress = self.progress();
         let in_a_row = if progress > self.setbacks.progress {
             1
@@ -243,7 +318,7 @@ impl Stage {
             let reason = format!("{in_a_row} generations in a row ended without progress; the last because {reason}");
             State::Failed { reason }
         } else {
-            let reason = format!("generation {} is over: {reason}", self.generation);
+            let reason = format!("generation {number} is over: {reason}");
             State::Waiting { reason }
         };
         Ok(Self {
@@ -290,95 +365,4 @@ impl Stage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use medley_protocol::ids::CheckpointId;
-    use uuid::Uuid;
-
-    fn stage(kind: StageKind) -> Stage {
-        Stage {
-            id: StageId::from_uuid(Uuid::from_u128(1)),
-            name: format!("{kind}-0"),
-            kind,
-            round: 0,
-            needs: Vec::new(),
-            state: State::Blocked,
-            generation: 0,
-            world: 0,
-            setbacks: Setbacks::default(),
-            course: None,
-            facts: Facts::default(),
-        }
-    }
-
-    fn placed(stage: Stage) -> Stage {
-        stage.place(Vec::new(), "s".into()).unwrap()
-    }
-
-    fn checkpoint(step: u64) -> Manifest {
-        Manifest {
-            id: CheckpointId::from_uuid(Uuid::from_u128(9)),
-            stage: StageId::from_uuid(Uuid::from_u128(1)),
-            step,
-            state_bytes: 1,
-            parts: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn generations_grow_and_keep_the_checkpoint_they_resume_from() {
-        let mut stage = placed(stage(StageKind::Pretrain).unblock().unwrap());
-        assert_eq!(stage.present().unwrap().number, 1);
-        assert_eq!(stage.state.label(), StageState::Starting);
-        stage.facts.checkpoint = Some(checkpoint(5));
-        assert_eq!(stage.present().unwrap().resume, None);
-        let stage = placed(stage.set_back("a node is lost").unwrap());
-        let generation = stage.present().unwrap();
-        assert_eq!(
-            (generation.number, generation.resume.as_ref().map(|m| m.step)),
-            (2, Some(5))
-        );
-    }
-
-    #[test]
-    fn stages_of_tasks_run_as_soon_as_they_are_placed() {
-        let stage = placed(stage(StageKind::Index).unblock().unwrap());
-        assert_eq!(stage.state.label(), StageState::Running);
-    }
-
-    #[test]
-    fn eight_setbacks_without_progress_are_enough() {
-        let mut stage = stage(StageKind::Pretrain).unblock().unwrap();
-        for _ in 1..MAX_SETBACKS {
-            stage = placed(stage).set_back("it died").unwrap();
-        }
-        let stage = placed(stage).set_back("it died again").unwrap();
-        let State::Failed { reason } = stage.state else {
-            panic!("{:?}", stage.state)
-        };
-        assert!(
-            reason.contains("8 generations") && reason.contains("it died again"),
-            "{reason}"
-        );
-    }
-
-    #[test]
-    fn a_new_checkpoint_starts_the_count_again() {
-        let mut stage = stage(StageKind::Pretrain).unblock().unwrap();
-        for step in 1..=3 * u64::from(MAX_SETBACKS) {
-            stage.facts.checkpoint = Some(checkpoint(step));
-            stage = placed(stage).set_back("it died").unwrap();
-            assert_eq!(stage.setbacks.in_a_row, 1);
-        }
-    }
-
-    #[test]
-    fn a_final_state_is_final() {
-        let done = placed(stage(StageKind::Index).unblock().unwrap()).finish().unwrap();
-        assert!(done.clone().cancel().is_err());
-        assert!(done.clone().fail("x".into()).is_err());
-        assert!(done.clone().set_back("x").is_err());
-        let refusal = done.place(Vec::new(), String::new()).unwrap_err();
-        assert_eq!(refusal.to_string(), "stage index-0 is done and cannot become placed");
-    }
-}
+mod tests;

@@ -3,9 +3,11 @@
 //! Stages of a higher priority are served first. Stages of one priority share: each first gets the fewest ranks it can
 //! work with, older ones first, then the rest is dealt one device at a time. A training stage is a gang, all or nothing,
 //! of one numerics fingerprint; it takes no rank that would not make it faster, because a step takes
-//! ⌈lanes / ranks⌉ lanes of time. For every stage that has to wait the planner says why in words.
+//! ⌈lanes / ranks⌉ lanes of time. A stage whose ranks hold its state in memory stays on their nodes where it can. For every
+//! stage that has to wait the planner says why in words.
 
 use medley_protocol::ids::{NodeId, StageId};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// A node that can take ranks.
@@ -34,6 +36,14 @@ pub struct Request {
     pub max: u32,
     /// Lanes that its ranks share in lock-step; none for ranks that work alone.
     pub lanes: Option<u32>,
+    /// Ranks that hold its state in memory, by node: better kept than replaced.
+    pub keeps: BTreeMap<NodeId, u32>,
+}
+
+impl Request {
+    fn kept_on(&self, node: &Node) -> u32 {
+        self.keeps.get(&node.id).copied().unwrap_or(0)
+    }
 }
 
 /// Ranks of a stage by node, in rank order.
@@ -114,7 +124,10 @@ impl<'a> Board<'a> {
         let free_by_fingerprint = self.sum_by_fingerprint(|i| self.free[i]);
         let free_in_all: u32 = self.free.iter().sum();
         let (fingerprint, free) = if request.lanes.is_some() {
-            let best = free_by_fingerprint.iter().max_by_key(|(_, free)| **free);
+            let kept = self.sum_by_fingerprint(|i| request.kept_on(&self.nodes[i]));
+            let best = free_by_fingerprint
+                .iter()
+                .max_by_key(|(fingerprint, free)| (**free, kept.get(*fingerprint)));
             best.map_or((None, 0), |(fingerprint, free)| (Some(*fingerprint), *free))
         } else {
             (None, free_in_all)
@@ -153,10 +166,14 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Takes one more device: on the node where the hand has most, else where most are free.
+    /// Takes one more device: one whose rank is there already, else on the node where the hand has most, else where most are
+    /// free.
     fn take(&mut self, hand: &mut Hand<'_>) -> bool {
         let usable = (0..self.nodes.len()).filter(|i| self.free[*i] > 0 && hand.may_use(&self.nodes[*i]));
-        let best = usable.max_by_key(|i| (hand.ranks[*i], self.free[*i], std::cmp::Reverse(*i)));
+        let best = usable.max_by_key(|i| {
+            let is_there = hand.ranks[*i] < hand.request.kept_on(&self.nodes[*i]);
+            (is_there, hand.ranks[*i], self.free[*i], Reverse(*i))
+        });
         let Some(node) = best else { return false };
         self.free[node] -= 1;
         hand.ranks[node] += 1;
@@ -171,7 +188,7 @@ impl<'a> Board<'a> {
         for _ in useful..ranks {
             let smallest = (0..self.nodes.len())
                 .filter(|i| hand.ranks[*i] > 0)
-                .min_by_key(|i| hand.ranks[*i]);
+                .min_by_key(|i| (hand.ranks[*i] <= hand.request.kept_on(&self.nodes[*i]), hand.ranks[*i]));
             let Some(node) = smallest else { break };
             hand.ranks[node] -= 1;
             self.free[node] += 1;

@@ -22,6 +22,7 @@ fn training(id: u128, min: u32, max: u32) -> Request {
         min,
         max,
         lanes: Some(max),
+        keeps: BTreeMap::new(),
     }
 }
 
@@ -75,6 +76,30 @@ fn ranks_that_make_no_step_faster_are_left_to_others() {
     // Seven ranks take ⌈8 / 7⌉ = 2 lanes of time, as four do.
     let plan = plan(&[node(1, "a", 7)], &[training(1, 1, 8)]);
     assert_eq!(ranks(&plan, 1), 4);
+}
+
+#[test]
+fn a_stage_stays_where_its_ranks_hold_its_state() {
+    let nodes = [node(1, "a", 4), node(2, "a", 2), node(3, "a", 4)];
+    let keeps = BTreeMap::from([(nodes[1].id, 2)]);
+    let request = Request {
+        keeps,
+        ..training(1, 1, 4)
+    };
+    let placed = plan(&nodes, std::slice::from_ref(&request));
+    assert_eq!(placed.placements[&stage(1)], [(nodes[0].id, 2), (nodes[1].id, 2)]);
+    let three = Request {
+        min: 2,
+        max: 3,
+        lanes: Some(4),
+        ..request
+    };
+    let placed = plan(&nodes, &[three]);
+    assert_eq!(
+        placed.placements[&stage(1)],
+        [(nodes[1].id, 2)],
+        "a third would make no step faster"
+    );
 }
 
 #[test]

@@ -8,7 +8,9 @@
 //! jobs; place what waits.
 
 use super::Settings;
-use super::evidence::{Evidence, Verdict};
+use super::breaks::Breaks;
+use super::evidence::{End, Evidence, Verdict};
+use super::growth::Room;
 use super::orders::Told;
 use super::placing;
 use super::sight::Sight;
@@ -33,6 +35,10 @@ pub struct Memory {
     pub held: BTreeMap<StageId, Duration>,
     /// Stages of which was made known that they wait for nodes to be heard.
     pub expectant: BTreeSet<StageId>,
+    /// Generations that broke and wait to be placed anew.
+    pub breaks: Breaks,
+    /// Stages that have room to grow.
+    pub room: Room,
 }
 
 /// The decision function.
@@ -60,13 +66,18 @@ pub fn decide(
         evidence,
         held: &mut memory.held,
         expectant: &mut memory.expectant,
+        room: &mut memory.room,
+        breaks: Breaks::default(),
+        breaks_before: std::mem::take(&mut memory.breaks),
         decision: &mut decision,
     };
     let jobs = jobs
         .into_iter()
         .map(|job| pass.advance(job))
         .collect::<Result<_, _>>()?;
-    pass.decision.jobs = pass.place(jobs, mint)?;
+    let jobs = pass.place(jobs, mint)?;
+    pass.decision.jobs = pass.grow(jobs, mint)?;
+    memory.breaks = pass.breaks;
     placing::prune(&mut memory.held, &decision.jobs);
     Ok((memory, decision))
 }
@@ -91,6 +102,10 @@ pub(super) struct Pass<'a> {
     pub(super) evidence: Evidence<'a>,
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
     pub(super) expectant: &'a mut BTreeSet<StageId>,
+    pub(super) room: &'a mut Room,
+    /// Generations that are broken now, and those that were at the last decision.
+    pub(super) breaks: Breaks,
+    pub(super) breaks_before: Breaks,
     pub(super) decision: &'a mut Decision,
 }
 
@@ -182,10 +197,10 @@ impl Pass<'_> {
         }
         match self.evidence.judge(stage, generation) {
             Verdict::Hopeless { reason } => self.fail(job, stage.clone(), reason).map(Some),
-            Verdict::Over { .. } if stage.has_last_checkpoint() => self.finish(job, stage).map(Some),
-            Verdict::Over { reason, blameless } => self.set_back(job, stage, &reason, blameless).map(Some),
+            Verdict::Unexplained | Verdict::Over(_) if stage.has_last_checkpoint() => self.finish(job, stage).map(Some),
+            Verdict::Over(end) => self.end(job, stage, generation, end),
             Verdict::Sound if stage.kind.is_training() => self.train(job, stage, generation),
-            Verdict::Sound => Ok(None),
+            Verdict::Sound | Verdict::Unexplained => Ok(None),
         }
     }
 
@@ -203,15 +218,24 @@ impl Pass<'_> {
                     "its last checkpoint is not whole {} s after its last step",
                     waited.as_secs()
                 );
-                return self.set_back(job, stage, &reason, false).map(Some);
+                let end = End {
+                    reason,
+                    ..End::default()
+                };
+                return self.end(job, stage, generation, end);
             }
+            return Ok(None);
+        }
+        if let Some(next) = stage.next() {
+            return self.follow(job, stage, next);
         }
         if !matches!(stage.state, State::Starting(_)) {
             return Ok(None);
         }
-        let Some(members) = self.listening(stage, generation) else {
+        let Some((members, committed)) = self.listening(stage, generation) else {
             return Ok(None);
         };
+        let resumed = generation.resume.as_ref().map_or(0, |manifest| manifest.step);
         let message = format!(
             "{}: every rank of generation {} listens ({} in all)",
             stage.name,
@@ -221,23 +245,28 @@ impl Pass<'_> {
         self.decision
             .events
             .push(Event::of_stage(job.id, stage, "stage-running", message));
-        stage.clone().run(members).map(Some)
+        stage.clone().run(members, committed.max(resumed)).map(Some)
     }
 
-    /// The members with their addresses, once all listen.
-    fn listening(&self, stage: &Stage, generation: &Generation) -> Option<Vec<Member>> {
+    /// The members with their addresses and the most steps that one of them has committed, once all listen.
+    pub(super) fn listening(&self, stage: &Stage, generation: &Generation) -> Option<(Vec<Member>, u64)> {
         let member = |seat: &Seat| {
             let seen = self.evidence.sight.nodes.get(&seat.node)?;
             match &seen.ranks.get(&(stage.id, generation.number, seat.rank))?.state {
-                RankState::Listening { address } => Some(Member {
-                    rank: seat.rank,
-                    node: seat.node,
-                    address: address.clone(),
-                }),
+                RankState::Listening { address, committed } => {
+                    let member = Member {
+                        rank: seat.rank,
+                        node: seat.node,
+                        address: address.clone(),
+                    };
+                    Some((member, committed.unwrap_or(0)))
+                }
                 _ => None,
             }
         };
-        generation.seats.iter().map(member).collect()
+        let members: Option<Vec<(Member, u64)>> = generation.seats.iter().map(member).collect();
+        let (members, committed): (Vec<Member>, Vec<u64>) = members?.into_iter().unzip();
+        Some((members, committed.into_iter().max().unwrap_or(0)))
     }
 
     /// What the tasks of a stage decide: nothing for training stages.
@@ -276,41 +305,13 @@ impl Pass<'_> {
         stage.clone().finish()
     }
 
-    fn fail(&mut self, job: &Job, stage: Stage, reason: String) -> Result<Stage, InvalidTransition> {
+    pub(super) fn fail(&mut self, job: &Job, stage: Stage, reason: String) -> Result<Stage, InvalidTransition> {
         let message = format!("{} failed: {reason}", stage.name);
         self.decision
             .events
             .push(Event::of_stage(job.id, &stage, "stage-failed", message));
         self.held.remove(&stage.id);
         stage.fail(reason)
-    }
-
-    fn set_back(
-        &mut self,
-        job: &Job,
-        stage: &Stage,
-        reason: &str,
-        blameless: bool,
-    ) -> Result<Stage, InvalidTransition> {
-        let number = stage.generation;
-        let message = format!("{}: generation {number} is over: {reason}", stage.name);
-        self.decision
-            .events
-            .push(Event::of_stage(job.id, stage, "generation-over", message));
-        self.decision.effects.push(Effect::ReleaseTasks {
-            stage: stage.id,
-            blameless,
-        });
-        let next = stage.clone().set_back(reason)?;
-        if let State::Failed { reason } = &next.state {
-            let message = format!("{} failed: {reason}", next.name);
-            self.decision
-                .events
-                .push(Event::of_stage(job.id, &next, "stage-failed", message));
-        }
-        let pause = placing::pause(next.setbacks.in_a_row, blameless, self.evidence.settings);
-        self.held.insert(stage.id, self.evidence.now + pause);
-        Ok(next)
     }
 }
 

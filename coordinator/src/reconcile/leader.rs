@@ -156,7 +156,7 @@ impl Leader {
         let jobs = self.store.active_jobs().await?;
         let settings = self.control.settings();
         let (mut memory, decision) = decide(office.memory.clone(), &sight, jobs, now, settings, &mut SystemMint)?;
-        let desired = orders::desired(&decision.jobs, &self.objects_url);
+        let desired = orders::desired(&decision.jobs, &sight, &self.objects_url);
         let concerned = memory.told.concerned(&desired, sight.nodes.keys().copied());
         let scheduling = Scheduling {
             term: office.term,

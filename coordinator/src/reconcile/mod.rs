@@ -1,12 +1,15 @@
 //! Scheduling: pure decisions, and the loop around them.
 //!
-//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`decide`] what becomes of every job,
-//! [`placing`] the planner's part in it, [`orders`] what every node is to run: all pure. [`control`] is the handle that
+//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`decide`] what becomes of every job, [`breaks`]
+//! what becomes of a generation that broke, [`placing`] the planner's part in it, [`growth`] how a stage
+//! gets more ranks while it trains, [`orders`] what every node is to run: all pure. [`control`] is the handle that
 //! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
 
+pub mod breaks;
 pub mod control;
 pub mod decide;
 pub mod evidence;
+pub mod growth;
 pub mod orders;
 pub mod placing;
 pub mod sight;
@@ -30,12 +33,20 @@ pub struct Settings {
     /// Longest time that placing waits for the first beat of a node which registered, or was there before this
     /// coordinator led.
     pub first_beat_grace: Duration,
-    /// Pause between the failure of a generation and the next.
+    /// Longest wait for the cause of what ranks blame each other for, and the shortest pause between generations that fail
+    /// one after the other.
     pub settle: Duration,
+    /// Longest time that a broken generation keeps its devices, because its ranks hold more in memory than the last
+    /// checkpoint has.
+    pub hold: Duration,
     /// Longest time that a rank may load data and weights.
     pub start_limit: Duration,
     /// Longest time that a rank may take for one step.
     pub step_limit: Duration,
+    /// Longest time that a rank may take to connect once it can: it may have a step of the generation before to end.
+    pub connect_limit: Duration,
+    /// Time for which devices are free that would make a stage faster, before it grows.
+    pub grow_after: Duration,
     /// Time after all ranks are finished in which their last metrics may come.
     pub facts_grace: Duration,
     /// Time after all ranks are finished in which the last checkpoint must become whole.
@@ -52,8 +63,11 @@ impl Default for Settings {
             fresh: Duration::from_millis(1500),
             first_beat_grace: Duration::from_secs(5),
             settle: Duration::from_millis(1500),
+            hold: Duration::from_mins(1),
             start_limit: Duration::from_mins(15),
             step_limit: Duration::from_mins(30),
+            connect_limit: Duration::from_mins(30),
+            grow_after: Duration::from_secs(2),
             facts_grace: Duration::from_secs(5),
             last_checkpoint_limit: Duration::from_mins(1),
             tick: Duration::from_millis(250),

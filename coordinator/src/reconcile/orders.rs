@@ -1,7 +1,8 @@
 //! The desired state of every node: a pure function of the jobs.
 
+use super::sight::Sight;
 use crate::domain::inputs::inputs;
-use crate::domain::stage::{Generation, State};
+use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Job, Stage};
 use medley_protocol::agent::{Assignment, Orders};
 use medley_protocol::ids::{NodeId, StageId};
@@ -71,24 +72,29 @@ impl Told {
     }
 }
 
-/// Everything that should run, by node.
-pub fn desired(jobs: &[Job], store: &str) -> BTreeMap<NodeId, Vec<Assignment>> {
+/// Everything that should run, by node. Seats of a former life of a node's agent are not for the present one.
+pub fn desired(jobs: &[Job], sight: &Sight, store: &str) -> BTreeMap<NodeId, Vec<Assignment>> {
     let mut desired: BTreeMap<NodeId, Vec<Assignment>> = BTreeMap::new();
     for job in jobs {
         for stage in &job.stages {
-            let Some(generation) = stage.present() else { continue };
-            for (node, ranks) in ranks_by_node(generation) {
-                let assignment = assignment(job, stage, generation, ranks, store);
-                desired.entry(node).or_default().push(assignment);
+            for generation in stage.present().into_iter().chain(stage.next()) {
+                for (node, ranks) in ranks_by_node(generation, sight) {
+                    let assignment = assignment(job, stage, generation, ranks, store);
+                    desired.entry(node).or_default().push(assignment);
+                }
             }
         }
     }
     desired
 }
 
-fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, Vec<u32>> {
+fn ranks_by_node(generation: &Generation, sight: &Sight) -> BTreeMap<NodeId, Vec<u32>> {
     let mut ranks: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
-    for seat in &generation.seats {
+    let is_present = |seat: &&Seat| {
+        let seen = sight.nodes.get(&seat.node);
+        seen.is_none_or(|seen| seen.node.incarnation == seat.incarnation)
+    };
+    for seat in generation.seats.iter().filter(is_present) {
         ranks.entry(seat.node).or_default().push(seat.rank);
     }
     ranks
@@ -96,7 +102,11 @@ fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, Vec<u32>> {
 
 fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>, store: &str) -> Assignment {
     let members = match &stage.state {
-        State::Running { members, .. } => members.clone(),
+        State::Running {
+            generation: present,
+            members,
+            ..
+        } if present.number == generation.number => members.clone(),
         _ => Vec::new(),
     };
     Assignment {
@@ -111,7 +121,7 @@ fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>
         secret: generation.secret.clone(),
         spec: (*job.spec).clone(),
         store: store.to_owned(),
-        inputs: inputs(job, stage),
+        inputs: inputs(job, stage, generation),
         checkpoint_after: stage.facts.wanted,
     }
 }

@@ -1,12 +1,13 @@
 //! Placing what waits: from jobs to the planner's terms and back.
 
 use super::Settings;
+use super::breaks::Break;
 use super::decide::Pass;
-use super::evidence::Evidence;
+use super::evidence::{End, Evidence};
 use super::sight::Seen;
-use crate::domain::stage::{Seat, State};
+use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage, job};
-use crate::plan::{self, Placement, Request};
+use crate::plan::{self, Placement, Plan, Request};
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,40 +15,36 @@ use std::time::Duration;
 /// Longest pause before a stage is placed again, in units of the shortest.
 const MAX_PAUSE: u32 = 16;
 
-/// Time that a stage is held back after a generation that failed.
-///
-/// Ranks notice a lost peer long before its node's silence proves it lost. The pause lets the evidence come in, so that
-/// the next generation has no seat on a dead node; and it slows down a stage that fails again and again.
-pub(super) fn pause(in_a_row: u32, blameless: bool, settings: &Settings) -> Duration {
-    if blameless {
+/// Time that a stage is held back after a generation that ended: none after the first, or if a node was lost; more each time
+/// for a stage that fails again and again without progress.
+pub(super) fn pause(in_a_row: u32, end: &End, settings: &Settings) -> Duration {
+    if end.lost_node || in_a_row <= 1 {
         return Duration::ZERO;
     }
-    let factor = 1_u32.checked_shl(in_a_row.saturating_sub(2)).unwrap_or(MAX_PAUSE);
+    let factor = 1_u32.checked_shl(in_a_row - 2).unwrap_or(MAX_PAUSE);
     settings.settle * factor.min(MAX_PAUSE)
 }
 
 impl Pass<'_> {
-    /// Places waiting stages, or notes why they wait.
+    /// Places stages that wait or whose generation broke, or notes why they wait.
     pub(super) fn place(&mut self, mut jobs: Vec<Job>, mint: &mut dyn Mint) -> Result<Vec<Job>, InvalidTransition> {
-        let mut waiting: Vec<(&Job, &Stage)> = Vec::new();
-        for job in &jobs {
-            let stages = job.stages.iter().filter(|stage| self.may_be_placed(stage));
-            waiting.extend(stages.map(|stage| (job, stage)));
-        }
-        if waiting.is_empty() {
+        let stages = jobs.iter().flat_map(|job| &job.stages);
+        let open: BTreeSet<StageId> = stages
+            .filter(|stage| self.may_be_placed(stage))
+            .map(|stage| stage.id)
+            .collect();
+        if open.is_empty() {
             return Ok(jobs);
         }
         let expected = self.expected();
         if !expected.is_empty() {
-            let ids: BTreeSet<StageId> = waiting.iter().map(|(_, stage)| stage.id).collect();
-            return self.await_nodes(jobs, &ids, &expected.join(", "));
+            return self.await_nodes(jobs, &open, &expected.join(", "));
         }
         self.expectant.clear();
-        // Stages of a job are in order already.
-        waiting.sort_by_key(|(job, _)| (job.submitted_at, job.id));
-        let replaces = waiting.iter().any(|(_, stage)| stage.generation > 0);
-        let requests: Vec<Request> = waiting.iter().map(|(job, stage)| request(job, stage)).collect();
-        let mut plan = plan::plan(&self.nodes(&jobs, replaces), &requests);
+        let (mut plan, mut stuck) = self.plan(&jobs, open);
+        let outbids = |job: &&Job| job.stages.iter().any(|stage| plan.waits.contains_key(&stage.id));
+        let priorities = jobs.iter().filter(outbids).map(|job| job.spec.cluster.priority);
+        let highest_waiting = priorities.max();
         for job in &mut jobs {
             for i in 0..job.stages.len() {
                 let id = job.stages[i].id;
@@ -55,17 +52,69 @@ impl Pass<'_> {
                     self.start(job, i, &placement, mint)?;
                 } else if let Some(reason) = plan.waits.remove(&id) {
                     self.wait(job, i, reason)?;
+                } else if let Some(reason) = stuck.remove(&id) {
+                    let outbid = highest_waiting > Some(job.spec.cluster.priority);
+                    self.hold(job, i, &reason, outbid)?;
                 }
             }
         }
         Ok(jobs)
     }
 
+    /// A plan for the `open` stages, with the broken ones among them that cannot be placed, and why.
+    ///
+    /// The devices of a broken generation are free for all if it can be replaced. If not, it keeps them.
+    fn plan(&self, jobs: &[Job], mut open: BTreeSet<StageId>) -> (Plan, BTreeMap<StageId, String>) {
+        let mut by_age: Vec<&Job> = jobs.iter().collect();
+        // Stages of a job are in order already.
+        by_age.sort_by_key(|job| (job.submitted_at, job.id));
+        let mut stuck = BTreeMap::new();
+        loop {
+            let stages = by_age
+                .iter()
+                .flat_map(|job| job.stages.iter().map(move |stage| (*job, stage)));
+            let asking: Vec<(&Job, &Stage)> = stages.filter(|(_, stage)| open.contains(&stage.id)).collect();
+            let replaces = asking.iter().any(|(_, stage)| stage.generation > 0);
+            let requests: Vec<Request> = asking.iter().map(|(job, stage)| self.request(job, stage)).collect();
+            let plan = plan::plan(&self.nodes(jobs, &open, replaces), &requests);
+            let unplaced = plan.waits.iter().filter(|(id, _)| self.breaks.contains_key(id));
+            let unplaced: BTreeMap<StageId, String> = unplaced.map(|(id, reason)| (*id, reason.clone())).collect();
+            if unplaced.is_empty() {
+                return (plan, stuck);
+            }
+            open.retain(|id| !unplaced.contains_key(id));
+            stuck.extend(unplaced);
+        }
+    }
+
+    pub(super) fn request(&self, job: &Job, stage: &Stage) -> Request {
+        let cluster = job.spec.cluster;
+        let lanes = job.spec.lanes.count;
+        let (min, max) = if stage.kind.is_training() {
+            (cluster.min_ranks, cluster.max_ranks.min(lanes))
+        } else {
+            let unfinished = u32::try_from(stage.facts.tasks.unfinished).unwrap_or(u32::MAX);
+            (1, unfinished.max(1))
+        };
+        let mut keeps = BTreeMap::new();
+        for rank in self.breaks.get(&stage.id).iter().flat_map(|broken| &broken.survivors) {
+            *keeps.entry(rank.node).or_default() += 1;
+        }
+        Request {
+            stage: stage.id,
+            priority: cluster.priority,
+            min,
+            max,
+            lanes: stage.kind.is_training().then_some(lanes),
+            keeps,
+        }
+    }
+
     /// Names of the nodes that may be heard any moment for the first time.
     ///
     /// A stage keeps the ranks it is placed with. Where everything starts anew, nodes come one after the other; whoever
     /// took the first of them at once would leave the others idle.
-    fn expected(&self) -> Vec<&str> {
+    pub(super) fn expected(&self) -> Vec<&str> {
         let Evidence {
             sight, settings, now, ..
         } = self.evidence;
@@ -99,24 +148,37 @@ impl Pass<'_> {
                 let message = format!("{} {reason}", job.stages[i].name);
                 let event = Event::of_stage(job.id, &job.stages[i], "stage-waits", message);
                 self.decision.events.push(event);
-                self.wait(job, i, reason)?;
+                if matches!(job.stages[i].state, State::Waiting { .. }) {
+                    self.wait(job, i, reason)?;
+                }
             }
         }
         Ok(jobs)
     }
 
     fn may_be_placed(&self, stage: &Stage) -> bool {
-        let held = self.held.get(&stage.id).is_some_and(|until| *until > self.evidence.now);
-        // A stage of tasks that only waits for its merge to be made has no work yet.
-        let has_work = stage.kind.is_training() || stage.facts.tasks.unfinished > 0;
-        matches!(stage.state, State::Waiting { .. }) && has_work && !held
+        self.wants_devices(stage) && !self.is_held(stage)
     }
 
-    /// Nodes with their free devices. A replacement is placed only where a beat was heard just now.
-    fn nodes(&self, jobs: &[Job], replaces: bool) -> Vec<plan::Node> {
+    /// Whether a stage waits for devices, or for others than it has.
+    pub(super) fn wants_devices(&self, stage: &Stage) -> bool {
+        // A stage of tasks that only waits for its merge to be made has no work yet.
+        let has_work = stage.kind.is_training() || stage.facts.tasks.unfinished > 0;
+        let waits = matches!(stage.state, State::Waiting { .. }) && has_work;
+        waits || self.breaks.contains_key(&stage.id)
+    }
+
+    pub(super) fn is_held(&self, stage: &Stage) -> bool {
+        self.held.get(&stage.id).is_some_and(|until| *until > self.evidence.now)
+    }
+
+    /// Nodes with their free devices: also those that `open` stages have. A replacement is placed only where a beat was heard
+    /// just now.
+    pub(super) fn nodes(&self, jobs: &[Job], open: &BTreeSet<StageId>, replaces: bool) -> Vec<plan::Node> {
         let settings = self.evidence.settings;
         let patience = if replaces { settings.fresh } else { settings.silence };
-        let busy = busy(jobs);
+        let stages = jobs.iter().flat_map(|job| &job.stages);
+        let busy = busy(stages.filter(|stage| !open.contains(&stage.id)));
         let seen = self.evidence.sight.nodes.values();
         let alive = seen.filter(|seen| seen.has_beaten && self.evidence.now.saturating_sub(seen.heard_at) <= patience);
         let mut nodes: Vec<(&str, plan::Node)> = alive
@@ -142,8 +204,14 @@ impl Pass<'_> {
         placement: &Placement,
         mint: &mut dyn Mint,
     ) -> Result<(), InvalidTransition> {
-        let stage = job.stages[i].clone().place(self.seats(placement), mint.secret())?;
-        let message = self.placed_message(&stage, placement);
+        let mut stage = job.stages[i].clone();
+        let broken = self.breaks.remove(&stage.id);
+        if let Some(broken) = &broken {
+            stage = self.set_back(job, &stage, &broken.end)?;
+        }
+        let placement = by_standing(placement, broken.as_ref());
+        let stage = stage.place(self.seats(&placement), mint.secret())?;
+        let message = self.placed_message(&stage, &placement, broken.as_ref());
         self.decision
             .events
             .push(Event::of_stage(job.id, &stage, "stage-placed", message));
@@ -159,7 +227,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn seats(&self, placement: &Placement) -> Vec<Seat> {
+    pub(super) fn seats(&self, placement: &Placement) -> Vec<Seat> {
         let nodes = placement
             .iter()
             .flat_map(|(node, ranks)| (0..*ranks).map(move |_| *node));
@@ -173,33 +241,38 @@ impl Pass<'_> {
         (0..).zip(taken).map(seat).collect()
     }
 
-    fn placed_message(&self, stage: &Stage, placement: &Placement) -> String {
-        let name = |node: &NodeId| {
-            let seen = self.evidence.sight.nodes.get(node);
-            seen.map_or_else(|| node.to_string(), |seen| seen.node.name.clone())
-        };
-        let on: Vec<String> = placement
-            .iter()
-            .map(|(node, ranks)| format!("{} × {ranks}", name(node)))
-            .collect();
+    fn placed_message(&self, stage: &Stage, placement: &Placement, broken: Option<&Break>) -> String {
         let ranks: u32 = placement.iter().map(|(_, ranks)| ranks).sum();
-        let from = stage
-            .facts
-            .checkpoint
-            .as_ref()
-            .map(|manifest| format!(", from step {}", manifest.step));
+        let from = match (
+            broken.map(|broken| (broken.kept_by(placement), broken.step())),
+            stage.checkpoint_step(),
+        ) {
+            (Some((kept @ 1.., step)), _) => {
+                format!(", and goes on from memory at step {step} with {kept} of its ranks")
+            }
+            (_, 0) => String::new(),
+            (_, step) => format!(", from step {step}"),
+        };
         let ranks = if ranks == 1 {
             "1 rank".to_owned()
         } else {
             format!("{ranks} ranks")
         };
         format!(
-            "{}: generation {} has {ranks} on {}{}",
+            "{}: generation {} has {ranks} on {}{from}",
             stage.name,
             stage.generation,
-            on.join(", "),
-            from.unwrap_or_default()
+            self.places(placement),
         )
+    }
+
+    /// A placement, for people.
+    pub(super) fn places(&self, placement: &Placement) -> String {
+        let place = |(node, ranks): &(NodeId, u32)| match self.evidence.sight.nodes.get(node) {
+            Some(seen) => format!("{} × {ranks}", seen.node.name),
+            None => format!("{node} × {ranks}"),
+        };
+        placement.iter().map(place).collect::<Vec<String>>().join(", ")
     }
 
     fn wait(&mut self, job: &mut Job, i: usize, reason: String) -> Result<(), InvalidTransition> {
@@ -213,34 +286,39 @@ impl Pass<'_> {
     }
 }
 
-/// Devices in use, by node.
-pub fn busy(jobs: &[Job]) -> BTreeMap<NodeId, u32> {
+/// Nodes in rank order: those with ranks of the broken generation come first, in the order that they had.
+///
+/// So the lowest rank is on the node of longest standing, whose agent has the metrics that nobody stored yet.
+fn by_standing(placement: &Placement, broken: Option<&Break>) -> Placement {
+    let mut placement = placement.clone();
+    let survivors = broken.map_or(&[][..], |broken| &broken.survivors);
+    let standing = |node: NodeId| survivors.iter().position(|rank| rank.node == node);
+    placement.sort_by_key(|(node, _)| standing(*node).unwrap_or(usize::MAX));
+    placement
+}
+
+/// Devices that stages use, by node. A rank has one, in however many generations it takes part.
+pub fn busy<'a>(stages: impl Iterator<Item = &'a Stage>) -> BTreeMap<NodeId, u32> {
     let mut busy = BTreeMap::new();
-    let generations = jobs.iter().flat_map(|job| &job.stages).filter_map(Stage::present);
-    for seat in generations.flat_map(|generation| &generation.seats) {
-        *busy.entry(seat.node).or_default() += 1;
+    for stage in stages {
+        let mut used = stage.present().map(ranks_by_node).unwrap_or_default();
+        for (node, ranks) in stage.next().map(ranks_by_node).unwrap_or_default() {
+            let present = used.entry(node).or_default();
+            *present = ranks.max(*present);
+        }
+        for (node, ranks) in used {
+            *busy.entry(node).or_default() += ranks;
+        }
     }
     busy
 }
 
-fn request(job: &Job, stage: &Stage) -> Request {
-    let cluster = job.spec.cluster;
-    let lanes = job.spec.lanes.count;
-    let (min, max) = if stage.kind.is_training() {
-        (cluster.min_ranks, cluster.max_ranks.min(lanes))
-    } else {
-        (
-            1,
-            u32::try_from(stage.facts.tasks.unfinished).unwrap_or(u32::MAX).max(1),
-        )
-    };
-    Request {
-        stage: stage.id,
-        priority: cluster.priority,
-        min,
-        max,
-        lanes: stage.kind.is_training().then_some(lanes),
+pub(super) fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, u32> {
+    let mut ranks = BTreeMap::new();
+    for seat in &generation.seats {
+        *ranks.entry(seat.node).or_default() += 1;
     }
+    ranks
 }
 
 /// Forgets pauses of stages that are not active any more.

@@ -135,6 +135,7 @@ mod tests {
             generation: 1,
             rank,
             state: state.clone(),
+            doing: None,
         };
         Beat {
             node: known(life).id,

@@ -135,7 +135,7 @@ fn stage_view(stage: &Stage, row: &stages::Row, epochs: Option<Vec<EpochView>>) 
         state: stage.state.label(),
         reason: row.reason.clone(),
         needs: stage.needs.clone(),
-        generation: stage.generation,
+        generation: stage.present().map_or(stage.generation, |generation| generation.number),
         world: world(stage),
         peak_rank_bytes: row.peak_rank_bytes.map(count).transpose()?,
         done,
@@ -162,5 +162,5 @@ fn extent(stage: &Stage) -> (u64, Option<u64>) {
         return (tasks.done, Some(tasks.done + tasks.unfinished + to_come));
     }
     let total = stage.course.map(|course| course.total_steps);
-    (stage.progress().max(stage.facts.metrics_through), total)
+    (stage.progress(), total)
 }

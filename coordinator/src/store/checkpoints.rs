@@ -233,8 +233,8 @@ async fn answer_requests(connection: &mut PgConnection, stage: StageId, step: u6
     .map(drop)
 }
 
-/// Retention: keeps the last checkpoints, as many as the spec says, and the one that the present generation started from,
-/// which slow ranks may still be reading.
+/// Retention: keeps the last checkpoints, as many as the spec says, and those that the present generation started from and
+/// the following one would, which slow ranks may still be reading.
 async fn drop_oldest(connection: &mut PgConnection, stage: StageId) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE checkpoints SET dropped_at = now()
@@ -247,7 +247,8 @@ async fn drop_oldest(connection: &mut PgConnection, stage: StageId) -> sqlx::Res
                              LIMIT (SELECT (j.spec #>> '{checkpoint,keep}')::bigint
                                     FROM jobs j JOIN stages s ON s.job = j.id
                                     WHERE s.id = $1)) AS kept)
-           AND id::text IS DISTINCT FROM (SELECT membership #>> '{generation,resume,id}' FROM stages WHERE id = $1)",
+           AND id::text IS DISTINCT FROM (SELECT membership #>> '{generation,resume,id}' FROM stages WHERE id = $1)
+           AND id::text IS DISTINCT FROM (SELECT membership #>> '{next,resume,id}' FROM stages WHERE id = $1)",
     )
     .bind(stage.as_uuid())
     .execute(connection)

@@ -1,8 +1,8 @@
 //! Table `metrics`, and how far each stage's are stored.
 //!
 //! Exactly once: the rows of a chunk that are stored already are skipped, and a chunk that would leave a gap is refused
-//! with the step that is wanted. One gap is accepted: up to the step that the present generation resumed from, because
-//! the rows before it are gone with the node that held them.
+//! with the step that is wanted. One gap is accepted: up to the step that the present generation went on from, because the
+//! rows before it are gone with the nodes that held them; the node of longest standing reports.
 
 use super::value::{count, read, stored};
 use super::{Store, epochs, events};
@@ -73,7 +73,7 @@ impl Store {
         sqlx::query("SET LOCAL synchronous_commit = off")
             .execute(&mut *transaction)
             .await?;
-        let Some((job, through, resumed)) = lock(&mut transaction, stage).await? else {
+        let Some((job, through, went_on_from)) = lock(&mut transaction, stage).await? else {
             return Ok(MetricsOutcome::NoStage);
         };
         let new: Vec<&StepMetrics> = rows.iter().filter(|row| row.step >= through).collect();
@@ -81,7 +81,7 @@ impl Store {
             return Ok(MetricsOutcome::Stored(through));
         };
         if first.step > through {
-            if resumed != Some(first.step) {
+            if went_on_from.is_none_or(|from| first.step > from) {
                 return Ok(MetricsOutcome::Gap(through));
             }
             let message = format!(
@@ -127,10 +127,10 @@ impl Store {
     }
 }
 
-/// Locks the stage's row; its job, stored steps, and the step that its present generation resumed from.
+/// Locks the stage's row; its job, stored steps, and the step that its present generation went on from.
 async fn lock(connection: &mut PgConnection, stage: StageId) -> sqlx::Result<Option<(Uuid, u64, Option<u64>)>> {
     let row: Option<(Uuid, i64, Option<Value>)> = sqlx::query_as(
-        "SELECT job, metrics_through_step, nullif(membership #> '{generation,resume,step}', 'null')
+        "SELECT job, metrics_through_step, membership -> 'from'
          FROM stages
          WHERE id = $1
          FOR NO KEY UPDATE",
@@ -138,10 +138,10 @@ async fn lock(connection: &mut PgConnection, stage: StageId) -> sqlx::Result<Opt
     .bind(stage.as_uuid())
     .fetch_optional(connection)
     .await?;
-    let Some((job, through, resumed)) = row else {
+    let Some((job, through, went_on_from)) = row else {
         return Ok(None);
     };
-    Ok(Some((job, count(through)?, resumed.map(read).transpose()?)))
+    Ok(Some((job, count(through)?, went_on_from.map(read).transpose()?)))
 }
 
 async fn insert(connection: &mut PgConnection, stage: StageId, rows: &[&StepMetrics]) -> sqlx::Result<()> {

@@ -28,7 +28,7 @@ pub use idempotency::Earlier;
 pub use jobs::Submission;
 pub use metrics::MetricsOutcome;
 pub use schedule::{Saved, Scheduling};
-pub use tasks::{Claim, MAX_ATTEMPTS};
+pub use tasks::{Claim, MAX_ATTEMPTS, MAX_LEASES};
 pub use tokens::TokenRow;
 
 /// The schema, forward only.

@@ -71,11 +71,11 @@ impl Store {
 }
 
 async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Result<()> {
-    match *effect {
-        Effect::OpenEpochs { stage, course } => epochs::open(connection, stage, course).await,
-        Effect::CloseEpochs { stage } => epochs::close_through(connection, stage, value::stored(u64::MAX)).await,
-        Effect::AddMerge { stage } => tasks::add_merge(connection, stage).await,
-        Effect::ReleaseTasks { stage, blameless } => tasks::release(connection, stage, blameless).await,
+    match effect {
+        Effect::OpenEpochs { stage, course } => epochs::open(connection, *stage, *course).await,
+        Effect::CloseEpochs { stage } => epochs::close_through(connection, *stage, value::stored(u64::MAX)).await,
+        Effect::AddMerge { stage } => tasks::add_merge(connection, *stage).await,
+        Effect::ReleaseTasks { stage, failed } => tasks::release(connection, *stage, failed).await,
     }
 }
 
@@ -138,6 +138,24 @@ mod tests {
         assert_eq!((job.id, job.version, job.stages.len()), (id, 1, 8));
         assert_eq!(job.stages[0].facts.tasks.unfinished, 3);
         assert_eq!(store.job(id).await.unwrap(), Some(job));
+    }
+
+    #[tokio::test]
+    async fn a_generation_that_gets_ready_is_loaded_beside_the_present_one() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let mut job = store.job(id).await.unwrap().unwrap();
+        let stage = job.stages[1].clone().unblock().unwrap();
+        let stage = stage.place(Vec::new(), "a".into()).unwrap().run(Vec::new(), 7).unwrap();
+        job.stages[1] = stage.prepare(Vec::new(), "b".into()).unwrap();
+        let decision = Decision {
+            changed: [job.id].into(),
+            jobs: vec![job.clone()],
+            ..Decision::default()
+        };
+        assert!(matches!(save(&store, term, &decision).await, Saved::Written { .. }));
+        let loaded = store.job(id).await.unwrap().unwrap();
+        assert_eq!(loaded.stages[1], job.stages[1]);
     }
 
     #[tokio::test]

@@ -44,6 +44,10 @@ pub(super) struct Row {
 struct Membership {
     generation: Generation,
     members: Vec<Member>,
+    #[serde(default)]
+    from: u64,
+    #[serde(default)]
+    next: Option<Generation>,
 }
 
 impl Row {
@@ -85,8 +89,18 @@ impl Row {
             StageState::Waiting => State::Waiting { reason },
             StageState::Starting => State::Starting(membership()?.generation),
             StageState::Running => {
-                let Membership { generation, members } = membership()?;
-                State::Running { generation, members }
+                let Membership {
+                    generation,
+                    members,
+                    from,
+                    next,
+                } = membership()?;
+                State::Running {
+                    generation,
+                    members,
+                    from,
+                    next,
+                }
             }
             StageState::Done => State::Done,
             StageState::Failed => State::Failed { reason },
@@ -177,10 +191,19 @@ fn membership(stage: &Stage) -> Option<Membership> {
         State::Starting(generation) => Some(Membership {
             generation: generation.clone(),
             members: Vec::new(),
+            from: 0,
+            next: None,
         }),
-        State::Running { generation, members } => Some(Membership {
+        State::Running {
+            generation,
+            members,
+            from,
+            next,
+        } => Some(Membership {
             generation: generation.clone(),
             members: members.clone(),
+            from: *from,
+            next: next.clone(),
         }),
         _ => None,
     }

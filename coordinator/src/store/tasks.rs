@@ -16,8 +16,10 @@ use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// A task is leased so often before it fails for good.
+/// A task that its rank gives up has failed for good at this attempt.
 pub const MAX_ATTEMPTS: i32 = 3;
+/// A task is leased so often, if its ranks end without a word: that need not be its fault.
+pub const MAX_LEASES: i32 = 8;
 /// Length of a lease.
 const LEASE_MS: u64 = 30_000;
 
@@ -183,7 +185,7 @@ async fn lease_next(
     .bind(node.as_uuid())
     .bind(rank as i32)
     .bind(LEASE_MS as f64)
-    .bind(MAX_ATTEMPTS)
+    .bind(MAX_LEASES)
     .fetch_optional(connection)
     .await?;
     let lease = |(task, work)| {
@@ -292,16 +294,18 @@ pub(super) async fn add_merge(connection: &mut PgConnection, stage: StageId) -> 
     .map(drop)
 }
 
-/// Takes all leases of a stage back.
-pub(super) async fn release(connection: &mut PgConnection, stage: StageId, blameless: bool) -> sqlx::Result<()> {
+/// Takes all leases of a stage back. Attempts count for the ranks that `failed`, not for those that were stopped with them.
+pub(super) async fn release(connection: &mut PgConnection, stage: StageId, failed: &[u32]) -> sqlx::Result<()> {
+    let failed: Vec<i32> = failed.iter().map(|rank| *rank as i32).collect();
     sqlx::query(
         "UPDATE tasks
-         SET state = 'open', token = NULL, lease_until = NULL, attempts = attempts - $2
-         WHERE stage = $1 AND state = 'leased' AND attempts - $2 < $3",
+         SET state = 'open', token = NULL, lease_until = NULL,
+             attempts = attempts - CASE WHEN rank = ANY($2) THEN 0 ELSE 1 END
+         WHERE stage = $1 AND state = 'leased' AND (attempts < $3 OR rank <> ALL($2))",
     )
     .bind(stage.as_uuid())
-    .bind(i32::from(blameless))
-    .bind(MAX_ATTEMPTS)
+    .bind(failed)
+    .bind(MAX_LEASES)
     .execute(connection)
     .await
     .map(drop)
@@ -356,7 +360,7 @@ async fn failures(connection: &mut PgConnection, jobs: &[Uuid]) -> sqlx::Result<
          ORDER BY t.stage, t.position DESC",
     )
     .bind(jobs)
-    .bind(MAX_ATTEMPTS)
+    .bind(MAX_LEASES)
     .fetch_all(connection)
     .await?;
     let failure = |(stage, work, state, attempts, reason): (Uuid, Value, String, i32, String)| {

@@ -3,7 +3,7 @@
 //! Results are functions of the task alone, as in truth.
 
 use super::objects::Objects;
-use super::process::{Alarm, Deed, Heard, Tools};
+use super::process::{Alarm, Deed, Heard, PULSE, Tools, pulse};
 use medley_protocol::agent::{FromRank, RankState, ToRank};
 use medley_protocol::tasks::{Counts, Lease, ShardName, ShardObject, TaskOutput, TaskWork};
 
@@ -11,27 +11,41 @@ use medley_protocol::tasks::{Counts, Lease, ShardName, ShardObject, TaskOutput, 
 const PAIRS: u64 = 40;
 
 pub(super) struct Clerk {
+    generation: u64,
     lease: Option<Lease>,
 }
 
 impl Clerk {
-    pub(super) fn start(tools: &mut Tools) -> (Self, Vec<Deed>) {
+    pub(super) fn start(generation: u64, tools: &mut Tools) -> (Self, Vec<Deed>) {
         let starting = FromRank::State {
+            generation,
             state: RankState::Starting,
         };
         let loaded = Deed::Later {
             after: tools.dice.ms(100, 800),
             alarm: Alarm::Loaded,
         };
-        (Self { lease: None }, vec![Deed::Say(starting), loaded])
+        let clerk = Self {
+            generation,
+            lease: None,
+        };
+        let pulse = Deed::Later {
+            after: PULSE,
+            alarm: Alarm::Pulse,
+        };
+        (clerk, vec![Deed::Say(starting), loaded, pulse])
     }
 
     pub(super) fn hear(&mut self, heard: Heard, tools: &mut Tools) -> Vec<Deed> {
         match heard {
             Heard::Alarm(Alarm::Loaded) => {
-                let state = RankState::Running { committed: 0 };
-                vec![Deed::Say(FromRank::State { state }), Deed::Say(FromRank::LeaseWanted)]
+                let running = FromRank::State {
+                    generation: self.generation,
+                    state: RankState::Running { committed: 0 },
+                };
+                vec![Deed::Say(running), Deed::Say(FromRank::LeaseWanted)]
             }
+            Heard::Alarm(Alarm::Pulse) => pulse(),
             Heard::Order(ToRank::Lease { lease: Some(lease) }) => {
                 self.lease = Some(lease);
                 vec![work_on(false, tools)]

@@ -77,6 +77,8 @@ fn settings() -> Settings {
     Settings {
         start_limit: Duration::from_secs(20),
         step_limit: Duration::from_secs(20),
+        connect_limit: Duration::from_secs(20),
+        grow_after: Duration::from_millis(300),
         ..Settings::default()
     }
 }
@@ -112,7 +114,7 @@ impl Coordinator {
         let settings = self.control.settings();
         let decided = decide(self.memory.clone(), &sight, jobs, now, settings, &mut table.mint);
         let (mut memory, decision) = decided.map_err(|invalid| invalid.to_string())?;
-        let desired = orders::desired(&decision.jobs, "memory:///");
+        let desired = orders::desired(&decision.jobs, &sight, "memory:///");
         let concerned = memory.told.concerned(&desired, sight.nodes.keys().copied());
         let revisions = table.save(&decision, &concerned);
         memory.told.tell(desired, &revisions);

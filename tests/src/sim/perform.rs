@@ -3,7 +3,7 @@
 use super::coordinator::Ask;
 use super::faults::{FOR_GOOD, Fault};
 use super::network::End;
-use super::process::{Actor, Deed, Heard, Pid, Place, Process, Tools};
+use super::process::{Actor, Deed, Heard, Pid, Place, Process, Seat, Tools};
 use super::witness::describe;
 use super::world::{Happening, World};
 use medley_protocol::agent::{FromRank, ToRank};
@@ -166,35 +166,39 @@ impl World<'_> {
         for deed in deeds {
             match deed {
                 Deed::Say(message) => {
-                    if let FromRank::State { state } = &message {
-                        self.witness.note(|| format!("{}: {state:?}", describe(pid, place)));
+                    if let FromRank::State { generation, state } = &message {
+                        self.witness
+                            .note(|| format!("{} in generation {generation}: {state:?}", describe(pid, place)));
                     }
                     self.say(pid, Event::Said(message));
                 }
-                Deed::Send { to, wire } => {
+                Deed::Send { to, from, wire } => {
                     let at = self
                         .network
                         .arrival(End::Rank(pid), End::Rank(to), self.now, &mut self.dice);
-                    let heard = Heard::Wire { from: place.rank, wire };
+                    let heard = Heard::Wire { from, wire };
                     self.agenda.put(at, Happening::Heard { pid: to, heard });
+                }
+                Deed::Close { seat, peers } => {
+                    for peer in peers {
+                        self.lose((pid, seat), peer, Duration::ZERO, "its connection ended");
+                    }
                 }
                 Deed::Later { after, alarm } => {
                     let heard = Heard::Alarm(alarm);
                     self.agenda.put(self.now + after, Happening::Heard { pid, heard });
                 }
-                Deed::Committed(toy) => {
-                    let stage = self.table.job.stage(place.stage);
-                    let name = stage.map_or_else(String::new, |stage| stage.name.clone());
-                    let world = self.processes[pid]
-                        .actor
-                        .as_ref()
-                        .map_or(1, |actor| actor.peers().len() as u32 + 1);
+                Deed::Began { seat, how, step } => {
+                    let name = self.table.stage_name(place.stage);
+                    self.witness.begins((pid, place.stage), seat, how, (&name, step));
+                }
+                Deed::Committed { seat, world, toy } => {
+                    let name = self.table.stage_name(place.stage);
                     self.witness
                         .note(|| format!("{}: {name} step {}", describe(pid, place), toy.step));
-                    self.witness.commits(place, world, &name, toy);
+                    self.witness.commits((pid, place.stage), seat, world, (&name, toy));
                 }
                 Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
-                Deed::Exit(how) => self.end(pid, how),
             }
         }
     }
@@ -217,19 +221,21 @@ impl World<'_> {
         };
         self.witness.note(|| format!("{} {how}", describe(pid, place)));
         self.say(pid, Event::Exited(how.into()));
-        for peer in actor.peers() {
-            self.lose(pid, peer, Duration::ZERO, "its connection ended");
+        if let Some((seat, peers)) = actor.seat() {
+            for peer in peers {
+                self.lose((pid, seat), peer, Duration::ZERO, "its connection ended");
+            }
         }
     }
 
     /// A process notices that a peer is gone.
-    fn lose(&mut self, gone: Pid, pid: Pid, after: Duration, why: &str) {
+    fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, after: Duration, why: &str) {
         let now = self.now + after;
         let at = self
             .network
             .arrival(End::Rank(gone), End::Rank(pid), now, &mut self.dice);
-        let (rank, why) = (self.processes[gone].place.rank, why.into());
-        let heard = Heard::Gone { rank, why };
+        let why = why.into();
+        let heard = Heard::Gone { seat, why };
         self.agenda.put(at, Happening::Heard { pid, heard });
     }
 
@@ -245,17 +251,21 @@ impl World<'_> {
                 let Some(pid) = self.some_rank() else { return };
                 self.processes[pid].frozen_until = self.now.saturating_add(lasts);
                 let silence = Timing::default().silence;
-                if lasts > silence {
-                    for peer in self.peers(pid) {
-                        self.lose(pid, peer, silence, "silent");
+                if lasts > silence
+                    && let Some((seat, peers)) = self.seat(pid)
+                {
+                    for peer in peers {
+                        self.lose((pid, seat), peer, silence, "silent");
                     }
                 }
             }
             Fault::Reset => {
                 let Some(pid) = self.some_rank() else { return };
-                if let Some(peer) = self.peers(pid).first().copied() {
-                    self.lose(pid, peer, Duration::ZERO, "connection reset");
-                    self.lose(peer, pid, Duration::ZERO, "connection reset");
+                let Some((seat, peers)) = self.seat(pid) else { return };
+                let Some(peer) = peers.first().copied() else { return };
+                self.lose((pid, seat), peer, Duration::ZERO, "connection reset");
+                if let Some((of_peer, _)) = self.seat(peer) {
+                    self.lose((peer, of_peer), pid, Duration::ZERO, "connection reset");
                 }
             }
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
@@ -278,8 +288,8 @@ impl World<'_> {
         (!running.is_empty()).then(|| running[self.dice.below(running.len())])
     }
 
-    fn peers(&self, pid: Pid) -> Vec<Pid> {
-        self.processes[pid].actor.as_ref().map_or_else(Vec::new, Actor::peers)
+    fn seat(&self, pid: Pid) -> Option<(Seat, Vec<Pid>)> {
+        self.processes[pid].actor.as_ref()?.seat()
     }
 
     /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.

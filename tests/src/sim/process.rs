@@ -14,20 +14,29 @@ use std::time::Duration;
 /// A process in the whole world, never used twice.
 pub(super) type Pid = usize;
 
+/// A rank's place in a generation, by which others know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seat {
+    pub(super) generation: u64,
+    pub(super) rank: u32,
+}
+
 /// What ranks of one generation send to each other.
 #[derive(Debug, Clone)]
 pub(super) enum Wire {
     /// The first message of a connection.
     Hello {
         stage: StageId,
-        generation: u64,
         secret: String,
+        memory: Option<membership::Memory>,
     },
+    /// The whole state, for a rank that joins.
+    State(Toy),
     /// What the sender's lanes contribute to a step, as (lane, contribution).
     Share { step: u64, lanes: Vec<(u32, u64)> },
     /// Of the membership.
     Control(membership::Message),
-    /// All steps are committed.
+    /// The sender leaves in peace.
     Bye,
 }
 
@@ -36,16 +45,14 @@ pub(super) enum Wire {
 pub(super) enum Alarm {
     /// Data and weights are loaded.
     Loaded,
-    /// It is late for members that have not connected.
-    ConnectLate,
-    /// Time passes.
-    Tick,
+    /// Time passes in a generation.
+    Tick { seat: Seat },
     /// The own lanes of a step are computed.
-    Computed { step: u64 },
-    /// A part of this state is written.
-    Written(Toy),
-    /// It is late for goodbyes.
-    GoodbyeLate,
+    Computed { seat: Seat, step: u64 },
+    /// This part of a checkpoint is written.
+    Written { toy: Toy, part: u32, parts: u32 },
+    /// It is time to say that the process runs.
+    Pulse,
     /// Half of the task is done, or all.
     Worked { whole: bool },
 }
@@ -55,8 +62,8 @@ pub(super) enum Alarm {
 pub(super) enum Heard {
     Order(ToRank),
     Alarm(Alarm),
-    Wire { from: u32, wire: Wire },
-    Gone { rank: u32, why: String },
+    Wire { from: Seat, wire: Wire },
+    Gone { seat: Seat, why: String },
 }
 
 /// What a process does.
@@ -65,15 +72,38 @@ pub(super) enum Deed {
     /// It says something to its agent.
     Say(FromRank),
     /// It sends something to a peer.
-    Send { to: Pid, wire: Wire },
+    Send { to: Pid, from: Seat, wire: Wire },
+    /// It closes its connections.
+    Close { seat: Seat, peers: Vec<Pid> },
     /// It hears this after a while.
     Later { after: Duration, alarm: Alarm },
-    /// It has committed a step.
-    Committed(Toy),
+    /// It has begun to train in a generation, in this way.
+    Began { seat: Seat, how: How, step: u64 },
+    /// It has committed a step, as a member of a generation of so many.
+    Committed { seat: Seat, world: u32, toy: Toy },
     /// It has found that a rule is broken.
     Accuse(String),
-    /// It ends.
-    Exit(&'static str),
+}
+
+/// Where a rank has its state from when its generation begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// The last checkpoint, or the stage's start.
+    Stored,
+    /// Its own memory, in this way; or its peers' where it joins.
+    Memory(membership::Path),
+}
+
+/// Time between two pulses; longer than in truth, which is often enough.
+pub(super) const PULSE: Duration = Duration::from_secs(1);
+
+/// A process says that it runs.
+pub(super) fn pulse() -> Vec<Deed> {
+    let again = Deed::Later {
+        after: PULSE,
+        alarm: Alarm::Pulse,
+    };
+    vec![Deed::Say(FromRank::Pulse { doing: None }), again]
 }
 
 /// What processes have at hand.
@@ -120,7 +150,7 @@ impl Actor {
             let (trainee, deeds) = Trainee::start(pid, *assignment, rank, tools);
             Some((Self::Trainee(Box::new(trainee)), deeds))
         } else {
-            let (clerk, deeds) = Clerk::start(tools);
+            let (clerk, deeds) = Clerk::start(assignment.generation, tools);
             Some((Self::Clerk(clerk), deeds))
         }
     }
@@ -132,11 +162,11 @@ impl Actor {
         }
     }
 
-    /// Processes with which it is, or wants to be, connected.
-    pub(super) fn peers(&self) -> Vec<Pid> {
+    /// Its place among the processes with which it is, or wants to be, connected.
+    pub(super) fn seat(&self) -> Option<(Seat, Vec<Pid>)> {
         match self {
-            Self::Trainee(trainee) => trainee.peers(),
-            Self::Clerk(_) => Vec::new(),
+            Self::Trainee(trainee) => trainee.seat(),
+            Self::Clerk(_) => None,
         }
     }
 }

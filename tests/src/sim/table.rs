@@ -7,9 +7,9 @@ use medley_coordinator::domain::decision::{Decision, Effect};
 use medley_coordinator::domain::graph::{NewTask, Shards, new_job};
 use medley_coordinator::domain::job::Dataset;
 use medley_coordinator::domain::node::KnownNode;
-use medley_coordinator::domain::stage::{Seat, Stage, Tasks};
+use medley_coordinator::domain::stage::{Seat, Stage, State, Tasks};
 use medley_coordinator::domain::{CountingMint, Job, Mint};
-use medley_coordinator::store::MAX_ATTEMPTS;
+use medley_coordinator::store::{MAX_ATTEMPTS, MAX_LEASES};
 use medley_protocol::agent::{CheckpointWanted, Register};
 use medley_protocol::checkpoint::{CheckpointPart, Manifest};
 use medley_protocol::ids::{CheckpointId, LeaseToken, NodeId, StageId, TaskId};
@@ -54,7 +54,11 @@ pub(super) struct Task {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum TaskState {
     Open,
-    Leased { token: LeaseToken, until: Duration },
+    Leased {
+        token: LeaseToken,
+        until: Duration,
+        rank: u32,
+    },
     Done(TaskOutput),
     Failed(String),
 }
@@ -73,6 +77,13 @@ impl Table {
             checkpoints: BTreeMap::new(),
             metrics: BTreeMap::new(),
         }
+    }
+
+    /// How a stage is called.
+    pub(super) fn stage_name(&self, stage: StageId) -> String {
+        self.job
+            .stage(stage)
+            .map_or_else(String::new, |stage| stage.name.clone())
     }
 
     pub(super) fn register(&mut self, register: &Register) -> KnownNode {
@@ -116,7 +127,7 @@ impl Table {
                 TaskState::Open => tasks.unfinished += 1,
                 TaskState::Leased { until, .. } => {
                     tasks.unfinished += 1;
-                    if task.attempts >= MAX_ATTEMPTS && *until < now {
+                    if task.attempts >= MAX_LEASES && *until < now {
                         tasks.failed = Some(format!("{:?} was tried too often", task.work));
                     }
                 }
@@ -138,10 +149,10 @@ impl Table {
             }
         }
         for effect in &decision.effects {
-            match *effect {
+            match effect {
                 Effect::OpenEpochs { .. } | Effect::CloseEpochs { .. } => {}
-                Effect::AddMerge { stage } => self.add_merge(stage),
-                Effect::ReleaseTasks { stage, blameless } => self.release(stage, blameless),
+                Effect::AddMerge { stage } => self.add_merge(*stage),
+                Effect::ReleaseTasks { stage, failed } => self.release(*stage, failed),
             }
         }
         let mut revisions = BTreeMap::new();
@@ -177,10 +188,13 @@ impl Table {
         }));
     }
 
-    fn release(&mut self, stage: StageId, blameless: bool) {
+    fn release(&mut self, stage: StageId, failed: &[u32]) {
         for task in self.tasks.iter_mut().filter(|task| task.stage == stage) {
-            let attempts = task.attempts - i32::from(blameless);
-            if matches!(task.state, TaskState::Leased { .. }) && attempts < MAX_ATTEMPTS {
+            let TaskState::Leased { rank, .. } = task.state else {
+                continue;
+            };
+            let attempts = task.attempts - i32::from(!failed.contains(&rank));
+            if attempts < MAX_LEASES {
                 task.state = TaskState::Open;
                 task.attempts = attempts;
             }
@@ -206,7 +220,8 @@ impl Table {
         Ok(open.map(|task| {
             task.attempts += 1;
             let until = now + LEASE;
-            task.state = TaskState::Leased { token, until };
+            let rank = by.rank;
+            task.state = TaskState::Leased { token, until, rank };
             Lease {
                 task: task.id,
                 token,
@@ -224,10 +239,13 @@ impl Table {
 
     pub(super) fn renew(&mut self, task: TaskId, token: LeaseToken, now: Duration) -> bool {
         let until = now + LEASE;
-        let leased = self.leased(task, token);
-        leased
-            .map(|task| task.state = TaskState::Leased { token, until })
-            .is_some()
+        let Some(task) = self.leased(task, token) else {
+            return false;
+        };
+        if let TaskState::Leased { until: lease_until, .. } = &mut task.state {
+            *lease_until = until;
+        }
+        true
     }
 
     pub(super) fn give_up(&mut self, task: TaskId, token: LeaseToken, reason: &str, retry: bool) -> bool {
@@ -301,11 +319,11 @@ impl Table {
         let Some(first) = rows.iter().find(|row| row.step >= through) else {
             return Some(through);
         };
-        let present = self.job.stage(stage).and_then(Stage::present);
-        let resumed = present
-            .and_then(|generation| generation.resume.as_ref())
-            .map(|manifest| manifest.step);
-        if first.step > through && resumed != Some(first.step) {
+        let went_on_from = match self.job.stage(stage).map(|stage| &stage.state) {
+            Some(State::Running { from, .. }) => *from,
+            _ => 0,
+        };
+        if first.step > through && first.step > went_on_from {
             return None;
         }
         let first = first.step;
@@ -355,7 +373,7 @@ impl Task {
             TaskState::Leased { until, .. } => until < now,
             _ => false,
         };
-        free && self.attempts < MAX_ATTEMPTS
+        free && self.attempts < MAX_LEASES
     }
 
     /// The shard with what was made of it.

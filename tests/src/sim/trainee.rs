@@ -1,9 +1,9 @@
-//! A rank of a training stage: load, listen, connect, then step after step with its peers.
+//! A rank of a training stage: load, listen, and then one generation after the other.
 //!
-//! When a step is committed the product's membership decides, and its deal says which lanes are this rank's. A step's
-//! lanes are exchanged before anyone is prepared, as the collective does.
+//! The product decides to which generation a rank is called, how it begins, when a step is committed, and which lanes are
+//! this rank's. A step's lanes are exchanged before anyone is prepared, as the collective does.
 
-use super::process::{Alarm, Deed, Heard, Pid, Tools, Wire};
+use super::process::{Alarm, Deed, Heard, How, Pid, Seat, Tools, Wire, pulse};
 use super::toy::{STATE_BYTES, Toy, data, initial};
 use medley_protocol::agent::{Assignment, FromRank, Member, RankState, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
@@ -11,8 +11,8 @@ use medley_protocol::spec::Length;
 use medley_protocol::stage::StageKind;
 use medley_worker::checkpoint::{is_planned, part_range};
 use medley_worker::collective::deal::{Deal, deal};
-use medley_worker::collective::tcp::Timing;
-use medley_worker::rank::membership::{self, Input, Output};
+use medley_worker::rank::calls::{Call, Calls, Heard as Order};
+use medley_worker::rank::membership::{self, Beginning, Input, Memory, Output, Path, begin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -20,218 +20,370 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// Time for the others' goodbyes.
-const GOODBYE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Contributions of some lanes, as (lane, contribution).
 type Lanes = Vec<(u32, u64)>;
 
 pub(super) struct Trainee {
     pid: Pid,
-    assignment: Assignment,
-    rank: u32,
-    toy: Toy,
+    calls: Calls,
+    /// A checkpoint was asked for and not taken yet.
+    wanted: Option<u64>,
+    /// None until one was loaded, or taken from a peer.
+    toy: Option<Toy>,
+    /// What the generation that broke was about to commit.
+    prepared: Option<Lanes>,
     phase: Phase,
-    deal: Option<Deal>,
-    /// The other members.
-    peers: BTreeMap<u32, Pid>,
-    greeted: BTreeSet<u32>,
-    /// Peers that have said goodbye.
-    left: BTreeSet<u32>,
-    member: Option<membership::State>,
-    /// What has to wait until all are connected.
-    early: Vec<Input>,
-    /// By step and rank.
-    shares: BTreeMap<(u64, u32), Lanes>,
-    /// Parts that are being written.
+    /// The present generation, or the last one.
+    part: Option<Part>,
+    /// What has arrived for generations that this rank does not take part in yet.
+    early: BTreeMap<u64, Vec<(u32, Wire)>>,
+    /// Parts of checkpoints that are being written.
     writing: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Loading,
-    Listening,
+    /// Waits to be called, or for the members of the generation it is called to.
+    Waiting,
     Connecting,
+    /// Its peers feed it.
+    Joining,
     Training,
     /// All steps are committed; the last parts are being written.
     Closing,
-    Leaving,
-    Over,
+}
+
+/// A rank's part in one generation.
+struct Part {
+    assignment: Box<Assignment>,
+    seat: Seat,
+    deal: Deal,
+    /// The other members.
+    peers: BTreeMap<u32, Pid>,
+    memories: BTreeMap<u32, Option<Memory>>,
+    /// Peers that have left in peace.
+    left: BTreeSet<u32>,
+    member: Option<membership::State>,
+    /// By step and rank.
+    shares: BTreeMap<(u64, u32), Lanes>,
 }
 
 impl Trainee {
     pub(super) fn start(pid: Pid, assignment: Assignment, rank: u32, tools: &mut Tools) -> (Self, Vec<Deed>) {
+        let starting = FromRank::State {
+            generation: assignment.generation,
+            state: RankState::Starting,
+        };
         let trainee = Self {
             pid,
-            assignment,
-            rank,
-            toy: Toy::fresh(0),
+            calls: Calls::new(Box::new(assignment), rank),
+            wanted: None,
+            toy: None,
+            prepared: None,
             phase: Phase::Loading,
-            deal: None,
-            peers: BTreeMap::new(),
-            greeted: BTreeSet::new(),
-            left: BTreeSet::new(),
-            member: None,
-            early: Vec::new(),
-            shares: BTreeMap::new(),
+            part: None,
+            early: BTreeMap::new(),
             writing: 0,
         };
-        let loaded = Deed::Later {
-            after: tools.dice.ms(200, 1200),
-            alarm: Alarm::Loaded,
-        };
-        (trainee, vec![state(RankState::Starting), loaded])
+        let loaded = later(tools.dice.ms(200, 1200), Alarm::Loaded);
+        let pulse = later(super::process::PULSE, Alarm::Pulse);
+        (trainee, vec![Deed::Say(starting), loaded, pulse])
     }
 
-    pub(super) fn peers(&self) -> Vec<Pid> {
-        self.peers.values().copied().collect()
+    /// Its place among its peers, while it is connected or wants to be.
+    pub(super) fn seat(&self) -> Option<(Seat, Vec<Pid>)> {
+        let connected = !matches!(self.phase, Phase::Loading | Phase::Waiting);
+        let part = self.part.as_ref().filter(|_| connected)?;
+        Some((part.seat, part.peers.values().copied().collect()))
     }
 
     pub(super) fn hear(&mut self, heard: Heard, tools: &mut Tools) -> Vec<Deed> {
         let mut out = Vec::new();
         match heard {
-            Heard::Order(ToRank::Connect { members }) => self.connect(&members, &mut out),
-            Heard::Order(ToRank::CheckpointAfter { wanted }) => {
-                self.feed(Input::CheckpointWanted { step: wanted.step }, tools, &mut out);
-            }
-            Heard::Order(_) => {}
+            Heard::Order(order) => self.order(order, &mut out),
             Heard::Alarm(alarm) => self.alarm(alarm, tools, &mut out),
-            Heard::Wire { from, wire } => self.wire(from, wire, tools, &mut out),
-            Heard::Gone { rank, why } => self.gone(rank, why, tools, &mut out),
+            Heard::Wire { from, wire } => {
+                let waiting = self.early.entry(from.generation).or_default();
+                waiting.push((from.rank, wire));
+            }
+            Heard::Gone { seat, why } => self.gone(seat, why, tools, &mut out),
         }
-        if self.phase == Phase::Connecting && self.peers.keys().all(|rank| self.greeted.contains(rank)) {
-            self.begin(tools, &mut out);
-        }
+        self.advance(tools, &mut out);
         out
+    }
+
+    /// Goes on as far as it can: takes in what has arrived, and its next part.
+    fn advance(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
+        loop {
+            let joined = self.joined();
+            if self.phase == Phase::Waiting && self.calls.ready_after(joined).is_some() {
+                self.connect(out);
+            } else if self.phase == Phase::Waiting || !self.take_in(tools, out) {
+                return;
+            }
+        }
+    }
+
+    /// Takes in one thing that has arrived for the present generation.
+    fn take_in(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) -> bool {
+        let Some(part) = &self.part else { return false };
+        let waiting = self.early.entry(part.seat.generation).or_default();
+        if waiting.is_empty() || self.phase == Phase::Loading {
+            return false;
+        }
+        let is_due = |wire: &Wire| match self.phase {
+            Phase::Connecting => matches!(wire, Wire::Hello { .. }),
+            Phase::Joining => matches!(wire, Wire::State(_)),
+            _ => true,
+        };
+        let Some(at) = waiting.iter().position(|(_, wire)| is_due(wire)) else {
+            return false;
+        };
+        let (from, wire) = waiting.remove(at);
+        self.wire(from, wire, tools, out);
+        true
+    }
+
+    fn joined(&self) -> u64 {
+        self.part.as_ref().map_or(0, |part| part.seat.generation)
+    }
+
+    fn committed(&self) -> Option<u64> {
+        self.toy.map(|toy| toy.step)
+    }
+
+    fn order(&mut self, order: ToRank, out: &mut Vec<Deed>) {
+        let calls_off = match &order {
+            ToRank::Regroup {
+                assignment,
+                at_once: true,
+                ..
+            } => Some(assignment.generation),
+            _ => None,
+        };
+        match self.calls.hear(order) {
+            Ok(Order::Called) if self.phase != Phase::Loading => self.listen(out),
+            Ok(Order::CheckpointWanted(step)) => {
+                self.wanted = Some(self.wanted.map_or(step, |wanted| wanted.min(step)));
+            }
+            Ok(_) => {}
+            Err(what) => out.push(Deed::Accuse(what)),
+        }
+        let connected = self.seat().is_some() && self.phase != Phase::Closing;
+        if connected && calls_off.is_some_and(|generation| generation > self.joined()) {
+            self.break_off("another generation has begun".into(), out);
+        }
+    }
+
+    fn listen(&self, out: &mut Vec<Deed>) {
+        let state = RankState::Listening {
+            address: self.pid.to_string(),
+            committed: self.committed(),
+        };
+        let generation = self.calls.generation();
+        out.push(Deed::Say(FromRank::State { generation, state }));
+    }
+
+    fn say(&self, state: RankState, out: &mut Vec<Deed>) {
+        let generation = self.joined();
+        out.push(Deed::Say(FromRank::State { generation, state }));
     }
 
     fn alarm(&mut self, alarm: Alarm, tools: &mut Tools, out: &mut Vec<Deed>) {
         match alarm {
-            Alarm::Loaded => match initial(&self.assignment, tools.objects) {
-                Some(toy) => {
-                    self.toy = toy;
-                    self.phase = Phase::Listening;
-                    let address = self.pid.to_string();
-                    out.push(state(RankState::Listening { address }));
-                }
-                None => out.push(Deed::Accuse("a checkpoint that is committed cannot be loaded".into())),
-            },
-            Alarm::ConnectLate if self.phase == Phase::Connecting => {
-                self.fail("not all members have connected".into(), out);
+            Alarm::Pulse => out.extend(pulse()),
+            Alarm::Loaded => {
+                self.phase = Phase::Waiting;
+                self.listen(out);
             }
-            Alarm::Tick if self.phase == Phase::Training => {
+            Alarm::Tick { seat } if self.is_training(seat) => {
                 self.feed(Input::Tick, tools, out);
-                out.push(later(TICK, Alarm::Tick));
+                out.push(later(TICK, Alarm::Tick { seat }));
             }
-            Alarm::Computed { step } if self.phase == Phase::Training => {
+            Alarm::Computed { seat, step } if self.is_training(seat) => {
                 let lanes = self.own_lanes();
-                self.send_all(
-                    &Wire::Share {
-                        step,
-                        lanes: lanes.clone(),
-                    },
-                    out,
-                );
-                self.shares.insert((step, self.rank), lanes);
+                let share = Wire::Share {
+                    step,
+                    lanes: lanes.clone(),
+                };
+                self.send_all(&share, out);
+                if let Some(part) = &mut self.part {
+                    part.shares.insert((step, part.seat.rank), lanes);
+                }
                 self.prepare(tools, out);
             }
-            Alarm::Written(toy) => self.written(toy, tools, out),
-            Alarm::GoodbyeLate if self.phase == Phase::Leaving => self.exit(out),
+            Alarm::Written { toy, part, parts } => self.written(toy, (part, parts), tools, out),
             _ => {}
         }
     }
 
+    fn is_training(&self, seat: Seat) -> bool {
+        self.phase == Phase::Training && self.part.as_ref().is_some_and(|part| part.seat == seat)
+    }
+
     fn wire(&mut self, from: u32, wire: Wire, tools: &mut Tools, out: &mut Vec<Deed>) {
+        let Some(part) = &mut self.part else { return };
         match wire {
-            Wire::Hello {
-                stage,
-                generation,
-                secret,
-            } => {
-                let own = &self.assignment;
-                if (stage, generation, &secret) == (own.stage, own.generation, &own.secret) {
-                    self.greeted.insert(from);
+            Wire::Hello { stage, secret, memory } => {
+                let own = &part.assignment;
+                if stage == own.stage && secret == own.secret {
+                    part.memories.insert(from, memory);
+                }
+                if part.memories.len() == own.world as usize {
+                    self.begin(tools, out);
+                }
+            }
+            Wire::State(toy) => {
+                if self.phase == Phase::Joining {
+                    self.toy = Some(toy);
+                    self.enter(How::Memory(Path::Join), tools, out);
                 }
             }
             Wire::Share { step, lanes } => {
-                self.shares.insert((step, from), lanes);
+                part.shares.insert((step, from), lanes);
                 self.prepare(tools, out);
             }
             Wire::Control(message) => self.feed(Input::Said { from, message }, tools, out),
             Wire::Bye => {
-                self.left.insert(from);
-                self.leave_with_others(out);
+                part.left.insert(from);
             }
         }
     }
 
-    fn gone(&mut self, rank: u32, why: String, tools: &mut Tools, out: &mut Vec<Deed>) {
+    fn gone(&mut self, seat: Seat, why: String, tools: &mut Tools, out: &mut Vec<Deed>) {
+        let of_this = self
+            .part
+            .as_ref()
+            .filter(|part| part.seat.generation == seat.generation);
+        if of_this.is_none_or(|part| part.left.contains(&seat.rank)) {
+            return;
+        }
         match self.phase {
-            Phase::Leaving => self.exit(out),
-            _ if self.left.contains(&rank) => {}
-            _ => self.feed(Input::Lost { rank, why }, tools, out),
+            // What was said before it went counts.
+            Phase::Training => {
+                while self.phase == Phase::Training && self.take_in(tools, out) {}
+                let rank = seat.rank;
+                self.feed(Input::Lost { rank, why }, tools, out);
+            }
+            Phase::Joining => self.break_off(format!("lost rank {}: {why}", seat.rank), out),
+            // Until everyone is connected, peers are waited for.
+            _ => {}
         }
     }
 
-    fn connect(&mut self, members: &[Member], out: &mut Vec<Deed>) {
-        if self.phase != Phase::Listening || !members.iter().map(|member| member.rank).eq(0..self.assignment.world) {
-            out.push(Deed::Accuse(format!(
-                "rank {} is told to connect out of turn",
-                self.rank
-            )));
+    /// Connects to the members of the generation that it is called to.
+    fn connect(&mut self, out: &mut Vec<Deed>) {
+        let Some(call) = self.calls.ready_after(self.joined()).cloned() else {
             return;
-        }
+        };
+        let Call {
+            assignment,
+            rank,
+            members,
+        } = call;
         let pids: Option<BTreeMap<u32, Pid>> = members
             .iter()
             .map(|member| Some((member.rank, member.address.parse().ok()?)))
             .collect();
-        let ranks_of_nodes: Vec<u32> = members
-            .chunk_by(|a, b| a.node == b.node)
-            .map(|ranks| ranks.len() as u32)
-            .collect();
-        let (Some(mut pids), Ok(deal)) = (pids, deal(self.assignment.spec.lanes.count, &ranks_of_nodes)) else {
+        let (Some(mut peers), Ok(deal)) = (pids, deal(assignment.spec.lanes.count, &ranks_of_nodes(&members))) else {
             out.push(Deed::Accuse(format!("these members cannot train: {members:?}")));
             return;
         };
-        if pids.remove(&self.rank) != Some(self.pid) {
-            out.push(Deed::Accuse(format!(
-                "rank {} has another address in {members:?}",
-                self.rank
-            )));
+        if peers.remove(&rank) != Some(self.pid) {
+            out.push(Deed::Accuse(format!("rank {rank} has another address in {members:?}")));
         }
-        self.peers = pids;
-        self.deal = Some(deal);
-        self.phase = Phase::Connecting;
+        let memory = self.committed().map(|committed| Memory {
+            committed,
+            prepared: self.prepared.is_some(),
+        });
         let hello = Wire::Hello {
-            stage: self.assignment.stage,
-            generation: self.assignment.generation,
-            secret: self.assignment.secret.clone(),
+            stage: assignment.stage,
+            secret: assignment.secret.clone(),
+            memory,
         };
+        let generation = assignment.generation;
+        self.early = self.early.split_off(&generation);
+        // A rank says hello to itself too, so that one alone begins like all others.
+        self.early.entry(generation).or_default().push((rank, hello.clone()));
+        self.part = Some(Part {
+            seat: Seat { generation, rank },
+            assignment,
+            deal,
+            peers,
+            memories: BTreeMap::new(),
+            left: BTreeSet::new(),
+            member: None,
+            shares: BTreeMap::new(),
+        });
+        self.phase = Phase::Connecting;
         self.send_all(&hello, out);
-        out.push(later(Timing::default().connect, Alarm::ConnectLate));
     }
 
     /// Everyone is connected.
     fn begin(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let Assignment { world, generation, .. } = self.assignment;
-        let committed = self.toy.step;
-        self.member = Some(membership::State::new(
-            self.rank, world, generation, committed, PATIENCE,
-        ));
-        self.phase = Phase::Training;
-        out.push(state(RankState::Running { committed }));
-        out.push(later(TICK, Alarm::Tick));
-        self.go_on(tools, out);
-        for input in std::mem::take(&mut self.early) {
-            self.feed(input, tools, out);
+        let Some(part) = &self.part else { return };
+        let memories: Vec<Option<Memory>> = part.memories.values().copied().collect();
+        let stored = part.assignment.inputs.resume.as_ref().map(|manifest| manifest.step);
+        let rank = part.seat.rank as usize;
+        match begin(&memories, stored) {
+            Beginning::Stored => {
+                self.prepared = None;
+                self.toy = initial(&part.assignment, tools.objects);
+                if self.toy.is_none() {
+                    out.push(Deed::Accuse("a checkpoint that is committed cannot be loaded".into()));
+                }
+                self.enter(How::Stored, tools, out);
+            }
+            Beginning::Memory { paths, .. } => {
+                let own = paths[rank];
+                if let Some(lanes) = self.prepared.take().filter(|_| own == Path::CommitPrepared) {
+                    self.commit(lanes, out);
+                }
+                let source = paths.iter().position(|path| *path != Path::Join);
+                if let Some(toy) = self.toy.filter(|_| source == Some(rank)) {
+                    let joiners = (0..).zip(&paths).filter(|(_, path)| **path == Path::Join);
+                    joiners.for_each(|(to, _)| self.send(to, Wire::State(toy), out));
+                }
+                if own == Path::Join {
+                    self.toy = None;
+                    self.phase = Phase::Joining;
+                } else {
+                    self.enter(How::Memory(own), tools, out);
+                }
+            }
         }
+    }
+
+    /// Has the state that its generation goes on from.
+    fn enter(&mut self, how: How, tools: &mut Tools, out: &mut Vec<Deed>) {
+        let (Some(part), Some(toy)) = (&mut self.part, self.toy) else {
+            return;
+        };
+        let (Assignment { world, .. }, committed) = (&*part.assignment, toy.step);
+        let Seat { generation, rank } = part.seat;
+        part.member = Some(membership::State::new(rank, *world, generation, committed, PATIENCE));
+        let (seat, step) = (part.seat, committed);
+        out.push(Deed::Began { seat, how, step });
+        let stored = part.assignment.inputs.resume.as_ref().map(|manifest| manifest.step);
+        self.phase = Phase::Training;
+        self.say(RankState::Running { committed }, out);
+        out.push(later(TICK, Alarm::Tick { seat }));
+        if committed > 0 && stored != Some(committed) && self.is_planned(committed) {
+            self.take_checkpoint(tools, out);
+        }
+        self.go_on(tools, out);
     }
 
     /// Computes the next step, or closes after the last.
     fn go_on(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let step = self.toy.step;
-        if step < self.total() {
-            out.push(later(tools.dice.ms(30, 150), Alarm::Computed { step }));
+        let (Some(toy), Some(part)) = (self.toy, &self.part) else {
+            return;
+        };
+        if toy.step < self.total() {
+            let (seat, step) = (part.seat, toy.step);
+            out.push(later(tools.dice.ms(30, 150), Alarm::Computed { seat, step }));
         } else {
             self.phase = Phase::Closing;
             self.close(out);
@@ -239,75 +391,109 @@ impl Trainee {
     }
 
     fn own_lanes(&self) -> Lanes {
-        let data = data(&self.assignment);
-        let deal = self.deal.iter();
-        let own = deal.flat_map(|deal| deal.lanes(self.rank));
-        own.map(|lane| (lane, self.toy.lane(data, lane))).collect()
+        let (Some(part), Some(toy)) = (&self.part, self.toy) else {
+            return Lanes::new();
+        };
+        let data = data(&part.assignment);
+        let own = part.deal.lanes(part.seat.rank);
+        own.map(|lane| (lane, toy.lane(data, lane))).collect()
     }
 
     /// Says that it is prepared, once it is.
     fn prepare(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let step = self.toy.step;
-        let mut ranks = 0..self.assignment.world;
-        let computing = self.member.as_ref().is_some_and(|member| !member.is_prepared());
-        if computing && ranks.all(|rank| self.shares.contains_key(&(step, rank))) {
-            let planned = is_planned(self.assignment.spec.checkpoint, step + 1, self.total(), None);
-            let digest = self.toy.digest();
-            self.feed(Input::Prepared { digest, planned }, tools, out);
+        let (Some(part), Some(toy)) = (&mut self.part, self.toy) else {
+            return;
+        };
+        let step = toy.step;
+        let mut ranks = 0..part.assignment.world;
+        let computing = part.member.as_ref().is_some_and(|member| !member.is_prepared());
+        if !computing || !ranks.all(|rank| part.shares.contains_key(&(step, rank))) {
+            return;
+        }
+        let later_shares = part.shares.split_off(&(step + 1, 0));
+        let shares = std::mem::replace(&mut part.shares, later_shares);
+        let of_step = shares.into_iter().filter(|((of, _), _)| *of == step);
+        self.prepared = Some(of_step.flat_map(|(_, lanes)| lanes).collect());
+        let joined = part.seat.generation;
+        let wanted = self.wanted.take().map(|step| Input::CheckpointWanted { step });
+        let next = self.calls.ready_after(joined).map(|call| call.assignment.generation);
+        let ready = next.map(|generation| Input::Ready { generation });
+        let prepared = Input::Prepared {
+            digest: toy.digest(),
+            planned: self.is_planned(step + 1),
+        };
+        for input in wanted.into_iter().chain(ready).chain([prepared]) {
+            self.feed(input, tools, out);
         }
     }
 
     /// Feeds the membership and does what it says.
     fn feed(&mut self, input: Input, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let Some(member) = self.member.clone() else {
-            self.early.push(input);
+        let training = self.phase == Phase::Training;
+        let Some(part) = self.part.as_mut().filter(|_| training) else {
             return;
         };
-        if self.phase != Phase::Training {
-            return;
-        }
+        let Some(member) = part.member.take() else { return };
         let (member, outputs) = membership::step(member, input, tools.now);
-        self.member = Some(member);
+        part.member = Some(member);
         for output in outputs {
             match output {
                 Output::Send { to, message } => self.send(to, Wire::Control(message), out),
-                Output::Commit { checkpoint } => self.commit(checkpoint, tools, out),
-                Output::Fail { reason } => self.fail(reason, out),
+                Output::Commit { checkpoint, then } => {
+                    if let Some(lanes) = self.prepared.take() {
+                        self.commit(lanes, out);
+                    }
+                    if checkpoint {
+                        self.take_checkpoint(tools, out);
+                    }
+                    if then.is_some() {
+                        self.leave(out);
+                    } else {
+                        self.go_on(tools, out);
+                    }
+                }
+                Output::Fail { reason, damaged: false } => self.break_off(reason, out),
+                Output::Fail { reason, damaged: true } => {
+                    out.push(Deed::Accuse(format!("rank {}: {reason}", self.pid)));
+                }
             }
         }
     }
 
-    fn commit(&mut self, checkpoint: bool, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let step = self.toy.step;
-        let later_shares = self.shares.split_off(&(step + 1, 0));
-        let mut lanes: Lanes = std::mem::replace(&mut self.shares, later_shares)
-            .into_values()
-            .flatten()
-            .collect();
+    fn commit(&mut self, mut lanes: Lanes, out: &mut Vec<Deed>) {
+        let (Some(part), Some(before)) = (&self.part, self.toy) else {
+            return;
+        };
         lanes.sort_unstable();
-        if !lanes
-            .iter()
-            .map(|(lane, _)| *lane)
-            .eq(0..self.assignment.spec.lanes.count)
-        {
+        let all = 0..part.assignment.spec.lanes.count;
+        if !lanes.iter().map(|(lane, _)| *lane).eq(all) {
+            let step = before.step;
             out.push(Deed::Accuse(format!(
                 "step {step} is committed with the lanes {lanes:?}"
             )));
         }
         let values: Vec<u64> = lanes.into_iter().map(|(_, value)| value).collect();
-        self.toy = self.toy.commit(&values);
-        out.push(Deed::Committed(self.toy));
-        let metrics = self.toy.metrics();
+        let toy = before.commit(&values);
+        self.toy = Some(toy);
+        let (seat, world) = (part.seat, part.assignment.world);
+        out.push(Deed::Committed { seat, world, toy });
+        let metrics = toy.metrics();
         out.push(Deed::Say(FromRank::Committed { metrics }));
-        if checkpoint {
-            self.writing += 1;
-            out.push(later(tools.dice.ms(20, 400), Alarm::Written(self.toy)));
-        }
-        self.go_on(tools, out);
     }
 
-    fn written(&mut self, toy: Toy, tools: &mut Tools, out: &mut Vec<Deed>) {
-        let (part, parts) = (self.rank, self.assignment.world);
+    fn take_checkpoint(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
+        if let (Some(part), Some(toy)) = (&self.part, self.toy) {
+            self.writing += 1;
+            let written = Alarm::Written {
+                toy,
+                part: part.seat.rank,
+                parts: part.assignment.world,
+            };
+            out.push(later(tools.dice.ms(20, 400), written));
+        }
+    }
+
+    fn written(&mut self, toy: Toy, (part, parts): (u32, u32), tools: &mut Tools, out: &mut Vec<Deed>) {
         let range = part_range(STATE_BYTES, part, parts);
         let bytes = toy.bytes();
         let part = CheckpointPart {
@@ -330,44 +516,47 @@ impl Trainee {
         if self.phase != Phase::Closing || self.writing > 0 {
             return;
         }
-        let committed = self.toy.step;
-        out.push(state(RankState::Finished { committed }));
+        let committed = self.committed().unwrap_or(0);
+        self.say(RankState::Finished { committed }, out);
+        self.leave(out);
+    }
+
+    /// Leaves its generation in peace.
+    fn leave(&mut self, out: &mut Vec<Deed>) {
         self.send_all(&Wire::Bye, out);
-        self.phase = Phase::Leaving;
-        out.push(later(GOODBYE_PATIENCE, Alarm::GoodbyeLate));
-        self.leave_with_others(out);
+        self.phase = Phase::Waiting;
     }
 
-    fn leave_with_others(&mut self, out: &mut Vec<Deed>) {
-        if self.phase == Phase::Leaving && self.left.len() == self.peers.len() {
-            self.exit(out);
+    /// Its generation is over for it; what it holds in memory stays.
+    fn break_off(&mut self, reason: String, out: &mut Vec<Deed>) {
+        let committed = self.committed().unwrap_or(0);
+        self.say(RankState::Broken { committed, reason }, out);
+        if let Some((seat, peers)) = self.seat() {
+            out.push(Deed::Close { seat, peers });
         }
-    }
-
-    fn exit(&mut self, out: &mut Vec<Deed>) {
-        self.phase = Phase::Over;
-        out.push(Deed::Exit("ended with exit code 0"));
-    }
-
-    fn fail(&mut self, reason: String, out: &mut Vec<Deed>) {
-        self.phase = Phase::Over;
-        out.push(state(RankState::Failed { reason, retry: true }));
-        out.push(Deed::Exit("ended with exit code 1"));
+        self.phase = Phase::Waiting;
     }
 
     fn send(&self, to: u32, wire: Wire, out: &mut Vec<Deed>) {
-        out.extend(self.peers.get(&to).map(|to| Deed::Send { to: *to, wire }));
+        let Some(part) = &self.part else { return };
+        let from = part.seat;
+        out.extend(part.peers.get(&to).map(|to| Deed::Send { to: *to, from, wire }));
     }
 
     fn send_all(&self, wire: &Wire, out: &mut Vec<Deed>) {
-        for rank in self.peers.keys() {
-            self.send(*rank, wire.clone(), out);
-        }
+        let peers = self.part.iter().flat_map(|part| part.peers.keys());
+        peers.for_each(|rank| self.send(*rank, wire.clone(), out));
+    }
+
+    fn is_planned(&self, committed: u64) -> bool {
+        let part = self.part.as_ref();
+        part.is_some_and(|part| is_planned(part.assignment.spec.checkpoint, committed, self.total(), None))
     }
 
     fn total(&self) -> u64 {
-        let spec = &self.assignment.spec;
-        let train = match self.assignment.kind {
+        let Some(part) = &self.part else { return 0 };
+        let spec = &part.assignment.spec;
+        let train = match part.assignment.kind {
             StageKind::Captioner => &spec.captioner,
             StageKind::Filter => &spec.filter,
             _ => &spec.pretrain,
@@ -378,8 +567,10 @@ impl Trainee {
     }
 }
 
-fn state(state: RankState) -> Deed {
-    Deed::Say(FromRank::State { state })
+/// Ranks of each node, in order.
+fn ranks_of_nodes(members: &[Member]) -> Vec<u32> {
+    let nodes = members.chunk_by(|a, b| a.node == b.node);
+    nodes.map(|ranks| ranks.len() as u32).collect()
 }
 
 fn later(after: Duration, alarm: Alarm) -> Deed {

@@ -1,22 +1,25 @@
 //! What must hold at every moment, and at the end.
 //!
 //! - Within one life, the revision that an agent obeys only grows.
-//! - Ranks of different generations of a stage never run on one node at once, nor two ranks on one device.
-//! - A generation goes on from the checkpoint that was the last when it was placed.
-//! - A rank commits one step after the other, and no rank is more than one step ahead of another of its generation.
+//! - Ranks that did not start in the same life of their agent never run on one node at once, nor two ranks on one device.
+//! - A generation goes on from the furthest step that any of its members has reached, and from no earlier one than that of the
+//!   checkpoint that was the last when it was placed. No member that has a state near enough copies one.
+//! - A process commits one step after the other, none twice, and no rank is more than one step ahead of another of its
+//!   generation.
 //! - Whoever commits a step, in whichever generation, has the state of the undisturbed run; so has every checkpoint, and
 //!   a step has one.
 //! - Generations grow, and no job fails for such faults as are played here.
 //! - At the end every task is done, with the result that it always has, and every shard is merged once.
 
 use super::objects::Objects;
-use super::process::{Pid, Place, Process};
+use super::process::{How, Pid, Place, Process, Seat};
 use super::table::{Table, TaskState};
 use super::toy::Toy;
 use medley_coordinator::domain::decision::Decision;
 use medley_coordinator::domain::job;
 use medley_protocol::ids::StageId;
 use medley_protocol::tasks::{TaskOutput, TaskWork};
+use medley_worker::rank::membership::Path;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
@@ -65,6 +68,9 @@ struct Progress {
     by_rank: BTreeMap<u32, u64>,
 }
 
+/// A process of a stage.
+type Member = (Pid, StageId);
+
 pub(super) struct Witness<'a> {
     reference: Option<&'a Record>,
     pub(super) record: Record,
@@ -79,6 +85,8 @@ pub(super) struct Witness<'a> {
     /// Steps of the last checkpoint when a generation was placed.
     floors: BTreeMap<(StageId, u64), u64>,
     progress: BTreeMap<(StageId, u64), Progress>,
+    /// Steps committed by the state that a process holds.
+    held: BTreeMap<Pid, u64>,
     checkpoints: BTreeSet<(StageId, u64)>,
 }
 
@@ -95,6 +103,7 @@ impl<'a> Witness<'a> {
             generations: BTreeMap::new(),
             floors: BTreeMap::new(),
             progress: BTreeMap::new(),
+            held: BTreeMap::new(),
             checkpoints: BTreeSet::new(),
         }
     }
@@ -137,47 +146,75 @@ impl<'a> Witness<'a> {
             if other.device == place.device {
                 self.accuse(format!("two ranks own device {} of n{}", place.device, place.node));
             }
-            if other.stage == place.stage && (other.generation, other.life) != (place.generation, place.life) {
-                let (old, new, node) = (other.generation, place.generation, place.node);
-                self.accuse(format!("ranks of generations {old} and {new} run on n{node} at once"));
+            if other.stage == place.stage && other.life != place.life {
+                let (old, new, node) = (other.life, place.life, place.node);
+                self.accuse(format!(
+                    "ranks of lives {old} and {new} of its agent run on n{node} at once"
+                ));
             }
         }
     }
 
-    /// A rank has committed a step of a stage.
-    pub(super) fn commits(&mut self, place: Place, world: u32, stage: &str, toy: Toy) {
-        let key = (place.stage, place.generation);
+    /// A process begins to train in a generation.
+    pub(super) fn begins(&mut self, (pid, stage): Member, seat: Seat, how: How, (name, step): (&str, u64)) {
+        let key = (stage, seat.generation);
+        let floor = self.floors.get(&key).copied().unwrap_or(0);
+        let held = self.held.insert(pid, step);
+        let fits = match how {
+            How::Stored => step == floor && held.is_none_or(|held| held < floor),
+            How::Memory(Path::Ready | Path::CommitPrepared) => held == Some(step),
+            How::Memory(Path::Join) => held.is_none_or(|held| held < step),
+        };
+        self.count(match how {
+            How::Stored => "begun-from-store",
+            How::Memory(Path::Ready) => "begun-from-memory",
+            How::Memory(Path::CommitPrepared) => "committed-late",
+            How::Memory(Path::Join) => "fed-by-peers",
+        });
+        if !fits || step < floor {
+            self.accuse(format!(
+                "{name}: p{pid} goes on from step {step} by {how:?} in generation {}; it held {held:?}, and the checkpoint was \
+                 {floor}",
+                seat.generation
+            ));
+        }
         let progress = self.progress.entry(key).or_insert_with(|| Progress {
-            base: toy.step - 1,
+            base: step,
             by_rank: BTreeMap::new(),
         });
-        let before = progress.by_rank.insert(place.rank, toy.step).unwrap_or(progress.base);
-        let all = progress.by_rank.values().copied();
-        let slowest = if progress.by_rank.len() < world as usize {
-            Some(progress.base)
-        } else {
-            all.min()
-        };
-        let ahead = toy.step.saturating_sub(slowest.unwrap_or(0));
-        let base = progress.base;
-        let (rank, generation, step) = (place.rank, place.generation, toy.step);
-        if before + 1 != step {
+        if progress.base != step {
+            let base = progress.base;
             self.accuse(format!(
-                "{stage}: rank {rank} of generation {generation} commits step {step} after {before}"
+                "{name}: ranks of generation {} go on from steps {base} and {step}",
+                seat.generation
             ));
         }
-        let floor = self.floors.get(&key).copied().unwrap_or(0);
-        if base != floor {
-            self.accuse(format!(
-                "{stage}: generation {generation} goes on from step {base}, the last checkpoint is {floor}"
-            ));
+    }
+
+    /// A process has committed a step of a stage.
+    pub(super) fn commits(&mut self, (pid, stage): Member, seat: Seat, world: u32, (name, toy): (&str, Toy)) {
+        let Seat { generation, rank } = seat;
+        let step = toy.step;
+        let held = self.held.insert(pid, step);
+        if held.is_some_and(|held| held + 1 != step) {
+            self.accuse(format!("{name}: p{pid} commits step {step} after {held:?}"));
         }
-        if ahead > 1 {
-            self.accuse(format!(
-                "{stage}: rank {rank} of generation {generation} is {ahead} steps ahead at {step}"
-            ));
+        if let Some(progress) = self.progress.get_mut(&(stage, generation)) {
+            progress.by_rank.insert(rank, step);
+            let all = progress.by_rank.values().copied();
+            let slowest = if progress.by_rank.len() < world as usize {
+                Some(progress.base)
+            } else {
+                all.min()
+            };
+            let ahead = step.saturating_sub(slowest.unwrap_or(0));
+            if ahead > 1 {
+                self.accuse(format!(
+                    "{name}: rank {rank} of generation {generation} is {ahead} steps ahead at {step}"
+                ));
+            }
         }
-        self.compare(stage, toy, "committed");
+        self.compare(name, toy, "committed");
     }
 
     fn compare(&mut self, stage: &str, toy: Toy, what: &str) {
@@ -200,9 +237,9 @@ impl<'a> Witness<'a> {
         }
         for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
             let before = self.generations.insert(stage.id, stage.generation).unwrap_or(0);
-            let key = (stage.id, stage.generation);
-            if stage.kind.is_training() {
-                self.floors.entry(key).or_insert_with(|| stage.progress());
+            if let Some(generation) = stage.present().filter(|_| stage.kind.is_training()) {
+                let step = generation.resume.as_ref().map_or(0, |manifest| manifest.step);
+                self.floors.entry((stage.id, generation.number)).or_insert(step);
             }
             if stage.generation < before {
                 self.accuse(format!(

@@ -4,8 +4,9 @@
 //! here and no clock, so a simulation can run agents by the thousand. Its rules:
 //!
 //! - Of all orders the highest revision counts, whoever sends it and in whatever order they arrive.
-//! - Ranks that are not listed are killed; ranks of a new generation start once those of the old have ended.
-//! - A rank that says nothing of its task for as long as the lease lasts is killed.
+//! - Ranks that are not listed are killed. Those of a training stage take the seats of its next generation; what is missing is
+//!   started.
+//! - A process that stands still is killed, and so is a rank that says nothing of its task for as long as the lease lasts.
 //! - Every listed rank is reported in every beat, with the last state it told, or how it ended.
 //! - Facts (parts of checkpoints, results of tasks, metrics) are kept until the coordinator has accepted them. Its
 //!   absence changes nothing else: ranks go on.
@@ -127,7 +128,7 @@ fn ordered(state: &mut State, answer: Result<Orders, Trouble>, now: Duration, ou
             if state.link.beaten() {
                 out.push(Output::Info("the coordinator answers again".into()));
             }
-            if state.phase == Phase::Serving && state.ranks.obey(orders, out) {
+            if state.phase == Phase::Serving && state.ranks.obey(orders, now, out) {
                 state.rings.list(&state.ranks.training());
             }
             return;
@@ -183,6 +184,7 @@ fn halt(state: &mut State, reason: String, out: &mut Vec<Output>) {
 /// Does what time, or what has just happened, has made due.
 fn advance(state: &mut State, now: Duration, out: &mut Vec<Output>) {
     if state.phase == Phase::Serving {
+        state.ranks.end_silent(now, out);
         state.ranks.end_hung(now, out);
         state.ranks.advance(&state.link.register, out);
         call(state, now, out);

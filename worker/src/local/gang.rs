@@ -96,7 +96,7 @@ impl Gang {
         tell: &mut impl FnMut(News) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         match said {
-            FromRank::State { state } => self.hear_state(ranks, rank, state),
+            FromRank::State { state, .. } => self.hear_state((assignment, ranks), rank, state),
             FromRank::Committed { metrics } if rank == LEADER => tell(News::Committed(metrics)),
             FromRank::Part { part, .. } => match self.take_part(assignment, part) {
                 Some(manifest) => tell(News::Checkpoint(manifest)),
@@ -106,22 +106,27 @@ impl Gang {
         }
     }
 
-    fn hear_state(&mut self, ranks: &[RankProcess], rank: u32, state: RankState) -> anyhow::Result<()> {
+    fn hear_state(
+        &mut self,
+        (assignment, ranks): (&Assignment, &[RankProcess]),
+        rank: u32,
+        state: RankState,
+    ) -> anyhow::Result<()> {
         match state {
-            RankState::Listening { address } => {
+            RankState::Listening { address, .. } => {
                 self.addresses.insert(rank, address);
                 if self.addresses.len() == ranks.len() {
-                    self.connect(ranks)?;
+                    self.connect(assignment, ranks)?;
                 }
             }
             RankState::Finished { .. } => self.finished += 1,
-            RankState::Failed { reason, .. } => bail!("rank {rank}: {reason}"),
+            RankState::Failed { reason, .. } | RankState::Broken { reason, .. } => bail!("rank {rank}: {reason}"),
             RankState::Starting | RankState::Running { .. } => {}
         }
         Ok(())
     }
 
-    fn connect(&self, ranks: &[RankProcess]) -> anyhow::Result<()> {
+    fn connect(&self, assignment: &Assignment, ranks: &[RankProcess]) -> anyhow::Result<()> {
         let member = |(rank, address): (&u32, &String)| Member {
             rank: *rank,
             node: self.node,
@@ -130,7 +135,10 @@ impl Gang {
         let members: Vec<Member> = self.addresses.iter().map(member).collect();
         for rank in ranks {
             let members = members.clone();
-            rank.tell(&ToRank::Connect { members })?;
+            rank.tell(&ToRank::Connect {
+                generation: assignment.generation,
+                members,
+            })?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Why a rank gives up, and whether starting again may help.
 
 use crate::checkpoint;
-use crate::collective::{deal, tcp::Lost};
+use crate::collective::deal;
 use crate::objects;
 use medley_data::loader::Fault;
 use std::io::ErrorKind;
@@ -27,12 +27,6 @@ impl Failure {
     pub fn lasting(reason: impl Into<String>) -> Self {
         let reason = reason.into();
         Self { reason, retry: false }
-    }
-}
-
-impl From<Lost> for Failure {
-    fn from(lost: Lost) -> Self {
-        Self::passing(lost.to_string())
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Body {
         digest: u64,
         /// A checkpoint is wanted once this many steps are committed.
         wanted: Option<u64>,
+        /// A later generation that the sender is ready to go on in.
+        ready: Option<u64>,
     },
     /// From the leader: everyone is prepared, commit.
     Go {
@@ -43,11 +45,15 @@ pub enum Body {
         step: u64,
         /// Whether a checkpoint is taken of the state after it.
         checkpoint: bool,
+        /// The generation that the next step belongs to, if it is another one.
+        then: Option<u64>,
     },
     /// The sender gives up.
     Abort {
         /// Why, for people.
         reason: String,
+        /// Ranks whose state is not to be trusted.
+        damaged: Vec<u32>,
     },
 }
 
@@ -80,6 +86,11 @@ pub enum Input {
         /// Number of committed steps.
         step: u64,
     },
+    /// This rank knows all members of a later generation, and where they listen.
+    Ready {
+        /// The generation.
+        generation: u64,
+    },
     /// Time passed.
     Tick,
 }
@@ -98,11 +109,15 @@ pub enum Output {
     Commit {
         /// Whether a checkpoint is taken of the state after it.
         checkpoint: bool,
+        /// The generation in which this rank goes on, if the present one ends here.
+        then: Option<u64>,
     },
     /// The generation is over for this rank.
     Fail {
         /// Why, for people.
         reason: String,
+        /// Whether this rank's state differs from the others' and must not be used again.
+        damaged: bool,
     },
 }
 
@@ -118,6 +133,8 @@ pub struct State {
     phase: Phase,
     /// Requested by this rank's agent.
     wanted: Option<u64>,
+    /// The latest generation that this rank can go on in.
+    ready: Option<u64>,
     /// Leader only: who is prepared for the next step.
     claims: BTreeMap<u32, Claim>,
 }
@@ -139,6 +156,7 @@ enum Phase {
 struct Claim {
     digest: u64,
     wanted: Option<u64>,
+    ready: Option<u64>,
 }
 
 impl State {
@@ -152,6 +170,7 @@ impl State {
             committed,
             phase: Phase::Computing,
             wanted: None,
+            ready: None,
             claims: BTreeMap::new(),
         }
     }
@@ -200,42 +219,58 @@ pub fn step(state: State, input: Input, now: Duration) -> (State, Vec<Output>) {
             let wanted = Some(state.wanted.map_or(step, |earlier| earlier.min(step)));
             (State { wanted, ..state }, Vec::new())
         }
+        Input::Ready { generation } => {
+            let ready = state.ready.max(Some(generation));
+            (State { ready, ..state }, Vec::new())
+        }
         Input::Tick => tick(state, now),
     }
 }
 
 fn prepared(mut state: State, digest: u64, planned: bool, now: Duration) -> (State, Vec<Output>) {
     state.phase = Phase::Prepared { since: now, planned };
-    let wanted = state.wanted;
+    let (wanted, ready) = (state.wanted, state.ready);
     if state.rank == LEADER {
-        state.claims.insert(LEADER, Claim { digest, wanted });
+        let claim = Claim { digest, wanted, ready };
+        state.claims.insert(LEADER, claim);
         return decide(state);
     }
     let step = state.committed;
-    let claim = state.message(Body::Prepared { step, digest, wanted });
-    let message = claim;
+    let message = state.message(Body::Prepared {
+        step,
+        digest,
+        wanted,
+        ready,
+    });
     (state, vec![Output::Send { to: LEADER, message }])
 }
 
 fn said(mut state: State, from: u32, body: Body) -> (State, Vec<Output>) {
     match body {
-        Body::Prepared { step, digest, wanted } => {
+        Body::Prepared {
+            step,
+            digest,
+            wanted,
+            ready,
+        } => {
             if state.rank != LEADER || step != state.committed || state.claims.contains_key(&from) {
                 return give_up(state, format!("rank {from} claims step {step} out of turn"));
             }
-            state.claims.insert(from, Claim { digest, wanted });
+            let claim = Claim { digest, wanted, ready };
+            state.claims.insert(from, claim);
             decide(state)
         }
-        Body::Go { step, checkpoint } => {
+        Body::Go { step, checkpoint, then } => {
             if from != LEADER || step != state.committed || !state.is_prepared() {
                 return give_up(state, format!("rank {from} says go for step {step} out of turn"));
             }
-            commit(state, checkpoint)
+            commit(state, checkpoint, then)
         }
-        Body::Abort { reason } => {
+        Body::Abort { reason, damaged } => {
             state.phase = state.over();
             let reason = format!("rank {from} gave up: {reason}");
-            (state, vec![Output::Fail { reason }])
+            let damaged = damaged.contains(&state.rank);
+            (state, vec![Output::Fail { reason, damaged }])
         }
     }
 }
@@ -251,29 +286,37 @@ fn decide(state: State) -> (State, Vec<Output>) {
     let differ = dissenters(&state.claims);
     if !differ.is_empty() {
         let reason = format!(
-            "the state before step {} is not the same everywhere: {} differ from the others",
+            "the state before step {} is not the same everywhere: {} differ from the majority",
             state.committed,
             names(&differ)
         );
-        return give_up(state, reason);
+        return abort(state, reason, differ);
     }
     let due = |claim: &Claim| claim.wanted.is_some_and(|step| step <= state.committed + 1);
     let checkpoint = planned || state.claims.values().any(due);
     let step = state.committed;
-    let mut outputs = state.to_others(&Body::Go { step, checkpoint });
-    let (state, committing) = commit(state, checkpoint);
+    let mut ready = state.claims.values().map(|claim| claim.ready);
+    let then = ready
+        .next()
+        .flatten()
+        .filter(|next| ready.all(|other| other == Some(*next)));
+    let mut outputs = state.to_others(&Body::Go { step, checkpoint, then });
+    let (state, committing) = commit(state, checkpoint, then);
     outputs.extend(committing);
     (state, outputs)
 }
 
-fn commit(mut state: State, checkpoint: bool) -> (State, Vec<Output>) {
+fn commit(mut state: State, checkpoint: bool, then: Option<u64>) -> (State, Vec<Output>) {
     state.committed += 1;
-    state.phase = Phase::Computing;
+    state.phase = match then {
+        None => Phase::Computing,
+        Some(_) => Phase::Over { prepared: false },
+    };
     state.claims.clear();
     if checkpoint {
         state.wanted = state.wanted.filter(|step| *step > state.committed);
     }
-    (state, vec![Output::Commit { checkpoint }])
+    (state, vec![Output::Commit { checkpoint, then }])
 }
 
 fn tick(state: State, now: Duration) -> (State, Vec<Output>) {
@@ -298,25 +341,28 @@ fn tick(state: State, now: Duration) -> (State, Vec<Output>) {
     give_up(state, reason)
 }
 
-fn give_up(mut state: State, reason: String) -> (State, Vec<Output>) {
+fn give_up(state: State, reason: String) -> (State, Vec<Output>) {
+    abort(state, reason, Vec::new())
+}
+
+fn abort(mut state: State, reason: String, damaged: Vec<u32>) -> (State, Vec<Output>) {
     state.phase = state.over();
-    let reason_for_peers = reason.clone();
+    let is_damaged = damaged.contains(&state.rank);
     let mut outputs = state.to_others(&Body::Abort {
-        reason: reason_for_peers,
+        reason: reason.clone(),
+        damaged,
     });
-    outputs.push(Output::Fail { reason });
+    outputs.push(Output::Fail {
+        reason,
+        damaged: is_damaged,
+    });
     (state, outputs)
 }
 
-/// Ranks whose digest is not the commonest one; among equally common ones the leader's counts.
+/// Ranks whose digest is not that of the majority; all of them where there is none.
 fn dissenters(claims: &BTreeMap<u32, Claim>) -> Vec<u32> {
     let votes = |digest: u64| claims.values().filter(|claim| claim.digest == digest).count();
-    let leading = |rank: u32| std::cmp::Reverse(rank);
-    let agreed = claims
-        .iter()
-        .max_by_key(|(rank, claim)| (votes(claim.digest), leading(**rank)))
-        .map(|(_, claim)| claim.digest);
-    let differs = |(rank, claim): (&u32, &Claim)| (Some(claim.digest) != agreed).then_some(*rank);
+    let differs = |(rank, claim): (&u32, &Claim)| (2 * votes(claim.digest) <= claims.len()).then_some(*rank);
     claims.iter().filter_map(differs).collect()
 }
 
@@ -325,8 +371,8 @@ fn names(ranks: &[u32]) -> String {
     names.join(", ")
 }
 
-/// What a member of a broken generation still holds in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a rank brings along from an earlier generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Number of committed steps.
     pub committed: u64,
@@ -334,30 +380,48 @@ pub struct Memory {
     pub prepared: bool,
 }
 
-/// How a survivor reaches the step that all survivors go on from.
+/// How a rank reaches the step that the whole generation goes on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovery {
+pub enum Path {
     /// It is there; prepared work, if any, is dropped and redone.
     Ready,
     /// It commits what it is prepared for, from its own memory.
     CommitPrepared,
-    /// Its memory is too old: it takes part as a joiner.
+    /// It holds no state, or one that is too old: the others feed it theirs.
     Join,
 }
 
-/// Recovery without a copy of state: the number of steps to go on from, and what each survivor does.
+/// What a generation goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beginning {
+    /// From the last checkpoint, or from the stage's start: nobody holds a later state.
+    Stored,
+    /// From memory.
+    Memory {
+        /// Number of committed steps.
+        committed: u64,
+        /// Path of each rank.
+        paths: Vec<Path>,
+    },
+}
+
+/// How a generation begins: a function of what its members hold and of the last checkpoint's step, the same on all of them.
 ///
-/// The highest committed number among survivors counts: it was committed only after *all* members were prepared, so a
-/// survivor of the same generation that is one behind is prepared for it. None without survivors: then the stage
-/// starts from its last checkpoint.
-pub fn recover(survivors: &[Memory]) -> Option<(u64, Vec<Recovery>)> {
-    let committed = survivors.iter().map(|memory| memory.committed).max()?;
-    let path = |memory: &Memory| match memory {
-        memory if memory.committed == committed => Recovery::Ready,
-        memory if memory.committed + 1 == committed && memory.prepared => Recovery::CommitPrepared,
-        _ => Recovery::Join,
+/// The highest committed number counts: it was committed only after *all* members of its generation were prepared, so a
+/// survivor that is one behind is prepared for it. Whatever generation a memory comes from, it is the same bits, because
+/// every step is a function of the step before. So nobody who holds a state near enough copies another's.
+pub fn begin(members: &[Option<Memory>], stored: Option<u64>) -> Beginning {
+    let highest = members.iter().flatten().map(|memory| memory.committed).max();
+    let Some(committed) = highest.filter(|committed| stored.is_none_or(|stored| stored <= *committed)) else {
+        return Beginning::Stored;
     };
-    Some((committed, survivors.iter().map(path).collect()))
+    let path = |memory: &Option<Memory>| match memory {
+        Some(memory) if memory.committed == committed => Path::Ready,
+        Some(memory) if memory.committed + 1 == committed && memory.prepared => Path::CommitPrepared,
+        _ => Path::Join,
+    };
+    let paths = members.iter().map(path).collect();
+    Beginning::Memory { committed, paths }
 }
 
 #[cfg(test)]

@@ -58,7 +58,9 @@ fn work(voice: &Voice) -> Result<(), Failure> {
             START_PATIENCE.as_secs()
         )));
     };
+    voice.enter(assignment.generation);
     voice.state(RankState::Starting);
+    voice.pulse()?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1) as usize)
         .build_global()

@@ -19,7 +19,10 @@ async fn a_silent_node_ends_the_generation_and_the_next_resumes_from_the_last_ch
     cluster.nodes[1].is_alive = false;
     // The survivor's ranks would wait for their peers.
     for state in cluster.nodes[0].ranks.values_mut() {
-        *state = RankState::Listening { address: "x".into() };
+        *state = RankState::Listening {
+            address: "x".into(),
+            committed: None,
+        };
     }
     let detail = cluster.until(job, |detail| detail.stages[1].generation == 2).await;
     assert_eq!(detail.stages[1].world, 2);

@@ -62,6 +62,7 @@ impl Node {
             generation,
             rank,
             state: state.clone(),
+            doing: None,
         };
         Beat {
             node: self.id,
@@ -115,7 +116,10 @@ impl Node {
                     assignment.kind != StageKind::Pretrain
                 );
                 let address = format!("{}:{rank}", self.name);
-                RankState::Listening { address }
+                RankState::Listening {
+                    address,
+                    committed: None,
+                }
             }
             RankState::Listening { .. } if !assignment.members.is_empty() => {
                 assert!(

@@ -1,10 +1,10 @@
 //! What rank processes say, and how they end.
 
+use super::State;
 use super::courier::Lane;
 use super::leases::Work;
 use super::message::{Output, ProcessId, Request};
-use super::ranks::Process;
-use super::{Phase, State};
+use super::ranks::{Process, Seat};
 use crate::rank::membership::LEADER;
 use crate::supervise::Event;
 use medley_protocol::agent::{FromRank, RankState};
@@ -20,7 +20,9 @@ pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration
         Event::Babbled(what) => {
             out.push(Output::Warn(format!("{} is killed: {what}", process.describe())));
             let reason = format!("it said something unreadable: {what}");
-            state.ranks.reached(id, RankState::Failed { reason, retry: true });
+            state
+                .ranks
+                .reached(id, process.seat.generation, RankState::Failed { reason, retry: true });
         }
         Event::Exited(how) => exited(state, id, &how, out),
     }
@@ -28,18 +30,21 @@ pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration
 
 /// Facts count whoever says them; everything else counts only from a rank that is still wanted.
 fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, now: Duration, out: &mut Vec<Output>) {
-    let Process {
+    let Seat {
         stage,
-        rank,
         generation,
-        lowest,
-        ..
-    } = process;
+        rank,
+    } = process.seat;
     match message {
-        FromRank::State { state: reached } => state.ranks.reached(id, reached),
+        FromRank::State {
+            generation,
+            state: reached,
+        } => state.ranks.reached(id, generation, reached),
+        FromRank::Pulse { doing } => state.ranks.pulses(id, doing, now),
         FromRank::Committed { metrics } => {
             state.ranks.committed(id, metrics.step + 1);
-            if lowest && state.rings.push(stage, rank == LEADER, metrics) {
+            // All ranks say the same: whichever is lost, no row is.
+            if state.rings.push(stage, rank == LEADER, metrics) {
                 let lost =
                     format!("too many metrics of stage {stage} wait for the coordinator: the oldest are dropped");
                 out.push(Output::Warn(lost));
@@ -101,15 +106,6 @@ fn exited(state: &mut State, id: ProcessId, how: &str, out: &mut Vec<Output>) {
     out.push(Output::Info(format!("{} {how}", process.describe())));
     state.courier.forget_process(id);
     let Work::Holds(held) = work else { return };
-    // Given back at once, so that nobody waits for the lease to end.
+    // The coordinator takes the lease back when it hears that the rank has failed.
     state.courier.forget_renewals(held.token);
-    if state.phase == Phase::Serving {
-        let body = TaskGivenUp {
-            token: held.token,
-            reason: format!("the process of its rank {how}"),
-            retry: true,
-        };
-        let lane = Lane::Rank(process.stage, process.rank);
-        state.courier.push(lane, Request::Fail { task: held.task, body });
-    }
 }

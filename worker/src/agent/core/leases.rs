@@ -2,7 +2,7 @@
 
 use super::message::{Output, ProcessId};
 use super::ranks::{Ranks, Slot};
-use medley_protocol::ids::{LeaseToken, StageId, TaskId};
+use medley_protocol::ids::{LeaseToken, StageId};
 use medley_protocol::tasks::Lease;
 use std::time::Duration;
 
@@ -30,7 +30,6 @@ pub(super) enum Work {
 /// A lease that a rank holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
-    pub(super) task: TaskId,
     pub(super) token: LeaseToken,
     renewed_at: Duration,
     renew_every: Duration,
@@ -50,11 +49,11 @@ impl Ranks {
     /// Ranks for which a task is to be asked for now, as (process, stage, generation, rank); they count as asked.
     pub(super) fn ask(&mut self, now: Duration) -> Vec<(ProcessId, StageId, u64, u32)> {
         let mut due = Vec::new();
-        for ((stage, rank), slot) in &mut self.slots {
+        for (seat, slot) in &mut self.slots {
             let wants = matches!(slot.work, Work::Wants { at } if at <= now) && !slot.is_over();
             if let Some(process) = slot.process.filter(|_| wants) {
                 slot.work = Work::Asked;
-                due.push((process, *stage, slot.generation, *rank));
+                due.push((process, seat.stage, seat.generation, seat.rank));
             }
         }
         due
@@ -68,7 +67,6 @@ impl Ranks {
         slot.work = match lease {
             None => Work::Wants { at: now + ASK_PAUSE },
             Some(lease) => Work::Holds(Held {
-                task: lease.task,
                 token: lease.token,
                 renewed_at: now,
                 renew_every: RENEW_PAUSE.min(Duration::from_millis(lease.lease_ms) / RENEWALS_PER_LEASE),

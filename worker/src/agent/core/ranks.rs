@@ -1,34 +1,58 @@
 //! Rank processes: which should run by the highest orders seen, and which do.
 //!
-//! A *slot* is a rank that the orders list: it is reported in every beat, from its start to the day it is no longer
-//! listed. A *process* fills a slot, or is dying because no slot wants it any more. No process is started for a stage
+//! A *slot* is a rank of a generation that the orders list: it is reported in every beat, from its start to the day it is no
+//! longer listed. A *process* fills a slot, or is dying because no slot wants it any more. No process is started for a stage
 //! of which another is still dying, nor on a device that a process still holds: two processes never own one rank.
+//!
+//! Processes of a training stage outlive their generation. The slots of a newer one go first to the living processes of the
+//! stage, in the order of their ranks; for what is left over new ones are started. While a generation gets ready beside the
+//! present one, a process fills a slot in each.
 
 use super::leases::Work;
 use super::message::{Output, ProcessId};
 use crate::rank::membership::LEADER;
-use medley_protocol::agent::{Assignment, Orders, RankReport, RankState, Register, ToRank};
+use medley_protocol::agent::{Assignment, Doing, Orders, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Silence of a process after which it counts as standing still: eight pulses.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Usual steps within which a rank must answer a call that ends its generation: it looks for one in every step.
+const STEPS_TO_ANSWER: u32 = 3;
+/// Time between two looks after which this agent must have stood still itself.
+const MAX_GAP: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub(super) struct Ranks {
     devices: u32,
     /// Highest revision seen.
     seen: Option<u64>,
-    assignments: BTreeMap<StageId, Assignment>,
-    pub(super) slots: BTreeMap<(StageId, u32), Slot>,
+    /// By stage and generation.
+    assignments: BTreeMap<(StageId, u64), Assignment>,
+    pub(super) slots: BTreeMap<Seat, Slot>,
     processes: BTreeMap<ProcessId, Process>,
     next_process: u64,
     /// A rank's state changed in a way the coordinator waits for.
     news: bool,
+    /// When this agent last looked for processes that stand still.
+    looked_at: Duration,
+}
+
+/// A rank of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seat {
+    pub(super) stage: StageId,
+    pub(super) generation: u64,
+    pub(super) rank: u32,
 }
 
 /// A rank that the orders list.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
-    pub(super) generation: u64,
     state: RankState,
+    /// Since when its process was called at once to it, until it answers.
+    called_at: Option<Duration>,
     /// None before its start and after its end.
     pub(super) process: Option<ProcessId>,
     connected: bool,
@@ -41,23 +65,28 @@ pub(super) struct Slot {
 /// A process that has not ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Process {
-    pub(super) stage: StageId,
-    pub(super) rank: u32,
-    pub(super) generation: u64,
+    /// Where it works, or worked last.
+    pub(super) seat: Seat,
     device: u32,
-    /// Whether it is the lowest rank of its generation on this node.
-    pub(super) lowest: bool,
     /// It is being killed; its slot, if there still is one, belongs to a successor.
     pub(super) dying: bool,
+    /// When it last said that it runs.
+    pulsed_at: Option<Duration>,
+    /// Where in a step it was then.
+    doing: Option<Doing>,
+    /// Time that it may take to answer a call: none before it has trained.
+    patience: Option<Duration>,
 }
 
 impl Process {
     /// The process, for people.
     pub(super) fn describe(&self) -> String {
-        format!(
-            "rank {} of stage {} in generation {}",
-            self.rank, self.stage, self.generation
-        )
+        let Seat {
+            stage,
+            generation,
+            rank,
+        } = self.seat;
+        format!("rank {rank} of stage {stage} in generation {generation}")
     }
 }
 
@@ -71,6 +100,7 @@ impl Ranks {
             processes: BTreeMap::new(),
             next_process: 0,
             news: false,
+            looked_at: Duration::ZERO,
         }
     }
 
@@ -81,13 +111,19 @@ impl Ranks {
 
     /// What a beat says of the ranks.
     pub(super) fn reports(&self) -> Vec<RankReport> {
-        let report = |((stage, rank), slot): (&(StageId, u32), &Slot)| RankReport {
-            stage: *stage,
-            generation: slot.generation,
-            rank: *rank,
+        let report = |(seat, slot): (&Seat, &Slot)| RankReport {
+            stage: seat.stage,
+            generation: seat.generation,
+            rank: seat.rank,
             state: slot.state.clone(),
+            doing: slot.process.and_then(|id| self.doing(id, *seat)),
         };
         self.slots.iter().map(report).collect()
+    }
+
+    /// Where in a step a process is, if it works in this seat.
+    fn doing(&self, id: ProcessId, seat: Seat) -> Option<Doing> {
+        self.processes.get(&id).filter(|process| process.seat == seat)?.doing
     }
 
     /// Whether there is something that should not wait for the next beat.
@@ -110,54 +146,50 @@ impl Ranks {
         self.processes.get(&id).copied()
     }
 
-    /// The slot that a process fills, unless it is dying.
+    /// The slot in which a process works, unless it is dying.
     pub(super) fn slot_mut(&mut self, id: ProcessId) -> Option<&mut Slot> {
-        let process = self.processes.get(&id)?;
-        let slot = self.slots.get_mut(&(process.stage, process.rank))?;
-        (slot.process == Some(id)).then_some(slot)
+        let seat = self.processes.get(&id)?.seat;
+        self.slots.get_mut(&seat).filter(|slot| slot.process == Some(id))
     }
 
-    /// Training stages that run here: stage, generation, and whether the lowest rank runs here.
+    /// Training stages that run here, with the generation that works: stage, generation, and whether its lowest rank runs here.
     pub(super) fn training(&self) -> Vec<(StageId, u64, bool)> {
-        let training = self
-            .assignments
-            .values()
-            .filter(|assignment| assignment.kind.is_training());
-        training
-            .map(|assignment| {
-                (
-                    assignment.stage,
-                    assignment.generation,
-                    assignment.ranks.contains(&LEADER),
-                )
-            })
-            .collect()
+        let training = self.assignments.values().filter(|a| a.kind.is_training());
+        // A generation that gets ready beside another comes after it.
+        let mut present: BTreeMap<StageId, (u64, bool)> = BTreeMap::new();
+        for assignment in training {
+            let leads = assignment.ranks.contains(&LEADER);
+            present
+                .entry(assignment.stage)
+                .or_insert((assignment.generation, leads));
+        }
+        let of_stage = |(stage, (generation, leads))| (stage, generation, leads);
+        present.into_iter().map(of_stage).collect()
     }
 
     /// Whether the orders list a stage.
     pub(super) fn lists(&self, stage: StageId) -> bool {
-        self.assignments.contains_key(&stage)
+        self.assignments.keys().any(|(listed, _)| *listed == stage)
     }
 
     /// Takes orders over if they are newer than all before: false if not.
-    pub(super) fn obey(&mut self, orders: Orders, out: &mut Vec<Output>) -> bool {
+    pub(super) fn obey(&mut self, orders: Orders, now: Duration, out: &mut Vec<Output>) -> bool {
         if self.seen.is_some_and(|seen| orders.revision <= seen) {
             return false;
         }
         self.seen = Some(orders.revision);
-        self.assignments.clear();
-        for assignment in orders.assignments {
-            let of_stage = self.assignments.get(&assignment.stage);
-            if of_stage.is_none_or(|other| other.generation < assignment.generation) {
-                self.assignments.insert(assignment.stage, assignment);
-            }
-        }
-        self.fill_slots();
+        let listed = orders.assignments.into_iter();
+        self.assignments = listed
+            .map(|listed| ((listed.stage, listed.generation), listed))
+            .collect();
+        self.fill_slots(now, out);
         self.kill_unwanted(out);
-        if self.slots.len() > self.devices as usize {
-            let (ranks, devices) = (self.slots.len(), self.devices);
+        let dying = self.processes.values().filter(|process| process.dying).count();
+        let wanted = self.processes.len() - dying + self.vacant().count();
+        if wanted > self.devices as usize {
+            let devices = self.devices;
             out.push(Output::Warn(format!(
-                "{ranks} ranks are ordered for {devices} devices; some have to wait"
+                "{wanted} ranks are ordered for {devices} devices; some have to wait"
             )));
         }
         true
@@ -172,26 +204,62 @@ impl Ranks {
     }
 
     /// Keeps slots whose generation goes on, adds new ones, drops the others.
-    fn fill_slots(&mut self) {
+    fn fill_slots(&mut self, now: Duration, out: &mut Vec<Output>) {
         let mut before = std::mem::take(&mut self.slots);
-        for assignment in self.assignments.values() {
-            for rank in &assignment.ranks {
-                let key = (assignment.stage, *rank);
-                let same = before
-                    .remove(&key)
-                    .filter(|slot| slot.generation == assignment.generation);
-                let slot = same.unwrap_or_else(|| Slot::new(assignment.generation));
-                self.slots.insert(key, slot);
+        let is_sound = |slot: &Slot| !matches!(slot.state, RankState::Failed { .. });
+        // Where living processes work, and the latest generation in which they have a slot.
+        let mut survivors: BTreeMap<ProcessId, (Seat, u64)> = BTreeMap::new();
+        for (seat, slot) in before.iter().filter(|(_, slot)| is_sound(slot)) {
+            let living = slot.process.and_then(|id| Some((id, self.processes.get(&id)?)));
+            if let Some((id, process)) = living.filter(|(_, process)| !process.dying) {
+                let (_, latest) = survivors.entry(id).or_insert((process.seat, seat.generation));
+                *latest = seat.generation.max(*latest);
+            }
+        }
+        for ((stage, generation), assignment) in &self.assignments {
+            let (stage, generation) = (*stage, *generation);
+            let seats = assignment.ranks.iter().map(|rank| Seat {
+                stage,
+                generation,
+                rank: *rank,
+            });
+            let (kept, new): (Vec<Seat>, Vec<Seat>) = seats.partition(|seat| before.contains_key(seat));
+            let kept = kept.into_iter().filter_map(|seat| Some((seat, before.remove(&seat)?)));
+            self.slots.extend(kept);
+            let mut free: Vec<(Seat, ProcessId)> = survivors
+                .iter()
+                .filter(|(_, (seat, latest))| {
+                    assignment.kind.is_training() && seat.stage == stage && *latest < generation
+                })
+                .map(|(process, (seat, _))| (*seat, *process))
+                .collect();
+            free.sort_unstable();
+            let mut free = free.into_iter();
+            for seat in new {
+                let mut slot = Slot::new();
+                if let Some((old, process)) = free.next() {
+                    let at_once = !self.assignments.contains_key(&(stage, old.generation));
+                    slot.process = Some(process);
+                    slot.called_at = at_once.then_some(now);
+                    out.push(Output::Tell {
+                        process,
+                        order: ToRank::Regroup {
+                            assignment: Box::new(bare(assignment)),
+                            rank: seat.rank,
+                            at_once,
+                        },
+                    });
+                }
+                self.slots.insert(seat, slot);
             }
         }
     }
 
     /// Kills the processes that fill no slot.
     fn kill_unwanted(&mut self, out: &mut Vec<Output>) {
+        let wanted: BTreeSet<ProcessId> = self.slots.values().filter_map(|slot| slot.process).collect();
         for (id, process) in &mut self.processes {
-            let slot = self.slots.get(&(process.stage, process.rank));
-            let wanted = slot.is_some_and(|slot| slot.process == Some(*id));
-            if !wanted && !process.dying {
+            if !wanted.contains(id) && !process.dying {
                 process.dying = true;
                 out.push(Output::Kill { process: *id });
             }
@@ -205,7 +273,7 @@ impl Ranks {
             out.push(Output::Warn(format!("{} is killed: {reason}", process.describe())));
             out.push(Output::Kill { process: id });
         }
-        self.reached(id, RankState::Failed { reason, retry: true });
+        self.failed(id, &RankState::Failed { reason, retry: true });
     }
 
     /// Starts ranks whose predecessors are gone and for which a device is free, and tells ranks what is new.
@@ -214,21 +282,23 @@ impl Ranks {
         self.pass_on(out);
     }
 
-    fn start_waiting(&mut self, me: &Register, out: &mut Vec<Output>) {
-        let waiting = |slot: &Slot| slot.process.is_none() && !is_final(&slot.state);
-        let keys: Vec<(StageId, u32)> = self
-            .slots
+    /// Slots that no process fills or has filled.
+    fn vacant(&self) -> impl Iterator<Item = Seat> + '_ {
+        let vacant = |slot: &Slot| slot.process.is_none() && !is_final(&slot.state);
+        self.slots
             .iter()
-            .filter(|(_, slot)| waiting(slot))
-            .map(|(key, _)| *key)
-            .collect();
-        for (stage, rank) in keys {
-            let dying = |process: &Process| process.stage == stage && process.dying;
+            .filter(move |(_, slot)| vacant(slot))
+            .map(|(seat, _)| *seat)
+    }
+
+    fn start_waiting(&mut self, me: &Register, out: &mut Vec<Output>) {
+        for seat in self.vacant().collect::<Vec<Seat>>() {
+            let dying = |process: &Process| process.seat.stage == seat.stage && process.dying;
             if self.processes.values().any(dying) {
                 continue;
             }
             let Some(device) = self.free_device() else { return };
-            self.start(stage, rank, device, me, out);
+            self.start(seat, device, me, out);
         }
     }
 
@@ -237,32 +307,26 @@ impl Ranks {
         (0..self.devices).find(|device| !taken.contains(device))
     }
 
-    fn start(&mut self, stage: StageId, rank: u32, device: u32, me: &Register, out: &mut Vec<Output>) {
-        let key = (stage, rank);
-        let (Some(assignment), Some(slot)) = (self.assignments.get(&stage), self.slots.get_mut(&key)) else {
+    fn start(&mut self, seat: Seat, device: u32, me: &Register, out: &mut Vec<Output>) {
+        let assignment = self.assignments.get(&(seat.stage, seat.generation));
+        let (Some(assignment), Some(slot)) = (assignment, self.slots.get_mut(&seat)) else {
             return;
         };
         let id = ProcessId(self.next_process);
         self.next_process += 1;
         slot.process = Some(id);
         let process = Process {
-            stage,
-            rank,
-            generation: assignment.generation,
+            seat,
             device,
-            lowest: assignment.ranks.iter().min() == Some(&rank),
             dying: false,
+            pulsed_at: None,
+            doing: None,
+            patience: None,
         };
         self.processes.insert(id, process);
-        // Members and checkpoint requests follow as orders of their own.
-        let assignment = Assignment {
-            members: Vec::new(),
-            checkpoint_after: None,
-            ..assignment.clone()
-        };
         let order = ToRank::Start {
-            assignment: Box::new(assignment),
-            rank,
+            assignment: Box::new(bare(assignment)),
+            rank: seat.rank,
             host: me.host.clone(),
             threads: me.threads,
         };
@@ -272,16 +336,19 @@ impl Ranks {
 
     /// Tells ranks their peers, and then requested checkpoints, each once.
     fn pass_on(&mut self, out: &mut Vec<Output>) {
-        for ((stage, _), slot) in &mut self.slots {
-            let (Some(process), Some(assignment)) = (slot.process, self.assignments.get(stage)) else {
+        for (seat, slot) in &mut self.slots {
+            let assignment = self.assignments.get(&(seat.stage, seat.generation));
+            let (Some(process), Some(assignment)) = (slot.process, assignment) else {
                 continue;
             };
             if assignment.members.is_empty() || is_final(&slot.state) {
                 continue;
             }
             if !std::mem::replace(&mut slot.connected, true) {
-                let members = assignment.members.clone();
-                let order = ToRank::Connect { members };
+                let order = ToRank::Connect {
+                    generation: seat.generation,
+                    members: assignment.members.clone(),
+                };
                 out.push(Output::Tell { process, order });
             }
             if let Some(wanted) = assignment
@@ -294,15 +361,36 @@ impl Ranks {
         }
     }
 
-    /// A rank says what it does.
-    pub(super) fn reached(&mut self, id: ProcessId, state: RankState) {
-        let Some(slot) = self.slot_mut(id) else { return };
+    /// A rank says what it does in a generation.
+    pub(super) fn reached(&mut self, id: ProcessId, generation: u64, state: RankState) {
+        if matches!(state, RankState::Failed { .. }) {
+            return self.failed(id, &state);
+        }
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let mut own = self.slots.iter_mut().filter(|(_, slot)| slot.process == Some(id));
+        let Some((seat, slot)) = own.find(|(seat, _)| seat.generation == generation) else {
+            return;
+        };
         if is_final(&slot.state) {
             return;
         }
-        let urgent = is_final(&state) || matches!(state, RankState::Listening { .. });
+        if matches!(state, RankState::Running { .. }) {
+            process.seat = *seat;
+        }
+        self.news |= !matches!(state, RankState::Starting | RankState::Running { .. });
         slot.state = state;
-        self.news |= urgent;
+    }
+
+    /// A process has failed, in whatever it was to do.
+    fn failed(&mut self, id: ProcessId, state: &RankState) {
+        for slot in self.slots.values_mut().filter(|slot| slot.process == Some(id)) {
+            if !is_final(&slot.state) {
+                slot.state = state.clone();
+                self.news = true;
+            }
+        }
     }
 
     /// A rank has committed so many steps.
@@ -313,24 +401,90 @@ impl Ranks {
         }
     }
 
+    /// A process says that it runs.
+    pub(super) fn pulses(&mut self, id: ProcessId, doing: Option<Doing>, now: Duration) {
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.pulsed_at = Some(now);
+            process.doing = doing;
+            let usual = doing.and_then(|doing| doing.usual_step_ms).map(Duration::from_millis);
+            process.patience = usual
+                .map(|usual| (usual * STEPS_TO_ANSWER).max(SILENCE))
+                .or(process.patience);
+        }
+    }
+
+    /// Kills processes that stand still: they are silent although a thread that does not compute should speak.
+    ///
+    /// If this agent stood still itself, as on a machine that slept, they get their whole time again.
+    pub(super) fn end_silent(&mut self, now: Duration, out: &mut Vec<Output>) {
+        let gap = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
+        if gap > MAX_GAP {
+            let pulses = self
+                .processes
+                .values_mut()
+                .filter_map(|process| process.pulsed_at.as_mut());
+            pulses.for_each(|pulsed_at| *pulsed_at += gap);
+        }
+        let is_silent = |process: &Process| process.pulsed_at.is_some_and(|pulsed_at| now > pulsed_at + SILENCE);
+        let living = self.processes.iter().filter(|(_, process)| !process.dying);
+        let silent: Vec<ProcessId> = living
+            .filter(|(_, process)| is_silent(process))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in silent {
+            let reason = format!(
+                "it stands still: it has said nothing for {:.1} s",
+                SILENCE.as_secs_f64()
+            );
+            self.kill(id, reason, out);
+        }
+        for (id, patience) in self.deaf(now) {
+            let reason = format!(
+                "it hangs: it has not answered its call for {:.1} s",
+                patience.as_secs_f64()
+            );
+            self.kill(id, reason, out);
+        }
+    }
+
+    /// Processes that were called to another generation at once, and do not answer although they pulse.
+    fn deaf(&self, now: Duration) -> Vec<(ProcessId, Duration)> {
+        let is_deaf = |slot: &Slot| {
+            let id = slot.process?;
+            let process = self.processes.get(&id).filter(|process| !process.dying)?;
+            let patience = process.patience?;
+            let is_late = now > slot.called_at? + patience;
+            (is_late && slot.state == RankState::Starting).then_some((id, patience))
+        };
+        self.slots.values().filter_map(is_deaf).collect()
+    }
+
     /// A process has ended. Returns it, and its slot's work if it died on its own.
     pub(super) fn exited(&mut self, id: ProcessId, how: &str) -> Option<(Process, Work)> {
         let reason = format!("its process {how}");
-        self.reached(id, RankState::Failed { reason, retry: true });
-        let work = self.slot_mut(id).map(|slot| {
-            slot.process = None;
-            std::mem::take(&mut slot.work)
-        });
+        self.failed(id, &RankState::Failed { reason, retry: true });
+        let work = self.slot_mut(id).map(|slot| std::mem::take(&mut slot.work));
+        let own = self.slots.values_mut().filter(|slot| slot.process == Some(id));
+        own.for_each(|slot| slot.process = None);
         let process = self.processes.remove(&id)?;
         Some((process, work.unwrap_or_default()))
     }
 }
 
+/// What a rank is told at first: members and checkpoint requests follow as orders of their own.
+fn bare(assignment: &Assignment) -> Assignment {
+    Assignment {
+        members: Vec::new(),
+        checkpoint_after: None,
+        ..assignment.clone()
+    }
+}
+
 impl Slot {
-    fn new(generation: u64) -> Self {
+    fn new() -> Self {
         Self {
-            generation,
             state: RankState::Starting,
+            called_at: None,
             process: None,
             connected: false,
             told: BTreeSet::new(),

@@ -10,7 +10,7 @@
 use super::message::Request;
 use medley_protocol::ids::StageId;
 use medley_protocol::metrics::{MetricsChunk, StepMetrics};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Rows kept per stage.
@@ -30,8 +30,8 @@ pub(super) struct Rings(BTreeMap<StageId, Ring>);
 
 #[derive(Debug, Clone)]
 struct Ring {
-    /// Consecutive steps.
-    rows: VecDeque<StepMetrics>,
+    /// By step. Rows of ranks that went different ways may leave gaps.
+    rows: BTreeMap<u64, StepMetrics>,
     /// The generation that runs here; none before the first.
     generation: Option<u64>,
     /// Rows below this step are reported from here: all while this node runs the lowest rank, and what it still had
@@ -80,8 +80,8 @@ impl Rings {
         self.sweep();
     }
 
-    /// Adds the row of a step that a local rank has committed, which may be the generation's lowest. True if the oldest
-    /// rows begin to be lost.
+    /// Adds the row of a step that a local rank has committed, which may be the generation's lowest; every other rank adds the
+    /// same. True if the oldest rows begin to be lost.
     pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: StepMetrics) -> bool {
         if by_leader {
             // The rank may be dying, and its stage gone from here; its row counts nevertheless.
@@ -116,8 +116,7 @@ impl Rings {
             }
             Through::Next(_) => {
                 ring.not_before = now + CHUNK_PAUSE;
-                let rows = ring.rows.iter().take(MAX_CHUNK_ROWS).copied().collect();
-                let chunk = MetricsChunk { rows };
+                let chunk = MetricsChunk { rows: ring.chunk() };
                 Ok(Some(Request::Metrics { stage, chunk }))
             }
         }
@@ -130,7 +129,7 @@ impl Rings {
         ring.overflows = false;
         ring.floor = next;
         ring.drop_below(next);
-        let still_gap = ring.through == Through::Gap && ring.rows.front().is_some_and(|row| row.step > next);
+        let still_gap = ring.through == Through::Gap && ring.rows.keys().next().is_some_and(|first| *first > next);
         if still_gap {
             ring.not_before = now + GAP_PAUSE;
         } else {
@@ -171,7 +170,7 @@ impl Rings {
 impl Ring {
     fn new() -> Self {
         Self {
-            rows: VecDeque::new(),
+            rows: BTreeMap::new(),
             generation: None,
             duty: 0,
             listed: false,
@@ -184,41 +183,42 @@ impl Ring {
     }
 
     fn push(&mut self, row: StepMetrics) -> bool {
-        let (first, last) = (
-            self.rows.front().map(|row| row.step),
-            self.rows.back().map(|row| row.step),
-        );
-        // A generation that starts from a checkpoint redoes steps: their rows are here, or stored, and are the same.
-        let is_twin = row.step < self.floor || first.is_some_and(|first| first <= row.step) && Some(row.step) <= last;
-        if is_twin {
+        let is_first = self.rows.keys().next().is_none_or(|first| row.step < *first);
+        if is_first && self.through == Through::Gap {
+            self.through = Through::Unknown;
+        }
+        // Every rank says every row, and steps are redone: what is here, or stored, is the same.
+        if row.step < self.floor || self.rows.insert(row.step, row).is_some() || self.rows.len() <= MAX_ROWS {
             return false;
         }
-        if last.is_some_and(|last| last + 1 != row.step) {
-            self.rows.clear();
-        }
-        self.rows.push_back(row);
-        if self.rows.len() <= MAX_ROWS {
-            return false;
-        }
-        self.rows.pop_front();
+        self.rows.pop_first();
         !std::mem::replace(&mut self.overflows, true)
     }
 
     fn drop_below(&mut self, next: u64) {
-        while self.rows.front().is_some_and(|row| row.step < next) {
-            self.rows.pop_front();
-        }
+        self.rows = self.rows.split_off(&next);
+    }
+
+    /// The first rows that follow each other.
+    fn chunk(&self) -> Vec<StepMetrics> {
+        let first = self.rows.keys().next().copied().unwrap_or(0);
+        let consecutive = self
+            .rows
+            .values()
+            .zip(first..)
+            .take_while(|(row, step)| row.step == *step);
+        consecutive.take(MAX_CHUNK_ROWS).map(|(row, _)| *row).collect()
     }
 
     /// A generation begins, led from here or not.
     fn take_turn(&mut self, leads: bool) {
-        let had = self.rows.back().map_or(0, |row| row.step + 1);
+        let had = self.rows.keys().next_back().map_or(0, |last| last + 1);
         self.duty = if leads { u64::MAX } else { self.duty.min(had) };
     }
 
     /// The first row's step, if it is to be reported from here.
     fn first_due(&self) -> Option<u64> {
-        self.rows.front().map(|row| row.step).filter(|step| *step < self.duty)
+        self.rows.keys().next().copied().filter(|step| *step < self.duty)
     }
 
     fn is_hopeless(&self) -> bool {

@@ -19,8 +19,19 @@ use world::{Agent, PEAK, assignment, id, lease, orders, part, row, shard_output}
 const MS: Duration = Duration::from_millis(1);
 
 fn running(committed: u64) -> FromRank {
-    let state = RankState::Running { committed };
-    FromRank::State { state }
+    reached(1, RankState::Running { committed })
+}
+
+fn reached(generation: u64, state: RankState) -> FromRank {
+    FromRank::State { generation, state }
+}
+
+fn listening(generation: u64) -> FromRank {
+    let state = RankState::Listening {
+        address: "h:1".into(),
+        committed: None,
+    };
+    reached(generation, state)
 }
 
 fn refused(code: Code) -> Trouble {
@@ -52,6 +63,19 @@ fn starts(outputs: &[Output]) -> Vec<(ProcessId, u64, u32, u32)> {
         _ => None,
     };
     outputs.iter().filter_map(start).collect()
+}
+
+/// The ranks called to another generation, as (process, generation, rank, at once).
+fn calls_of(outputs: &[Output]) -> Vec<(ProcessId, u64, u32, bool)> {
+    let call = |(process, order): (ProcessId, ToRank)| match order {
+        ToRank::Regroup {
+            assignment,
+            rank,
+            at_once,
+        } => Some((process, assignment.generation, rank, at_once)),
+        _ => None,
+    };
+    told(outputs).into_iter().filter_map(call).collect()
 }
 
 fn kills(outputs: &[Output]) -> Vec<ProcessId> {

@@ -75,21 +75,21 @@ fn running(told: &Told) -> bool {
         .is_some_and(|beat| matches!(beat.ranks[..], [ref only] if matches!(only.state, RankState::Running { .. })))
 }
 
-const SAY_RUNNING: &str = r#"echo '{"from":"state","state":{"state":"running","committed":0}}'"#;
+const SAY_RUNNING: &str = r#"echo '{"from":"state","generation":1,"state":{"state":"running","committed":0}}'"#;
 
 /// A rank of a training stage: listens, connects, commits two steps, hands in a part, finishes.
 const TRAIN: &str = r#"
 read -r start
-echo '{"from":"state","state":{"state":"listening","address":"127.0.0.1:9"}}'
+echo '{"from":"state","generation":1,"state":{"state":"listening","address":"127.0.0.1:9"}}'
 read -r connect
 case "$connect" in *'"to":"connect"'*) ;; *) exit 9 ;; esac
-echo '{"from":"state","state":{"state":"running","committed":0}}'
+echo '{"from":"state","generation":1,"state":{"state":"running","committed":0}}'
 row='"epoch":0,"itc":1.5,"itm":0.5,"lm":2.0,"lr":0.1,"alpha":0.4,"temperature":0.07,"grad_norm":1.0'
 echo "{\"from\":\"committed\",\"metrics\":{\"step\":0,$row}}"
 echo "{\"from\":\"committed\",\"metrics\":{\"step\":1,$row}}"
 object='{"key":"c/p","blake3":"00","size_bytes":1}'
 echo "{\"from\":\"part\",\"part\":{\"step\":2,\"part\":0,\"parts\":1,\"offset_bytes\":0,\"state_bytes\":1,\"object\":$object}}"
-echo '{"from":"state","state":{"state":"finished","committed":2}}'
+echo '{"from":"state","generation":1,"state":{"state":"finished","committed":2}}'
 echo "rank log" >&2
 "#;
 
@@ -197,12 +197,18 @@ async fn an_agent_waits_for_a_coordinator_that_is_not_there_yet() {
 #[tokio::test]
 async fn a_new_generation_takes_over_from_the_old_one() {
     let coordinator = Coordinator::start().await;
-    coordinator.order(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    let agent = Running::start(&coordinator.url, &format!("echo $$ >>$dir/pids\n{SAY_RUNNING}\n{NAP}"));
+    coordinator.order(orders(1, vec![assignment(7, 1, &[0], StageKind::Capfilt)]));
+    let rank = r#"
+read -r start
+case "$start" in *'"generation":1,'*) generation=1 ;; *) generation=2 ;; esac
+echo $$ >>$dir/pids
+echo "{\"from\":\"state\",\"generation\":$generation,\"state\":{\"state\":\"running\",\"committed\":0}}"
+"#;
+    let agent = Running::start(&coordinator.url, &format!("{rank}\n{NAP}"));
     coordinator.until(|told| running(told).then_some(())).await;
     let first = agent.dir.path().join("first");
     std::fs::copy(agent.dir.path().join("pids"), &first).unwrap();
-    coordinator.order(orders(2, vec![assignment(7, 2, &[0], StageKind::Pretrain)]));
+    coordinator.order(orders(2, vec![assignment(7, 2, &[0], StageKind::Capfilt)]));
     let of_second = |told: &Told| (running(told) && told.beats.last()?.ranks[0].generation == 2).then_some(());
     coordinator.until(of_second).await;
     assert!(is_gone(&first));

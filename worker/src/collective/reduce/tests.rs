@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::collective::deal::deal;
-use crate::collective::tcp::{Hello, Timing};
+use crate::collective::tcp::{Fence, Hello, Timing};
 use medley_protocol::ids::StageId;
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -48,15 +48,15 @@ fn run(lanes: u32, nodes: &[u32]) -> Vec<Vec<u32>> {
             stage,
             generation: 1,
             secret: "s".into(),
-            committed: 0,
-            prepared: false,
+            memory: None,
             rank,
             world: deal.ranks(),
             fingerprint: String::new(),
         };
         let plan = Plan::new(&deal, rank, LEN);
         let limits = plan.limits(LEN, 4);
-        let mesh = Mesh::connect(&listeners[rank as usize], &hello, &addresses, Timing::default(), limits).unwrap();
+        let terms = (Timing::default(), limits);
+        let mesh = Mesh::connect(&listeners[rank as usize], &hello, &addresses, terms, &Fence::default()).unwrap();
         let mut pool = Pool::default();
         let mut totals = Vec::new();
         for step in 0..2 {

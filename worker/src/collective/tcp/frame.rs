@@ -32,6 +32,10 @@ pub enum Kind {
     Share = 6,
     /// The sender needs nothing more and is about to leave.
     Bye = 7,
+    /// A piece of the state, for a rank that joins.
+    State = 8,
+    /// The sender has taken a piece in.
+    Taken = 9,
 }
 
 impl Kind {
@@ -44,6 +48,8 @@ impl Kind {
             Self::Partial,
             Self::Share,
             Self::Bye,
+            Self::State,
+            Self::Taken,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }

@@ -1,9 +1,11 @@
-//! The first message of a connection: who speaks, for which generation, and from which step on.
+//! The first messages of a connection: who speaks, for which generation, and what it holds in memory.
 //!
-//! The rank with the higher number connects; both sides say hello and check the other's. A stranger, or a member of an
-//! old generation, is told why it is refused and changes nothing.
+//! The rank with the higher number connects; both sides say hello and check the other's, and the one that connected confirms:
+//! a connection that was given up meanwhile, and waited to be accepted, is thereby told from one that lives. A stranger, or a
+//! member of an old generation, is told why it is refused and changes nothing.
 
 use super::frame::{self, Kind, Tag};
+use crate::rank::membership::Memory;
 use medley_protocol::ids::StageId;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -21,10 +23,8 @@ pub struct Hello {
     pub generation: u64,
     /// Shared by the members of the generation.
     pub secret: String,
-    /// Number of steps the sender has committed.
-    pub committed: u64,
-    /// Whether it is prepared for the next.
-    pub prepared: bool,
+    /// What the sender brings along from an earlier generation.
+    pub memory: Option<Memory>,
     /// The sender's rank.
     pub rank: u32,
     /// Ranks of the generation.
@@ -46,26 +46,20 @@ impl Hello {
                 self.generation, self.stage, self.world, other.generation, other.stage, other.world
             ));
         }
-        if self.fingerprint != other.fingerprint {
-            return Some(format!(
+        (self.fingerprint != other.fingerprint).then(|| {
+            format!(
                 "ranks would compute other bits: {} here, {} there",
                 self.fingerprint, other.fingerprint
-            ));
-        }
-        (self.committed != other.committed).then(|| {
-            format!(
-                "rank {} has committed {} steps, rank {} {}",
-                self.rank, self.committed, other.rank, other.committed
             )
         })
     }
 }
 
-/// Speaks first: says hello as a higher rank to `expected`, a lower one.
+/// Speaks first: says hello as a higher rank to `expected`, a lower one, and returns its answer.
 ///
 /// # Errors
 /// IO errors, among them timeouts of the stream; `PermissionDenied` when either side refuses the other.
-pub fn introduce(stream: &mut TcpStream, hello: &Hello, expected: u32) -> io::Result<()> {
+pub fn introduce(stream: &mut TcpStream, hello: &Hello, expected: u32) -> io::Result<Hello> {
     say(stream, hello)?;
     let other = hear(stream)?;
     if other.rank != expected {
@@ -74,17 +68,18 @@ pub fn introduce(stream: &mut TcpStream, hello: &Hello, expected: u32) -> io::Re
             other.rank
         )));
     }
-    match hello.objection(&other) {
-        None => Ok(()),
-        Some(why) => Err(refused(why)),
+    if let Some(why) = hello.objection(&other) {
+        return Err(refused(why));
     }
+    frame::write(stream, Tag::plain(Kind::Ping), &[])?;
+    Ok(other)
 }
 
-/// Answers: returns the rank that introduced itself, one above `hello.rank`.
+/// Answers: returns the hello of the rank that introduced itself, one above `hello.rank`.
 ///
 /// # Errors
 /// As for [`introduce`]; the other side is told.
-pub fn welcome(stream: &mut TcpStream, hello: &Hello) -> io::Result<u32> {
+pub fn welcome(stream: &mut TcpStream, hello: &Hello) -> io::Result<Hello> {
     let other = hear(stream)?;
     let out_of_place = || {
         let fits = (hello.rank + 1..hello.world).contains(&other.rank);
@@ -95,7 +90,10 @@ pub fn welcome(stream: &mut TcpStream, hello: &Hello) -> io::Result<u32> {
         return Err(refused(why));
     }
     say(stream, hello)?;
-    Ok(other.rank)
+    match frame::read(stream, 0)? {
+        (tag, _) if tag.kind == Kind::Ping => Ok(other),
+        _ => Err(refused("a hello that was answered must be confirmed".into())),
+    }
 }
 
 fn say(stream: &mut TcpStream, hello: &Hello) -> io::Result<()> {

@@ -2,11 +2,15 @@
 //!
 //! Frames are looked up by sender and tag, so it does not matter in which order a peer's phases overlap with ours.
 
+use super::fence::{self, Fence};
 use super::frame::{Kind, Tag};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Longest time that a wait goes on after its generation was called off.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A peer that will not deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,9 @@ pub struct Inbox {
     changed: Condvar,
     /// Most payload bytes of one peer that may wait here.
     capacity_bytes: usize,
+    /// This rank and its generation.
+    own: (u32, u64),
+    fence: Fence,
 }
 
 #[derive(Debug, Default)]
@@ -45,12 +52,14 @@ struct Held {
 }
 
 impl Inbox {
-    /// An empty inbox that lets `capacity_bytes` of each peer wait: what one step can need.
-    pub fn new(capacity_bytes: usize) -> Self {
+    /// An empty inbox of a rank in a generation that lets `capacity_bytes` of each peer wait: what one step can need.
+    pub fn new(capacity_bytes: usize, own: (u32, u64), fence: Fence) -> Self {
         Self {
             held: Mutex::default(),
             changed: Condvar::new(),
             capacity_bytes,
+            own,
+            fence,
         }
     }
 
@@ -68,7 +77,7 @@ impl Inbox {
             Kind::Ping => {}
             Kind::Bye => held.left.push(from),
             Kind::Control => held.control.push_back((from, payload)),
-            Kind::Hello | Kind::Refused | Kind::Partial | Kind::Share => {
+            Kind::Hello | Kind::Refused | Kind::Partial | Kind::Share | Kind::State | Kind::Taken => {
                 if held.frames.insert((from, tag), payload).is_some() {
                     drop(held);
                     self.lose(from, "it sent the same frame twice");
@@ -108,7 +117,7 @@ impl Inbox {
                 held.release(from, payload.len());
                 return Some(Ok(payload));
             }
-            held.trouble().map(Err).or_else(|| {
+            self.trouble(held).map(Err).or_else(|| {
                 let why = "it left before the step was over".into();
                 held.left.contains(&from).then_some(Err(Lost { rank: from, why }))
             })
@@ -126,8 +135,19 @@ impl Inbox {
                 held.release(from, payload.len());
                 return Some(Ok(Some((from, payload))));
             }
-            held.trouble().map(Err)
+            self.trouble(held).map(Err)
         })
+    }
+
+    /// Why nothing more can be waited for.
+    fn trouble(&self, held: &Held) -> Option<Lost> {
+        let (rank, generation) = self.own;
+        let called_off = || Lost {
+            rank,
+            why: fence::REASON.into(),
+        };
+        let lost = held.lost.clone();
+        lost.or_else(|| self.fence.is_past(generation).then(called_off))
     }
 
     /// Waits until so many peers have left, or one is lost, or `patience` ends.
@@ -150,7 +170,7 @@ impl Inbox {
             if left.is_zero() {
                 return late();
             }
-            let woken = self.changed.wait_timeout(held, left);
+            let woken = self.changed.wait_timeout(held, left.min(LOOK));
             held = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -167,10 +187,6 @@ impl Held {
             *waiting = waiting.saturating_sub(bytes);
         }
     }
-
-    fn trouble(&self) -> Option<Lost> {
-        self.lost.clone()
-    }
 }
 
 #[cfg(test)]
@@ -178,6 +194,10 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
+
+    fn inbox(capacity_bytes: usize) -> Inbox {
+        Inbox::new(capacity_bytes, (0, 7), Fence::default())
+    }
 
     fn tag(slice: u32) -> Tag {
         Tag {
@@ -188,7 +208,7 @@ mod tests {
 
     #[test]
     fn frames_are_found_by_sender_and_tag_in_any_order() {
-        let inbox = Inbox::new(100);
+        let inbox = inbox(100);
         inbox.put(1, tag(7), vec![1]);
         inbox.put(2, tag(7), vec![2]);
         inbox.put(1, tag(6), vec![3]);
@@ -199,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_lost_peer_wakes_whoever_waits_for_another() {
-        let inbox = Inbox::new(100);
+        let inbox = inbox(100);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| inbox.take(1, tag(0), LONG));
             inbox.lose(2, "reset");
@@ -209,8 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_that_was_called_off_ends_every_wait() {
+        let inbox = inbox(100);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| inbox.take(1, tag(0), LONG));
+            inbox.fence.raise(8);
+            assert!(waiting.join().unwrap().unwrap_err().why.contains("another generation"));
+        });
+    }
+
+    #[test]
     fn a_peer_that_said_goodbye_is_not_lost_but_delivers_no_more() {
-        let inbox = Inbox::new(100);
+        let inbox = inbox(100);
         inbox.put(1, Tag::plain(Kind::Bye), Vec::new());
         inbox.lose(1, "end of stream");
         assert_eq!(inbox.take_control(Duration::ZERO).unwrap(), None);
@@ -219,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_sends_without_end_is_lost() {
-        let inbox = Inbox::new(10);
+        let inbox = inbox(10);
         assert!(inbox.put(1, tag(0), vec![0; 6]));
         assert!(!inbox.put(1, tag(1), vec![0; 6]));
         assert!(inbox.take(2, tag(0), LONG).unwrap_err().why.contains("more than"));
@@ -227,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_wait_has_an_end() {
-        let inbox = Inbox::new(10);
+        let inbox = inbox(10);
         let lost = inbox.take(3, tag(0), Duration::from_millis(1)).unwrap_err();
         assert_eq!(lost.rank, 3);
     }

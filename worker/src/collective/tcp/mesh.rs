@@ -1,11 +1,14 @@
 //! All connections of one rank.
 
+use super::fence::{self, Fence};
 use super::frame::{self, Kind, Tag};
 use super::handshake::{self, Hello};
 use super::inbox::{Inbox, Lost};
+use crate::rank::membership::Memory;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -19,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Deadlines of a mesh.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// For all connections of a generation to come about.
+    /// For all connections of a generation to come about; some members may be in the middle of a step of the one before.
     pub connect: Duration,
     /// For one hello and its answer.
     pub hello: Duration,
@@ -34,7 +37,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            connect: Duration::from_mins(1),
+            connect: Duration::from_mins(10),
             hello: Duration::from_secs(5),
             beat: Duration::from_secs(1),
             silence: Duration::from_secs(15),
@@ -61,6 +64,7 @@ pub struct Mesh {
     timing: Timing,
     inbox: Arc<Inbox>,
     peers: BTreeMap<u32, Peer>,
+    memories: Vec<Option<Memory>>,
 }
 
 #[derive(Debug)]
@@ -74,34 +78,52 @@ impl Mesh {
     /// Connects to all members: `addresses[r]` is where rank `r` listens, `listener` where this one does.
     ///
     /// # Errors
-    /// When some member cannot be reached, or refuses, within `timing.connect`.
+    /// When some member cannot be reached, or refuses, within `timing.connect`; when `fence` passes the generation.
     pub fn connect(
         listener: &TcpListener,
         hello: &Hello,
         addresses: &[String],
-        timing: Timing,
-        limits: Limits,
+        (timing, limits): (Timing, Limits),
+        fence: &Fence,
     ) -> io::Result<Self> {
-        let deadline = Instant::now() + timing.connect;
+        let call = Call {
+            hello,
+            timing,
+            deadline: Instant::now() + timing.connect,
+            fence,
+            in_vain: AtomicBool::new(false),
+        };
         let (lower, higher) = thread::scope(|scope| {
-            let accepting = scope.spawn(|| accept_higher(listener, hello, timing, deadline));
-            let lower = connect_lower(hello, addresses, timing, deadline);
+            let accepting = scope.spawn(|| call.accept_higher(listener));
+            let lower = call.connect_lower(addresses);
             let higher = accepting
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("accepting ranks failed")));
             (lower, higher)
         });
-        let inbox = Arc::new(Inbox::new(limits.waiting_bytes));
+        let inbox = Arc::new(Inbox::new(
+            limits.waiting_bytes,
+            (hello.rank, hello.generation),
+            fence.clone(),
+        ));
         let mut peers = BTreeMap::new();
-        for (rank, stream) in lower?.into_iter().chain(higher?) {
-            peers.insert(rank, Peer::start(rank, stream, timing, limits, &inbox)?);
+        let mut memories = vec![hello.memory; hello.world as usize];
+        for (other, stream) in lower?.into_iter().chain(higher?) {
+            memories[other.rank as usize] = other.memory;
+            peers.insert(other.rank, Peer::start(other.rank, stream, timing, limits, &inbox)?);
         }
         Ok(Self {
             rank: hello.rank,
             timing,
             inbox,
             peers,
+            memories,
         })
+    }
+
+    /// What each rank, this one included, brings along from an earlier generation.
+    pub fn memories(&self) -> &[Option<Memory>] {
+        &self.memories
     }
 
     /// This rank.
@@ -221,102 +243,116 @@ fn explain(error: &io::Error, silence: Duration) -> String {
     }
 }
 
-fn connect_lower(
-    hello: &Hello,
-    addresses: &[String],
+/// The making of a generation's connections.
+struct Call<'a> {
+    hello: &'a Hello,
     timing: Timing,
     deadline: Instant,
-) -> io::Result<Vec<(u32, TcpStream)>> {
-    let lower = addresses.iter().take(hello.rank as usize).zip(0..);
-    lower
-        .map(|(address, rank)| Ok((rank, connect_one(hello, rank, address, timing, deadline)?)))
-        .collect()
+    fence: &'a Fence,
+    /// A lower rank cannot be reached: there is no use in waiting for higher ones.
+    in_vain: AtomicBool,
 }
 
-/// Tries until it works, the other side refuses, or the deadline passes.
-fn connect_one(hello: &Hello, rank: u32, address: &str, timing: Timing, deadline: Instant) -> io::Result<TcpStream> {
-    loop {
-        let error = match try_connect(hello, rank, address, timing) {
-            Ok(stream) => return Ok(stream),
-            Err(e) => e,
-        };
-        if error.kind() == io::ErrorKind::PermissionDenied || Instant::now() >= deadline {
-            let text = format!("cannot connect to rank {rank} at {address}: {error}");
-            return Err(io::Error::new(error.kind(), text));
+type Answered = (Hello, TcpStream);
+
+impl Call<'_> {
+    /// Why not to go on, if there is a reason.
+    fn ended(&self) -> io::Result<()> {
+        if self.fence.is_past(self.hello.generation) {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, fence::REASON));
         }
-        thread::sleep(PAUSE);
-    }
-}
-
-fn try_connect(hello: &Hello, rank: u32, address: &str, timing: Timing) -> io::Result<TcpStream> {
-    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timing.hello) {
-            Ok(mut stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(timing.hello))?;
-                stream.set_write_timeout(Some(timing.hello))?;
-                handshake::introduce(&mut stream, hello, rank)?;
-                return Ok(stream);
-            }
-            Err(e) => error = e,
-        }
-    }
-    Err(error)
-}
-
-/// Accepts connections until every higher rank has introduced itself; strangers are turned away meanwhile.
-fn accept_higher(
-    listener: &TcpListener,
-    hello: &Hello,
-    timing: Timing,
-    deadline: Instant,
-) -> io::Result<Vec<(u32, TcpStream)>> {
-    let wanted = (hello.world - hello.rank - 1) as usize;
-    let welcomed = Mutex::new(BTreeMap::new());
-    let count = || welcomed.lock().unwrap_or_else(PoisonError::into_inner).len();
-    listener.set_nonblocking(true)?;
-    thread::scope(|scope| {
-        while count() < wanted && Instant::now() < deadline {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    scope.spawn(|| {
-                        if let Ok((rank, stream)) = greet(stream, hello, timing) {
-                            welcomed
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .insert(rank, stream);
-                        }
-                    });
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
-                Err(e) => return Err(e),
-            }
+        if Instant::now() >= self.deadline {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
-    })?;
-    let welcomed = welcomed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if welcomed.len() < wanted {
-        let absent = (hello.rank + 1..hello.world).filter(|rank| !welcomed.contains_key(rank));
-        let absent: Vec<String> = absent.map(|rank| rank.to_string()).collect();
-        let text = format!(
-            "no connection from rank {} within {} s",
-            absent.join(", "),
-            timing.connect.as_secs()
-        );
-        return Err(io::Error::new(io::ErrorKind::TimedOut, text));
     }
-    Ok(welcomed.into_iter().collect())
+
+    fn connect_lower(&self, addresses: &[String]) -> io::Result<Vec<Answered>> {
+        let lower = addresses.iter().take(self.hello.rank as usize).zip(0..);
+        let connected = lower.map(|(address, rank)| self.connect_one(rank, address)).collect();
+        self.in_vain.store(Result::is_err(&connected), Ordering::Relaxed);
+        connected
+    }
+
+    /// Tries until it works, the other side refuses, or there is no use in it any more.
+    fn connect_one(&self, rank: u32, address: &str) -> io::Result<Answered> {
+        loop {
+            let error = match self.try_connect(rank, address) {
+                Ok(answered) => return Ok(answered),
+                Err(e) => e,
+            };
+            let ended = self.ended();
+            if error.kind() == io::ErrorKind::PermissionDenied || ended.is_err() {
+                let text = format!("cannot connect to rank {rank} at {address}: {error}");
+                return Err(io::Error::new(error.kind(), text));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn try_connect(&self, rank: u32, address: &str) -> io::Result<Answered> {
+        let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, self.timing.hello) {
+                Ok(mut stream) => {
+                    prepare(&stream, self.timing)?;
+                    let answer = handshake::introduce(&mut stream, self.hello, rank)?;
+                    return Ok((answer, stream));
+                }
+                Err(e) => error = e,
+            }
+        }
+        Err(error)
+    }
+
+    /// Accepts connections until every higher rank has introduced itself; strangers are turned away meanwhile.
+    fn accept_higher(&self, listener: &TcpListener) -> io::Result<Vec<Answered>> {
+        let wanted = (self.hello.world - self.hello.rank - 1) as usize;
+        let welcomed: Mutex<BTreeMap<u32, Answered>> = Mutex::default();
+        let count = || welcomed.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let in_vain = || self.in_vain.load(Ordering::Relaxed);
+        listener.set_nonblocking(true)?;
+        thread::scope(|scope| {
+            while count() < wanted && !in_vain() && self.ended().is_ok() {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        scope.spawn(|| {
+                            if let Ok((hello, stream)) = self.greet(stream) {
+                                let mut welcomed = welcomed.lock().unwrap_or_else(PoisonError::into_inner);
+                                welcomed.insert(hello.rank, (hello, stream));
+                            }
+                        });
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(())
+        })?;
+        let welcomed = welcomed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if welcomed.len() < wanted {
+            let absent = (self.hello.rank + 1..self.hello.world).filter(|rank| !welcomed.contains_key(rank));
+            let absent: Vec<String> = absent.map(|rank| rank.to_string()).collect();
+            let cause = self.ended().err().map_or_else(String::new, |e| format!(": {e}"));
+            let text = format!("no connection from rank {}{cause}", absent.join(", "));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        Ok(welcomed.into_values().collect())
+    }
+
+    fn greet(&self, mut stream: TcpStream) -> io::Result<Answered> {
+        stream.set_nonblocking(false)?;
+        prepare(&stream, self.timing)?;
+        let hello = handshake::welcome(&mut stream, self.hello)
+            .inspect_err(|e| tracing::warn!("turned a connection away: {e}"))?;
+        Ok((hello, stream))
+    }
 }
 
-fn greet(mut stream: TcpStream, hello: &Hello, timing: Timing) -> io::Result<(u32, TcpStream)> {
-    stream.set_nonblocking(false)?;
+fn prepare(stream: &TcpStream, timing: Timing) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(timing.hello))?;
-    stream.set_write_timeout(Some(timing.hello))?;
-    let rank =
-        handshake::welcome(&mut stream, hello).inspect_err(|e| tracing::warn!("turned a connection away: {e}"))?;
-    Ok((rank, stream))
+    stream.set_write_timeout(Some(timing.hello))
 }
 
 #[cfg(test)]

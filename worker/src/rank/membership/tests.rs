@@ -13,7 +13,10 @@ struct Generation {
     wires: BTreeMap<(u32, u32), VecDeque<Message>>,
     /// Per member: what it committed, and whether with a checkpoint.
     commits: Vec<Vec<bool>>,
+    /// Per member: the generation in which it goes on.
+    next: Vec<Option<u64>>,
     failures: Vec<Option<String>>,
+    damaged: Vec<u32>,
 }
 
 impl Generation {
@@ -24,7 +27,9 @@ impl Generation {
                 .collect(),
             wires: BTreeMap::new(),
             commits: vec![Vec::new(); world as usize],
+            next: vec![None; world as usize],
             failures: vec![None; world as usize],
+            damaged: Vec::new(),
         }
     }
 
@@ -37,8 +42,14 @@ impl Generation {
         for output in outputs {
             match output {
                 Output::Send { to, message } => self.wires.entry((rank, to)).or_default().push_back(message),
-                Output::Commit { checkpoint } => self.commits[rank as usize].push(checkpoint),
-                Output::Fail { reason } => self.failures[rank as usize] = Some(reason),
+                Output::Commit { checkpoint, then } => {
+                    self.commits[rank as usize].push(checkpoint);
+                    self.next[rank as usize] = then;
+                }
+                Output::Fail { reason, damaged } => {
+                    self.failures[rank as usize] = Some(reason);
+                    self.damaged.extend(damaged.then_some(rank));
+                }
             }
         }
     }
@@ -77,31 +88,30 @@ impl Generation {
         }
     }
 
-    fn memories(&self) -> Vec<Memory> {
+    fn memories(&self) -> Vec<Option<Memory>> {
         let memory = |state: &State| Memory {
             committed: state.committed(),
             prepared: state.is_prepared(),
         };
-        self.members.iter().flatten().map(memory).collect()
+        self.members.iter().map(|member| member.as_ref().map(memory)).collect()
     }
 
     fn check(&self) {
         let memories = self.memories();
-        let (Some(low), Some(high)) = (
-            memories.iter().map(|m| m.committed).min(),
-            memories.iter().map(|m| m.committed).max(),
-        ) else {
+        let committed = || memories.iter().flatten().map(|memory| memory.committed);
+        let (Some(low), Some(high)) = (committed().min(), committed().max()) else {
             return;
         };
         assert!(high - low <= 1, "members are at most one step apart: {memories:?}");
-        let whole = self.failures.iter().all(Option::is_none) && self.members.iter().all(Option::is_some);
-        if whole {
-            let (_, paths) = recover(&memories).unwrap();
-            assert!(
-                !paths.contains(&Recovery::Join),
-                "whoever is behind is prepared: {memories:?}"
-            );
+        let Beginning::Memory { paths, .. } = begin(&memories, None) else {
+            panic!("survivors hold a state: {memories:?}")
+        };
+        for (path, memory) in paths.iter().zip(&memories) {
+            let joins = *path == Path::Join;
+            assert_eq!(joins, memory.is_none(), "no survivor copies a state: {memories:?}");
         }
+        let names: Vec<u64> = self.next.iter().flatten().copied().collect();
+        assert!(names.windows(2).all(|pair| pair[0] == pair[1]), "{:?}", self.next);
     }
 }
 
@@ -109,6 +119,7 @@ impl Generation {
 enum Event {
     Prepare(u32),
     Deliver(u32, u32),
+    Ready(u32, u64),
     Lose(u32),
 }
 
@@ -116,6 +127,7 @@ fn events(world: u32) -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         8 => (0..world).prop_map(Event::Prepare),
         16 => (0..world, 0..world).prop_map(|(from, to)| Event::Deliver(from, to)),
+        2 => (0..world, 8_u64..10).prop_map(|(rank, generation)| Event::Ready(rank, generation)),
         1 => (0..world).prop_map(Event::Lose),
     ];
     proptest::collection::vec(event, 1..200)
@@ -131,6 +143,7 @@ proptest! {
             match event {
                 Event::Prepare(rank) => generation.prepare(rank, 1),
                 Event::Deliver(from, to) => generation.deliver(from, to),
+                Event::Ready(rank, next) => generation.feed(rank, Input::Ready { generation: next }, NOW),
                 Event::Lose(rank) => generation.lose(rank),
             }
             generation.check();
@@ -193,6 +206,31 @@ fn a_rank_whose_state_differs_is_named() {
     let reason = generation.failures[0].clone().unwrap();
     assert!(reason.contains("rank 1 differ"), "{reason}");
     assert!(generation.failures.iter().all(Option::is_some), "all are told");
+    assert_eq!(generation.damaged, [1]);
+}
+
+#[test]
+fn without_a_majority_nobodys_state_is_trusted() {
+    let mut generation = Generation::new(2);
+    generation.prepare(0, 1);
+    generation.prepare(1, 2);
+    generation.deliver_all();
+    assert_eq!(generation.damaged, [0, 1]);
+}
+
+#[test]
+fn a_generation_ends_between_two_steps_once_all_members_know_the_next() {
+    let mut generation = Generation::new(3);
+    for rank in 0..2 {
+        generation.feed(rank, Input::Ready { generation: 9 }, NOW);
+    }
+    whole_step(&mut generation);
+    assert_eq!(generation.next, [None; 3], "one of them does not know it yet");
+    generation.feed(2, Input::Ready { generation: 9 }, NOW);
+    whole_step(&mut generation);
+    assert_eq!(generation.next, [Some(9); 3]);
+    whole_step(&mut generation);
+    assert!(generation.commits.iter().all(|commits| commits.len() == 2));
 }
 
 #[test]
@@ -228,6 +266,7 @@ fn messages_of_another_generation_are_ignored() {
     let body = Body::Go {
         step: 0,
         checkpoint: false,
+        then: None,
     };
     let message = Message { generation: 6, body };
     generation.feed(1, Input::Said { from: 0, message }, NOW);
@@ -244,17 +283,25 @@ fn a_survivor_that_missed_the_go_commits_from_memory() {
     generation.deliver(1, 0);
     generation.deliver(2, 0);
     generation.deliver(0, 1);
-    let memories = generation.memories();
-    let (committed, paths) = recover(&memories).unwrap();
-    assert_eq!(committed, 1);
-    assert_eq!(paths, [Recovery::Ready, Recovery::Ready, Recovery::CommitPrepared]);
+    let beginning = begin(&generation.memories(), None);
+    let paths = vec![Path::Ready, Path::Ready, Path::CommitPrepared];
+    assert_eq!(beginning, Beginning::Memory { committed: 1, paths });
 }
 
 #[test]
 fn old_memory_joins_and_prepared_work_that_nobody_committed_is_dropped() {
-    let memory = |committed, prepared| Memory { committed, prepared };
-    assert_eq!(recover(&[]), None);
-    let (committed, paths) = recover(&[memory(4, true), memory(4, false), memory(2, true)]).unwrap();
-    assert_eq!(committed, 4);
-    assert_eq!(paths, [Recovery::Ready, Recovery::Ready, Recovery::Join]);
+    let memory = |committed, prepared| Some(Memory { committed, prepared });
+    let members = [memory(4, true), memory(4, false), memory(2, true), None];
+    let paths = vec![Path::Ready, Path::Ready, Path::Join, Path::Join];
+    assert_eq!(begin(&members, Some(4)), Beginning::Memory { committed: 4, paths });
+}
+
+#[test]
+fn a_checkpoint_counts_where_nobody_holds_a_later_state() {
+    let old = Memory {
+        committed: 2,
+        prepared: true,
+    };
+    assert_eq!(begin(&[None, None], None), Beginning::Stored);
+    assert_eq!(begin(&[Some(old), None], Some(3)), Beginning::Stored);
 }

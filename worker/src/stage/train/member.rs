@@ -1,10 +1,10 @@
 //! The shell around [`membership`]: carries a rank's messages over the mesh and its agent's wishes into the decision.
 
+use super::Stop;
+use super::line::Line;
 use crate::collective::tcp::{Hello, Kind, Mesh, Tag};
 use crate::rank::failure::Failure;
 use crate::rank::membership::{self, Input, Message, Output, State};
-use crate::rank::pipes::Orders;
-use medley_protocol::agent::{CheckpointWanted, ToRank};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,31 +17,38 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Speaker {
     state: State,
     began: Instant,
-    wanted: Option<CheckpointWanted>,
+}
+
+/// What was agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Agreed {
+    /// Whether a checkpoint is taken after the step.
+    pub(super) checkpoint: bool,
+    /// The generation that the next step belongs to, if it is another one.
+    pub(super) then: Option<u64>,
 }
 
 impl Speaker {
-    /// A member as it introduced itself; a checkpoint may have been asked for already.
-    pub(super) fn new(hello: &Hello, wanted: Option<CheckpointWanted>) -> Self {
+    /// A member as it introduced itself, once `committed` steps are committed.
+    pub(super) fn new(hello: &Hello, committed: u64) -> Self {
         Self {
-            state: State::new(hello.rank, hello.world, hello.generation, hello.committed, PATIENCE),
+            state: State::new(hello.rank, hello.world, hello.generation, committed, PATIENCE),
             began: Instant::now(),
-            wanted,
         }
     }
 
-    /// Says that this rank is prepared and waits until the step may be committed: whether with a checkpoint.
+    /// Says that this rank is prepared and waits until the step may be committed.
     ///
     /// # Errors
-    /// [`Failure`] when the generation is over.
-    pub(super) fn agree(&mut self, mesh: &Mesh, orders: &Orders, digest: u64, planned: bool) -> Result<bool, Failure> {
-        if let Some(wanted) = self.wanted.take() {
-            self.feed(mesh, Input::CheckpointWanted { step: wanted.step })?;
-        }
-        self.hear_orders(mesh, orders)?;
-        let mut decided = self.feed(mesh, Input::Prepared { digest, planned })?;
-        while decided.is_none() {
-            self.hear_orders(mesh, orders)?;
+    /// [`Stop`] when the generation is over.
+    pub(super) fn agree(&mut self, mesh: &Mesh, line: &mut Line, digest: u64, planned: bool) -> Result<Agreed, Stop> {
+        self.hear(mesh, line)?;
+        let mut agreed = self.feed(mesh, Input::Prepared { digest, planned })?;
+        loop {
+            if let Some(agreed) = agreed {
+                return Ok(agreed);
+            }
+            self.hear(mesh, line)?;
             let input = match mesh.receive_control(LOOK) {
                 Ok(Some((from, bytes))) => said(from, &bytes),
                 Ok(None) => Input::Tick,
@@ -50,37 +57,39 @@ impl Speaker {
                     why: lost.why,
                 },
             };
-            decided = self.feed(mesh, input)?;
+            agreed = self.feed(mesh, input)?;
         }
-        Ok(decided.unwrap_or(false))
     }
 
-    fn hear_orders(&mut self, mesh: &Mesh, orders: &Orders) -> Result<(), Failure> {
-        for order in orders.waiting() {
-            if let ToRank::CheckpointAfter { wanted } = order {
-                self.feed(mesh, Input::CheckpointWanted { step: wanted.step })?;
-            }
+    fn hear(&mut self, mesh: &Mesh, line: &mut Line) -> Result<(), Stop> {
+        line.catch_up(Some(self.state.committed()))?;
+        let wanted = line.take_wanted().map(|step| Input::CheckpointWanted { step });
+        let ready = line.next().map(|generation| Input::Ready { generation });
+        for input in wanted.into_iter().chain(ready) {
+            self.feed(mesh, input)?;
         }
         Ok(())
     }
 
-    /// Feeds the core and carries out what it says; returns whether a checkpoint follows, once it says commit.
-    fn feed(&mut self, mesh: &Mesh, input: Input) -> Result<Option<bool>, Failure> {
+    /// Feeds the core and carries out what it says; returns what was agreed on, once it says commit.
+    fn feed(&mut self, mesh: &Mesh, input: Input) -> Result<Option<Agreed>, Stop> {
         let (state, outputs) = membership::step(self.state.clone(), input, self.began.elapsed());
         self.state = state;
-        let mut decided = None;
-        let mut failure = None;
+        let mut agreed = None;
+        let mut stop = None;
         for output in outputs {
             match output {
                 Output::Send { to, message } => {
                     let bytes = serde_json::to_vec(&message).expect("messages are plain data");
                     mesh.send(to, Tag::plain(Kind::Control), Arc::new(bytes));
                 }
-                Output::Commit { checkpoint } => decided = Some(checkpoint),
-                Output::Fail { reason } => failure = Some(Failure::passing(reason)),
+                Output::Commit { checkpoint, then } => agreed = Some(Agreed { checkpoint, then }),
+                Output::Fail { reason, damaged: false } => stop = Some(Stop::Broken(reason)),
+                // Another process will begin with the others' state.
+                Output::Fail { reason, damaged: true } => stop = Some(Stop::Failed(Failure::passing(reason))),
             }
         }
-        failure.map_or(Ok(decided), Err)
+        stop.map_or(Ok(agreed), Err)
     }
 }
 

@@ -1,43 +1,68 @@
-//! A training stage as one rank runs it: load, listen, connect, then step after step until all are committed.
+//! A training stage as one rank runs it: load, listen, and then one generation after the other until all steps are committed.
+//!
+//! A rank outlives its generation. When a peer is lost it keeps its state, and the step that it is prepared for, in memory, and
+//! waits to be called to the next generation ([`line`]); when the stage grows by plan it leaves between two steps. In each
+//! generation ([`part`]) the members connect, agree on what they go on from, and feed those that hold no state ([`handover`]).
 //!
 //! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]); the lanes' gradients are summed
 //! along the lane tree, features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
 //! they are drawn from ([`negatives`]); once every member is prepared ([`member`]) the state
 //! moves as one local act. What a stage trains, on which pairs and by which schedule, is settled at its start ([`setup`]).
 
+mod handover;
+mod line;
 mod member;
 mod negatives;
+mod part;
 mod samples;
 mod setup;
 mod shares;
 mod trainer;
 
-use crate::checkpoint::writer::Writer;
-use crate::collective::deal::{Deal, deal};
-use crate::collective::reduce::Plan;
-use crate::collective::tcp::{Hello, Mesh, Timing};
+use crate::collective::tcp::Lost;
 use crate::rank::failure::Failure;
-use crate::rank::fingerprint;
-use crate::rank::memory::peak_bytes;
-use crate::rank::pipes::Orders;
 use crate::rank::process::Context;
-use medley_protocol::agent::{CheckpointWanted, FromRank, Member, RankState, ToRank};
-use medley_protocol::checkpoint::CheckpointPart;
+use line::Line;
+use medley_protocol::agent::RankState;
 use setup::Setup;
 use std::io;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 use trainer::Trainer;
 
-/// Time for all members to load and listen.
-const MEMBERS_PATIENCE: Duration = Duration::from_mins(10);
-/// Time for the others' goodbyes once all steps are committed.
-const GOODBYE_PATIENCE: Duration = Duration::from_secs(20);
+/// How a rank's part in a generation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// All steps are committed.
+    Finished,
+    /// Another generation follows.
+    ForNext,
+}
 
-/// Trains until all steps are committed.
+/// Why a rank's part in a generation ends before its time.
+#[derive(Debug)]
+enum Stop {
+    /// The generation broke; what this rank holds in memory is sound.
+    Broken(String),
+    /// This rank cannot go on.
+    Failed(Failure),
+}
+
+impl From<Lost> for Stop {
+    fn from(lost: Lost) -> Self {
+        Self::Broken(lost.to_string())
+    }
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Trains until the rank is stopped; it stays after the last step, in case that the last checkpoint has to be written again.
 ///
 /// # Errors
-/// [`Failure`]: a peer or a file is gone (passing), or spec and data do not fit (lasting). Peers are told, or notice at once.
+/// [`Failure`]: a file is gone (passing), or spec and data do not fit (lasting). Peers notice at once.
 pub fn run(context: Context) -> Result<(), Failure> {
     let Context {
         assignment,
@@ -48,44 +73,24 @@ pub fn run(context: Context) -> Result<(), Failure> {
         objects,
     } = context;
     let setup = Setup::load(&assignment, &objects)?;
+    let mut trainer = Trainer::new(setup, &assignment, (objects, voice.clone()));
     let listener = listen(&host)?;
     let address = address(&host, listener.local_addr()?.port());
-    voice.state(RankState::Listening { address });
-    let (members, wanted) = await_members(&orders, assignment.world)?;
-    let deal = deal(assignment.spec.lanes.count, &ranks_of_nodes(&members))?;
-    let plan = Plan::new(&deal, rank, setup.blip.student_layout.len());
-    let hello = Hello {
-        stage: assignment.stage,
-        generation: assignment.generation,
-        secret: assignment.secret.clone(),
-        committed: setup.state.step,
-        prepared: false,
-        rank,
-        world: deal.ranks(),
-        fingerprint: fingerprint(),
-    };
-    let limits = plan.limits(setup.blip.student_layout.len(), largest_share(&setup, &deal));
-    let addresses: Vec<String> = members.into_iter().map(|member| member.address).collect();
-    let mesh = Mesh::connect(&listener, &hello, &addresses, Timing::default(), limits)?;
-    tracing::info!("all ranks are connected; trains from step {}", hello.committed);
-    let said = voice.clone();
-    let written = move |part: CheckpointPart| {
-        let peak_bytes = peak_bytes();
-        said.say(&FromRank::Part { part, peak_bytes });
-    };
-    let writer = Writer::start(objects, assignment.stage, written)?;
-    let speaker = member::Speaker::new(&hello, wanted);
-    let trainer = Trainer::new(setup, assignment.spec.checkpoint, (deal, plan, rank), &mesh, writer)?;
-    match trainer.run(speaker, &orders, &voice) {
-        Ok(committed) => {
-            voice.state(RankState::Finished { committed });
-            mesh.leave(GOODBYE_PATIENCE);
-            Ok(())
-        }
-        Err(failure) => {
-            // What was said last, such as why, still goes out.
-            mesh.close();
-            Err(failure)
+    let mut line = Line::new((orders, voice.clone()), address, (Box::new(assignment), rank));
+    line.listen(trainer.committed());
+    loop {
+        let call = line.await_members(trainer.committed())?;
+        let ended = part::take(&mut trainer, call, &listener, &mut line);
+        voice.activity().rest();
+        match ended {
+            Ok(Left::Finished) => tracing::info!("all steps are committed"),
+            Ok(Left::ForNext) => tracing::info!("leaves for the next generation"),
+            Err(Stop::Failed(failure)) => return Err(failure),
+            Err(Stop::Broken(reason)) => {
+                tracing::warn!("the generation is over: {reason}");
+                let committed = trainer.committed().unwrap_or(0);
+                voice.state(RankState::Broken { committed, reason });
+            }
         }
     }
 }
@@ -103,61 +108,9 @@ fn address(host: &str, port: u16) -> String {
     }
 }
 
-/// Waits until everyone listens; a checkpoint may be asked for meanwhile.
-fn await_members(orders: &Orders, world: u32) -> Result<(Vec<Member>, Option<CheckpointWanted>), Failure> {
-    let deadline = Instant::now() + MEMBERS_PATIENCE;
-    let mut wanted = None;
-    loop {
-        match orders.next(deadline.saturating_duration_since(Instant::now())) {
-            Some(ToRank::Connect { members }) if members.iter().map(|member| member.rank).eq(0..world) => {
-                return Ok((members, wanted));
-            }
-            Some(ToRank::CheckpointAfter { wanted: asked }) => wanted = Some(asked),
-            Some(other) => {
-                return Err(Failure::passing(format!(
-                    "expected the {world} members of the generation in order, not {other:?}"
-                )));
-            }
-            None => {
-                let minutes = MEMBERS_PATIENCE.as_secs() / 60;
-                let reason = format!("the other members did not listen within {minutes} minutes");
-                return Err(Failure::passing(reason));
-            }
-        }
-    }
-}
-
-/// Ranks of each node, in order; members of one node follow each other.
-fn ranks_of_nodes(members: &[Member]) -> Vec<u32> {
-    let nodes = members.chunk_by(|a, b| a.node == b.node);
-    nodes.map(|ranks| ranks.len() as u32).collect()
-}
-
-/// Most bytes that a rank shares with the others in a step.
-fn largest_share(setup: &Setup, deal: &Deal) -> usize {
-    let most_lanes = (0..deal.ranks()).map(|rank| deal.lanes(rank).count()).max();
-    most_lanes.unwrap_or(0) * setup.lane_share().bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medley_protocol::ids::NodeId;
-
-    #[test]
-    fn members_are_counted_node_by_node() {
-        let nodes: Vec<NodeId> = (0..3).map(|_| NodeId::generate()).collect();
-        let members: Vec<Member> = [0, 0, 1, 2, 2, 2]
-            .iter()
-            .zip(0..)
-            .map(|(node, rank)| Member {
-                rank,
-                node: nodes[*node],
-                address: String::new(),
-            })
-            .collect();
-        assert_eq!(ranks_of_nodes(&members), [2, 1, 3]);
-    }
 
     #[test]
     fn addresses_of_both_kinds_can_be_connected_to() {

@@ -2,7 +2,6 @@
 
 use crate::rank::failure::Failure;
 use medley_data::loader::{Batch, Fault, Loader};
-use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
@@ -13,7 +12,13 @@ const AHEAD: usize = 1;
 pub(super) struct Samples {
     lanes: Vec<u32>,
     total_steps: u64,
-    reading: Option<Reading>,
+    reader: Option<Reader>,
+}
+
+enum Reader {
+    /// Nothing is to be read yet.
+    Idle(Box<Loader>),
+    Reading(Reading),
 }
 
 struct Reading {
@@ -22,18 +27,13 @@ struct Reading {
 }
 
 impl Samples {
-    /// Reads for `lanes`, from `step` to the last.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(super) fn start(loader: Loader, lanes: Vec<u32>, step: u64, total_steps: u64) -> io::Result<Self> {
-        let mut samples = Self {
-            lanes,
+    /// Reads nothing yet.
+    pub(super) fn new(loader: Loader, total_steps: u64) -> Self {
+        Self {
+            lanes: Vec::new(),
             total_steps,
-            reading: None,
-        };
-        samples.read_from(loader, step)?;
-        Ok(samples)
+            reader: Some(Reader::Idle(Box::new(loader))),
+        }
     }
 
     /// The next batch.
@@ -42,8 +42,19 @@ impl Samples {
     /// [`Failure`] when a shard cannot be read: passing, unless it is missing or another.
     pub(super) fn next(&mut self) -> Result<Batch, Failure> {
         let ended = || Failure::passing("the thread that reads samples ended");
-        let reading = self.reading.as_ref().ok_or_else(ended)?;
+        let Some(Reader::Reading(reading)) = &self.reader else {
+            return Err(ended());
+        };
         Ok(reading.batches.recv().map_err(|_| ended())??)
+    }
+
+    /// Reads for `lanes`, from `step` to the last; whatever was read ahead is dropped.
+    ///
+    /// # Errors
+    /// [`Failure`] when reading cannot go on.
+    pub(super) fn begin(&mut self, lanes: Vec<u32>, step: u64) -> Result<(), Failure> {
+        self.lanes = lanes;
+        self.rewind(step)
     }
 
     /// Begins again with the first lane of a step.
@@ -51,24 +62,21 @@ impl Samples {
     /// # Errors
     /// [`Failure`] when reading cannot go on.
     pub(super) fn rewind(&mut self, step: u64) -> Result<(), Failure> {
-        if let Some(Reading { batches, thread }) = self.reading.take() {
-            // The thread ends at its next attempt to hand over a batch.
-            drop(batches);
-            let loader = thread
-                .join()
-                .map_err(|_| Failure::passing("the thread that reads samples failed"))?;
-            self.read_from(loader, step)?;
-        }
-        Ok(())
-    }
-
-    fn read_from(&mut self, loader: Loader, step: u64) -> io::Result<()> {
+        let failed = || Failure::passing("the thread that reads samples failed");
+        let loader = match self.reader.take().ok_or_else(failed)? {
+            Reader::Idle(loader) => *loader,
+            Reader::Reading(Reading { batches, thread }) => {
+                // The thread ends at its next attempt to hand over a batch.
+                drop(batches);
+                thread.join().map_err(|_| failed())?
+            }
+        };
         let (to, batches) = mpsc::sync_channel(AHEAD);
         let (lanes, end) = (self.lanes.clone(), self.total_steps);
         let thread = thread::Builder::new()
             .name("samples".into())
             .spawn(move || read_all(loader, &lanes, step..end, &to))?;
-        self.reading = Some(Reading { batches, thread });
+        self.reader = Some(Reader::Reading(Reading { batches, thread }));
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What is settled before the first step: data, model, schedule and the state to go on from.
+//! What is settled before the first step: data, model and schedule, and where a state comes from that nobody holds.
 
 use super::shares::LaneShare;
 use crate::objects::Objects;
@@ -31,8 +31,6 @@ pub(super) struct Setup {
     pub(super) batch: u32,
     /// Tokens of the prompt.
     pub(super) prompt_tokens: usize,
-    /// State to go on from.
-    pub(super) state: State,
     /// Reads samples.
     pub(super) loader: Loader,
     /// Reads samples of other lanes, where negatives come from all of them.
@@ -82,11 +80,9 @@ impl Setup {
             prompt: train.prompt.clone(),
         };
         let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
-        let state = initial_state(assignment, objects, &blip, train)?;
         let loader = Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings);
         let from_all = objective.understands() && train.negatives == Negatives::All;
         Ok(Self {
-            state,
             objective,
             schedule,
             seed,
@@ -132,7 +128,15 @@ fn stage_seed(seed: u64, stage_name: &str) -> u64 {
 
 /// The stage's own checkpoint if it has one; else the checkpoint it is fine-tuned from; else the weights that the spec names,
 /// or fresh ones.
-fn initial_state(assignment: &Assignment, objects: &Objects, blip: &Blip, train: &TrainSpec) -> Result<State, Failure> {
+///
+/// # Errors
+/// [`Failure`]: an input is missing or does not fit.
+pub(super) fn stored_state(
+    assignment: &Assignment,
+    objects: &Objects,
+    blip: &Blip,
+    train: &TrainSpec,
+) -> Result<State, Failure> {
     let StageInputs { start, resume, .. } = &assignment.inputs;
     if resume.is_some() {
         return inputs::state(objects, blip, resume.as_ref(), "checkpoint to go on from");

@@ -1,17 +1,23 @@
 //! Step after step: own lanes, the collective, agreement, commit.
 
+use super::handover;
+use super::line::Line;
 use super::member::Speaker;
 use super::negatives::{self, Looked};
 use super::samples::Samples;
-use super::setup::Setup;
+use super::setup::{Setup, stored_state};
 use super::shares::{Gathered, LaneShare};
+use super::{Left, Stop};
 use crate::checkpoint::writer::{Copied, Writer};
 use crate::checkpoint::{is_planned, part_range};
 use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
-use crate::collective::tcp::Mesh;
+use crate::collective::tcp::{Lost, Mesh};
+use crate::objects::Objects;
 use crate::rank::failure::Failure;
-use crate::rank::pipes::{Orders, Voice};
+use crate::rank::membership::{Memory, Path};
+use crate::rank::memory::peak_bytes;
+use crate::rank::pipes::Voice;
 use medley_data::loader::{Batch, Loader};
 use medley_model::blip::{Blip, LaneBatch, LaneStep};
 use medley_model::flat::{Flat, Pool};
@@ -19,38 +25,66 @@ use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::{Commit, State, gradient_norm};
-use medley_protocol::agent::{FromRank, RankState};
+use medley_protocol::agent::{Assignment, FromRank, RankState, StepPhase};
+use medley_protocol::checkpoint::CheckpointPart;
+use medley_protocol::ids::StageId;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::spec::{CheckpointSpec, Length};
 use std::collections::VecDeque;
+use std::io;
 
 /// A prepared step proves 1/64 of the state before it: every byte is compared once in 64 steps.
 const DIGEST_PARTS: u32 = 64;
 const LOSS_NAMES: [&str; 3] = ["ITC", "ITM", "LM"];
 
-/// One rank in the middle of its work.
-pub(super) struct Trainer<'a> {
+/// What a rank keeps from generation to generation.
+pub(super) struct Trainer {
     blip: Blip,
     state: State,
+    /// Whether `state` is one that training reached; otherwise it is to be loaded, or taken from others.
+    holds_state: bool,
+    /// What the generation that broke was about to commit.
+    prepared: Option<Prepared>,
     schedule: Schedule,
     objective: Objective,
     seed: u64,
     prompt_tokens: usize,
     lane_share: LaneShare,
     checkpoint: CheckpointSpec,
-    deal: Deal,
-    plan: Plan,
-    rank: u32,
     lanes: u32,
-    mesh: &'a Mesh,
     samples: Samples,
     /// Reads samples of other lanes, where negatives come from all of them.
     foreign: Option<Loader>,
+    objects: Objects,
+    stage: StageId,
+    voice: Voice,
     writer: Option<Writer>,
     activations: Pool,
     gradients: Pool,
+}
+
+/// A rank's place in a generation.
+pub(super) struct Place<'a> {
+    deal: Deal,
+    plan: Plan,
+    pub(super) mesh: &'a Mesh,
     /// Number of collectives begun: a redone step does not meet frames of its first try.
     exchange: u64,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(deal: Deal, plan: Plan, mesh: &'a Mesh) -> Self {
+        Self {
+            deal,
+            plan,
+            mesh,
+            exchange: 0,
+        }
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.deal.lanes(self.mesh.rank())
+    }
 }
 
 /// All that a step commits.
@@ -60,70 +94,163 @@ struct Prepared {
     gradient_norm: f64,
 }
 
-impl<'a> Trainer<'a> {
-    /// A rank with its part in the generation; its samples are read from now on.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(super) fn new(
-        setup: Setup,
-        checkpoint: CheckpointSpec,
-        (deal, plan, rank): (Deal, Plan, u32),
-        mesh: &'a Mesh,
-        writer: Writer,
-    ) -> std::io::Result<Self> {
+impl Trainer {
+    /// A rank that holds no state yet.
+    pub(super) fn new(setup: Setup, assignment: &Assignment, (objects, voice): (Objects, Voice)) -> Self {
         let lane_share = setup.lane_share();
-        let own = deal.lanes(rank).collect();
-        let samples = Samples::start(setup.loader, own, setup.state.step, setup.schedule.total_steps())?;
-        Ok(Self {
+        Self {
             lane_share,
+            // Pages of zeros cost no memory until they are written.
+            state: State::zeros(&setup.blip),
+            holds_state: false,
+            prepared: None,
             blip: setup.blip,
-            state: setup.state,
+            samples: Samples::new(setup.loader, setup.schedule.total_steps()),
             schedule: setup.schedule,
             objective: setup.objective,
             seed: setup.seed,
             prompt_tokens: setup.prompt_tokens,
             lanes: setup.lanes,
-            checkpoint,
-            deal,
-            plan,
-            rank,
-            mesh,
-            samples,
+            checkpoint: assignment.spec.checkpoint,
             foreign: setup.foreign,
-            writer: Some(writer),
+            objects,
+            stage: assignment.stage,
+            voice,
+            writer: None,
             activations: Pool::default(),
             gradients: Pool::default(),
-            exchange: 0,
+        }
+    }
+
+    /// Elements of a gradient.
+    pub(super) fn gradient_len(&self) -> usize {
+        self.blip.student_layout.len()
+    }
+
+    /// Most bytes that a rank shares with the others in a step.
+    pub(super) fn largest_share(&self, deal: &Deal) -> usize {
+        let most_lanes = (0..deal.ranks()).map(|rank| deal.lanes(rank).count()).max();
+        most_lanes.unwrap_or(0) * self.lane_share.bytes()
+    }
+
+    /// Steps committed by the state in memory, if there is one.
+    pub(super) fn committed(&self) -> Option<u64> {
+        self.holds_state.then_some(self.state.step)
+    }
+
+    /// What this rank brings along to its next generation.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        self.committed().map(|committed| Memory {
+            committed,
+            prepared: self.prepared.is_some(),
         })
     }
 
-    /// Trains to the end; returns the number of committed steps.
-    pub(super) fn run(mut self, mut speaker: Speaker, orders: &Orders, voice: &Voice) -> Result<u64, Failure> {
-        let total_steps = self.schedule.total_steps();
+    /// Takes the state from the last checkpoint, or from the stage's start.
+    ///
+    /// # Errors
+    /// [`Failure`] when it cannot be read or does not fit.
+    pub(super) fn load(&mut self, assignment: &Assignment) -> Result<(), Failure> {
+        self.drop_prepared();
+        self.holds_state = false;
+        self.state = stored_state(assignment, &self.objects, &self.blip, &self.schedule.train)?;
+        self.holds_state = true;
+        tracing::info!("trains from step {}", self.state.step);
+        Ok(())
+    }
+
+    /// Takes the path to the generation's common step, as far as this rank can alone. Returns the metrics of a step that
+    /// was committed late.
+    pub(super) fn reach(&mut self, path: Path) -> Option<StepMetrics> {
+        let late = self.prepared.take_if(|_| path == Path::CommitPrepared);
+        self.drop_prepared();
+        late.map(|prepared| self.commit(prepared))
+    }
+
+    /// Feeds those who join, or is fed.
+    ///
+    /// # Errors
+    /// [`Lost`] when a peer does not deliver.
+    pub(super) fn hand_over(&mut self, paths: &[Path], place: &Place) -> Result<(), Lost> {
+        let joins = paths[place.mesh.rank() as usize] == Path::Join;
+        self.holds_state &= !joins;
+        handover::feed(&mut self.state, paths, &place.deal.nodes, place.mesh)?;
+        self.holds_state = true;
+        Ok(())
+    }
+
+    fn drop_prepared(&mut self) {
+        if let Some(prepared) = self.prepared.take() {
+            self.gradients.give(prepared.gradient);
+        }
+    }
+
+    /// Is ready for the generation's first step.
+    ///
+    /// A checkpoint that was due at this step may have been lost with the generation before; unless it is the one that is
+    /// `stored`, it is taken again.
+    ///
+    /// # Errors
+    /// [`Failure`] when reading or writing cannot begin.
+    pub(super) fn enter(
+        &mut self,
+        generation: u64,
+        stored: Option<u64>,
+        late: Option<StepMetrics>,
+        place: &Place,
+    ) -> Result<(), Failure> {
         let committed = self.state.step;
-        voice.state(RankState::Running { committed });
-        while self.state.step < total_steps {
-            let prepared = self.prepare_finite()?;
+        self.samples.begin(place.lanes().collect(), committed)?;
+        self.voice.enter(generation);
+        self.voice.state(RankState::Running { committed });
+        if let Some(metrics) = late {
+            self.voice.say(&FromRank::Committed { metrics });
+        }
+        if committed > 0 && stored != Some(committed) && self.is_planned(committed) {
+            self.take_checkpoint(place)?;
+        }
+        Ok(())
+    }
+
+    /// Trains to the end, or until another generation follows.
+    ///
+    /// # Errors
+    /// [`Stop`].
+    pub(super) fn run(&mut self, mut speaker: Speaker, place: &mut Place, line: &mut Line) -> Result<Left, Stop> {
+        while self.state.step < self.schedule.total_steps() {
+            let prepared = self.prepare_finite(place)?;
+            self.note(StepPhase::Agreeing);
             let digest = self.digest();
             let planned = self.is_planned(self.state.step + 1);
-            let checkpoint = speaker.agree(self.mesh, orders, digest, planned)?;
-            let metrics = self.commit(prepared);
-            if checkpoint {
-                self.take_checkpoint()?;
+            // Should the generation break now, the next one may commit it.
+            self.prepared = Some(prepared);
+            let agreed = speaker.agree(place.mesh, line, digest, planned)?;
+            self.note(StepPhase::Computing);
+            let metrics = self.prepared.take().map(|prepared| self.commit(prepared));
+            if agreed.checkpoint {
+                self.take_checkpoint(place)?;
             }
-            voice.say(&FromRank::Committed { metrics });
+            if let Some(metrics) = metrics {
+                tracing::debug!(step = metrics.step, "committed");
+                self.voice.activity().committed();
+                self.voice.say(&FromRank::Committed { metrics });
+            }
+            if agreed.then.is_some() {
+                return Ok(Left::ForNext);
+            }
         }
         if let Some(writer) = self.writer.take() {
             writer.finish().map_err(Failure::passing)?;
         }
-        Ok(self.state.step)
+        let committed = self.state.step;
+        self.voice.state(RankState::Finished { committed });
+        Ok(Left::Finished)
     }
 
     /// Prepares the next step. What is not finite is computed once more: if it comes back, it is the model's fault, else a
     /// device erred. All ranks see the same sums, so all of them do the same.
-    fn prepare_finite(&mut self) -> Result<Prepared, Failure> {
-        let first = self.prepare()?;
+    fn prepare_finite(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
+        let first = self.prepare(place)?;
         let Some(what) = not_finite(&first) else {
             return Ok(first);
         };
@@ -131,18 +258,20 @@ impl<'a> Trainer<'a> {
         tracing::warn!(step, what, "not finite; the step is computed once more");
         self.gradients.give(first.gradient);
         self.samples.rewind(step)?;
-        let second = self.prepare()?;
+        let second = self.prepare(place)?;
         match not_finite(&second) {
             None => Ok(second),
-            Some(what) => Err(Failure::lasting(format!(
+            Some(what) => Err(Stop::Failed(Failure::lasting(format!(
                 "the {what} of step {step} is not finite, twice: lower the stage's peak_lr or lengthen its warm-up"
-            ))),
+            )))),
         }
     }
 
-    fn prepare(&mut self) -> Result<Prepared, Failure> {
-        let mut looked = self.look()?;
-        self.exchange += 1;
+    fn prepare(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
+        self.note(StepPhase::Computing);
+        let mut looked = self.look(place)?;
+        self.note(StepPhase::Computing);
+        place.exchange += 1;
         let steps: Vec<LaneStep> = (0..self.lanes).map(|lane| self.lane_step(lane)).collect();
         let mut outputs = Vec::new();
         let len = self.blip.student_layout.len();
@@ -154,7 +283,7 @@ impl<'a> Trainer<'a> {
             activations,
             ..
         } = self;
-        let local = Local::collect(&self.plan, len, &mut self.gradients, |lane, gradient| {
+        let local = Local::collect(&place.plan, len, &mut self.gradients, |lane, gradient| {
             let step = steps[lane as usize];
             let waiting = looked.as_mut().and_then(|looked| looked.batches.pop_front());
             let mut batch = waiting.map_or_else(|| next(samples, step), Ok)?;
@@ -173,9 +302,10 @@ impl<'a> Trainer<'a> {
             outputs.push((output, batch.identities));
             Ok::<(), Failure>(())
         })?;
-        let shares = share(self.lane_share.encode(&outputs), self.exchange, self.mesh)?;
-        let gathered = self.lane_share.gather(&self.deal, &shares)?;
-        let gradient = total(&self.plan, local, self.exchange, self.mesh, &mut self.gradients)?;
+        self.note(StepPhase::Exchanging);
+        let shares = share(self.lane_share.encode(&outputs), place.exchange, place.mesh)?;
+        let gathered = self.lane_share.gather(&place.deal, &shares)?;
+        let gradient = total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?;
         Ok(Prepared {
             gradient_norm: gradient_norm(&gradient, self.lanes),
             gradient,
@@ -184,13 +314,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// The first of two passes, where negatives come from all lanes.
-    fn look(&mut self) -> Result<Option<Looked>, Failure> {
+    fn look(&mut self, place: &mut Place) -> Result<Option<Looked>, Stop> {
         if self.foreign.is_none() {
             return Ok(None);
         }
-        self.exchange += 1;
+        place.exchange += 1;
         let (mut batches, mut views) = (VecDeque::new(), Vec::new());
-        for lane in self.deal.lanes(self.rank) {
+        for lane in place.lanes() {
             let step = self.lane_step(lane);
             let batch = next(&mut self.samples, step)?;
             views.push(negatives::look(
@@ -202,8 +332,9 @@ impl<'a> Trainer<'a> {
             ));
             batches.push_back(batch);
         }
-        let shares = share(self.lane_share.encode_views(&views), self.exchange, self.mesh)?;
-        let all = self.lane_share.gather_views(&self.deal, &shares)?;
+        self.note(StepPhase::Exchanging);
+        let shares = share(self.lane_share.encode_views(&views), place.exchange, place.mesh)?;
+        let all = self.lane_share.gather_views(&place.deal, &shares)?;
         let reader = self.foreign.iter();
         let identities = reader.flat_map(|reader| all.samples.iter().map(|sample| reader.identity(*sample)));
         Ok(Some(Looked {
@@ -211,6 +342,11 @@ impl<'a> Trainer<'a> {
             batches,
             all,
         }))
+    }
+
+    /// Notes where in a step this rank is.
+    fn note(&self, phase: StepPhase) {
+        self.voice.activity().enter(self.state.step, phase);
     }
 
     fn lane_step(&self, lane: u32) -> LaneStep {
@@ -267,9 +403,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// Copies this rank's part and hands it to the thread that writes.
-    fn take_checkpoint(&mut self) -> Result<(), Failure> {
+    fn take_checkpoint(&mut self, place: &Place) -> Result<(), Failure> {
         let state_bytes = self.state.num_bytes() as u64;
-        let (part, parts) = (self.rank, self.deal.ranks());
+        let (part, parts) = (place.mesh.rank(), place.deal.ranks());
         let range = part_range(state_bytes, part, parts);
         let copied = Copied {
             step: self.state.step,
@@ -279,10 +415,21 @@ impl<'a> Trainer<'a> {
             state_bytes,
             bytes: self.state.copy_bytes(range.start as usize..range.end as usize),
         };
-        if let Some(writer) = self.writer.take() {
-            self.writer = Some(writer.write(copied).map_err(Failure::passing)?);
-        }
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.start_writer()?,
+        };
+        self.writer = Some(writer.write(copied).map_err(Failure::passing)?);
         Ok(())
+    }
+
+    fn start_writer(&self) -> io::Result<Writer> {
+        let voice = self.voice.clone();
+        let written = move |part: CheckpointPart| {
+            let peak_bytes = peak_bytes();
+            voice.say(&FromRank::Part { part, peak_bytes });
+        };
+        Writer::start(self.objects.clone(), self.stage, written)
     }
 
     /// Digest of a rotating part of the state before the step.

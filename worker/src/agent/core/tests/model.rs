@@ -2,6 +2,7 @@
 
 use super::world::{assignment, id, lease, orders, part, registered, row, shard_output, stage, steps};
 use super::*;
+use medley_protocol::agent::Assignment;
 use medley_protocol::ids::{LeaseToken, StageId};
 use medley_protocol::tasks::Lease;
 use proptest::prelude::*;
@@ -15,11 +16,13 @@ const DEVICES: u32 = 3;
 
 #[derive(Debug, Clone)]
 enum Happening {
-    /// The coordinator changes its mind: which ranks run, and whether the generation changes.
+    /// The coordinator changes its mind: which ranks run, whether the generation changes, and whether the training's goes on
+    /// while the next gets ready.
     Decide {
         training: u32,
         tasks: u32,
         again: bool,
+        beside: bool,
     },
     /// A beat is answered with the newest orders, or late ones.
     Beat {
@@ -29,6 +32,8 @@ enum Happening {
     BeatLost,
     /// The coordinator has forgotten the node.
     Forgotten,
+    /// A rank that was called to another generation begins to work in it.
+    Enter(prop::sample::Index),
     /// A rank commits its next step, takes a checkpoint, asks for a task, hands in its task, or ends.
     Commit(prop::sample::Index),
     Checkpoint(prop::sample::Index),
@@ -57,11 +62,12 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => Just(Fate::Accepted), 1 => Just(Fate::Lost), 1 => Just(Fate::Unheard), 1 => Just(Fate::Stumbled)
     ];
     prop_oneof![
-        2 => (0u32..3, 0u32..3, any::<bool>())
-            .prop_map(|(training, tasks, again)| Happening::Decide { training, tasks, again }),
+        2 => (0u32..3, 0u32..3, any::<bool>(), any::<bool>())
+            .prop_map(|(training, tasks, again, beside)| Happening::Decide { training, tasks, again, beside }),
         6 => prop::option::weighted(0.3, index()).prop_map(|late| Happening::Beat { late }),
         1 => Just(Happening::BeatLost),
         1 => Just(Happening::Forgotten),
+        4 => index().prop_map(Happening::Enter),
         12 => index().prop_map(Happening::Commit),
         3 => index().prop_map(Happening::Checkpoint),
         4 => index().prop_map(Happening::Want),
@@ -79,6 +85,8 @@ struct Process {
     generation: u64,
     rank: u32,
     device: u32,
+    /// Generation and rank to which it was called.
+    called: Option<(u64, u32)>,
     killed: bool,
     committed: u64,
     lease: Option<Lease>,
@@ -95,7 +103,7 @@ struct World {
     stored: u64,
     checkpoint: u64,
     leases: u64,
-    parts: BTreeSet<(u64, u64, u32)>,
+    parts: BTreeSet<(u64, u32)>,
     results: BTreeSet<LeaseToken>,
     // What is under way.
     registering: bool,
@@ -104,7 +112,7 @@ struct World {
     // What was said, and seen.
     seen: Option<u64>,
     said_rows: u64,
-    said_parts: BTreeSet<(u64, u64, u32)>,
+    said_parts: BTreeSet<(u64, u32)>,
     said_results: BTreeSet<LeaseToken>,
 }
 
@@ -145,8 +153,22 @@ impl World {
             }
             Output::Start { process, device, order } => self.start(process, device, order),
             Output::Tell { process, order } => {
-                if let ToRank::Lease { lease: Some(lease) } = order {
-                    self.processes.get_mut(&process).unwrap().lease = Some(lease);
+                let told = self.processes.get_mut(&process).unwrap();
+                match order {
+                    ToRank::Lease { lease } => told.lease = lease.or(told.lease.take()),
+                    ToRank::Regroup {
+                        assignment,
+                        rank,
+                        at_once,
+                    } => {
+                        assert!(!told.killed && told.stage == assignment.stage && told.stage == stage(TRAINING));
+                        let latest = told.called.map_or(told.generation, |(generation, _)| generation);
+                        assert!(assignment.generation > latest, "called to later generations only");
+                        let old = told.generation;
+                        told.called = Some((assignment.generation, rank));
+                        assert_eq!(at_once, !self.lists(stage(TRAINING), old));
+                    }
+                    _ => {}
                 }
             }
             Output::Kill { process } => {
@@ -167,9 +189,15 @@ impl World {
         for other in self.processes.values() {
             assert!(other.device != device && device < DEVICES, "a device has one rank");
             let of_stage = other.stage == stage;
-            assert!(!of_stage || other.rank != rank, "two live processes of one rank");
+            assert!(!of_stage || !other.killed, "those that are unwanted have ended");
+            let seats = [Some((other.generation, other.rank)), other.called];
             assert!(
-                !of_stage || other.generation == generation,
+                !of_stage || !seats.contains(&Some((generation, rank))),
+                "two live processes of one rank"
+            );
+            let is_training = assignment.kind.is_training();
+            assert!(
+                !of_stage || is_training || other.generation == generation,
                 "the old generation has ended"
             );
         }
@@ -178,6 +206,7 @@ impl World {
             generation,
             rank,
             device,
+            called: None,
             killed: false,
             committed: self.checkpoint,
             lease: None,
@@ -189,13 +218,25 @@ impl World {
         );
     }
 
+    fn highest(&self) -> Option<&Orders> {
+        self.history.iter().find(|orders| Some(orders.revision) == self.seen)
+    }
+
+    fn lists(&self, stage: StageId, generation: u64) -> bool {
+        let of = |assignment: &Assignment| (assignment.stage, assignment.generation) == (stage, generation);
+        self.highest().is_some_and(|orders| orders.assignments.iter().any(of))
+    }
+
+    /// Whether a seat of the process is listed.
     fn is_listed(&self, process: &Process) -> bool {
-        let highest = self.history.iter().find(|orders| Some(orders.revision) == self.seen);
-        highest.is_some_and(|orders| {
-            orders.assignments.iter().any(|assignment| {
-                let same = (assignment.stage, assignment.generation) == (process.stage, process.generation);
-                same && assignment.ranks.contains(&process.rank)
-            })
+        let seats = [Some((process.generation, process.rank)), process.called];
+        let listed = |assignment: &Assignment, (generation, rank): (u64, u32)| {
+            let same = (assignment.stage, assignment.generation) == (process.stage, generation);
+            same && assignment.ranks.contains(&rank)
+        };
+        self.highest().is_some_and(|orders| {
+            let mut assignments = orders.assignments.iter();
+            assignments.any(|assignment| seats.iter().flatten().any(|seat| listed(assignment, *seat)))
         })
     }
 
@@ -221,7 +262,12 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Decide { training, tasks, again } => self.decide(training, tasks, again),
+            Happening::Decide {
+                training,
+                tasks,
+                again,
+                beside,
+            } => self.decide(training, tasks, again, beside),
             Happening::Beat { late } => {
                 let last = self.history.len() - 1;
                 let index = late.map_or(last, |late| late.index(last + 1));
@@ -229,6 +275,7 @@ impl World {
             }
             Happening::BeatLost => self.answer_beat(Err(away())),
             Happening::Forgotten => self.answer_beat(Err(refused(Code::NotFound))),
+            Happening::Enter(which) => self.enter(which),
             Happening::Commit(which) => self.commit(which),
             Happening::Checkpoint(which) => self.take_checkpoint(which),
             Happening::Want(which) => {
@@ -265,7 +312,7 @@ impl World {
         self.feed(Input::Tick);
     }
 
-    fn decide(&mut self, training: u32, tasks: u32, again: bool) {
+    fn decide(&mut self, training: u32, tasks: u32, again: bool, beside: bool) {
         let revision = self.history.len() as u64;
         let mut assignments = Vec::new();
         for (number, ranks, kind) in [
@@ -273,7 +320,16 @@ impl World {
             (TASKS, tasks, StageKind::Capfilt),
         ] {
             let generation = self.generations.entry(number).or_insert(1);
-            *generation += u64::from(again || ranks == 0);
+            let before = self.history[self.history.len() - 1].assignments.clone();
+            let goes_on = before
+                .into_iter()
+                .rev()
+                .find(|assignment| assignment.stage == stage(number));
+            let is_new = again || ranks == 0;
+            *generation += u64::from(is_new);
+            if is_new && beside && number == TRAINING && ranks > 0 {
+                assignments.extend(goes_on);
+            }
             if ranks > 0 {
                 let ranks: Vec<u32> = (0..ranks).collect();
                 assignments.push(assignment(number, *generation, &ranks, kind));
@@ -292,6 +348,18 @@ impl World {
         self.feed(Input::Ordered(answer));
     }
 
+    fn enter(&mut self, which: prop::sample::Index) {
+        let Some(id) = self.pick(which, TRAINING) else { return };
+        let process = self.processes.get_mut(&id).unwrap();
+        let Some((generation, rank)) = process.called.take() else {
+            return;
+        };
+        (process.generation, process.rank) = (generation, rank);
+        let committed = process.committed;
+        let state = RankState::Running { committed };
+        self.say(id, FromRank::State { generation, state });
+    }
+
     fn commit(&mut self, which: prop::sample::Index) {
         let Some(id) = self.pick(which, TRAINING) else { return };
         let process = self.processes.get_mut(&id).unwrap();
@@ -306,8 +374,7 @@ impl World {
     fn take_checkpoint(&mut self, which: prop::sample::Index) {
         let Some(id) = self.pick(which, TRAINING) else { return };
         let process = self.processes[&id].clone();
-        self.said_parts
-            .insert((process.generation, process.committed, process.rank));
+        self.said_parts.insert((process.committed, process.rank));
         let part = part(process.committed, process.rank);
         self.say(id, FromRank::Part { part, peak_bytes: PEAK });
     }
@@ -353,7 +420,7 @@ impl World {
             Request::MetricsThrough { .. } => {}
             Request::Part { body, .. } => {
                 let part = &body.part;
-                self.parts.insert((body.generation, part.step, part.part));
+                self.parts.insert((part.step, part.part));
                 if part.part == 0 {
                     assert!(self.stored >= part.step, "a checkpoint never outruns the metrics");
                     self.checkpoint = self.checkpoint.max(part.step);
@@ -376,8 +443,18 @@ impl World {
         Ok(Reply::Through(MetricsThrough { next_step }))
     }
 
-    /// The coordinator is well and answers everything; killed processes end.
+    /// The coordinator is well and answers everything, no generation goes on beside another; killed processes end.
     fn settle(&mut self) {
+        let last = self.history[self.history.len() - 1].clone();
+        let mut latest: BTreeMap<StageId, Assignment> = BTreeMap::new();
+        for listed in last.assignments {
+            let other = latest.get(&listed.stage).map_or(0, |other| other.generation);
+            if listed.generation > other {
+                latest.insert(listed.stage, listed);
+            }
+        }
+        let revision = last.revision + 1;
+        self.history.push(orders(revision, latest.into_values().collect()));
         for _ in 0..400 {
             self.answer_beat(Ok(self.history[self.history.len() - 1].clone()));
             let killed: Vec<ProcessId> = self
@@ -422,8 +499,9 @@ proptest! {
         let listed: usize = last.assignments.iter().map(|assignment| assignment.ranks.len()).sum();
         let reports = world.state.unwrap().ranks.reports();
         prop_assert_eq!(reports.len(), listed, "every listed rank is reported");
-        let starting = reports.iter().filter(|report| report.state == RankState::Starting).count();
-        let running = starting.min(DEVICES as usize);
+        let is_over = |report: &&medley_protocol::agent::RankReport| matches!(report.state, RankState::Failed { .. });
+        let living = reports.len() - reports.iter().filter(is_over).count();
+        let running = living.min(DEVICES as usize);
         prop_assert_eq!(world.processes.len(), running, "and runs, unless it ended or waits for a device");
     }
 }

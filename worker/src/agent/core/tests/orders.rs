@@ -26,10 +26,10 @@ fn a_lower_or_equal_revision_changes_nothing() {
 }
 
 #[test]
-fn a_new_generation_starts_only_after_the_old_one_has_ended() {
+fn a_new_generation_of_a_stage_of_tasks_starts_only_after_the_old_one_has_ended() {
     let mut agent = Agent::registered(2);
-    let first = starts(&agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)])));
-    let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[0, 1], StageKind::Pretrain)]));
+    let first = starts(&agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Capfilt)])));
+    let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[0, 1], StageKind::Capfilt)]));
     assert_eq!(kills(&outputs), [first[0].0, first[1].0]);
     assert!(starts(&outputs).is_empty());
     assert!(
@@ -46,6 +46,128 @@ fn a_new_generation_starts_only_after_the_old_one_has_ended() {
         [2, 2]
     );
     assert_eq!(states(&agent), [RankState::Starting, RankState::Starting]);
+}
+
+#[test]
+fn survivors_of_a_training_stage_take_the_seats_of_its_next_generation_in_order() {
+    let mut agent = Agent::registered(3);
+    agent.obey(orders(1, vec![assignment(7, 1, &[3, 4, 5], StageKind::Pretrain)]));
+    agent.exit(ProcessId(1), "was killed by signal 9");
+    let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[0, 1, 2], StageKind::Pretrain)]));
+    let calls = [(ProcessId(0), 2, 0, true), (ProcessId(2), 2, 1, true)];
+    assert_eq!(calls_of(&outputs), calls);
+    assert_eq!(kills(&outputs), []);
+    let started: Vec<(u64, u32)> = starts(&outputs).iter().map(|(_, of, rank, _)| (*of, *rank)).collect();
+    assert_eq!(started, [(2, 2)]);
+    let seats: Vec<(u64, u32)> = agent
+        .reports()
+        .iter()
+        .map(|report| (report.generation, report.rank))
+        .collect();
+    assert_eq!(seats, [(2, 0), (2, 1), (2, 2)]);
+    assert!(states(&agent).iter().all(|state| *state == RankState::Starting));
+}
+
+#[test]
+fn a_smaller_generation_keeps_the_lowest_of_its_ranks() {
+    let mut agent = Agent::registered(3);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1, 2], StageKind::Pretrain)]));
+    let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[4], StageKind::Pretrain)]));
+    assert_eq!(calls_of(&outputs), [(ProcessId(0), 2, 4, true)]);
+    assert_eq!(kills(&outputs), [ProcessId(1), ProcessId(2)]);
+}
+
+#[test]
+fn a_generation_gets_ready_beside_the_one_that_works() {
+    let mut agent = Agent::registered(2);
+    let mut present = assignment(7, 1, &[0], StageKind::Pretrain);
+    present.members = members(1);
+    agent.obey(orders(1, vec![present.clone()]));
+    agent.say(ProcessId(0), running(3));
+    let mut next = assignment(7, 2, &[0, 1], StageKind::Pretrain);
+    let outputs = agent.obey(orders(2, vec![present, next.clone()]));
+    assert_eq!(calls_of(&outputs), [(ProcessId(0), 2, 0, false)]);
+    assert_eq!(starts(&outputs), [(ProcessId(1), 2, 1, 1)]);
+    agent.say(ProcessId(0), listening(2));
+    agent.say(ProcessId(1), listening(2));
+    agent.say(ProcessId(0), FromRank::Committed { metrics: row(3) });
+    assert_eq!(states(&agent)[0], RankState::Running { committed: 4 });
+    assert!(matches!(
+        &states(&agent)[1..],
+        [RankState::Listening { .. }, RankState::Listening { .. }]
+    ));
+    next.members = members(2);
+    let outputs = agent.obey(orders(3, vec![next]));
+    assert_eq!((kills(&outputs).len(), told(&outputs).len()), (0, 2));
+    agent.say(ProcessId(0), reached(2, RankState::Running { committed: 5 }));
+    agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) });
+    assert_eq!(states(&agent)[0], RankState::Running { committed: 6 });
+}
+
+#[test]
+fn a_generation_that_never_came_about_is_replaced_by_a_later_one() {
+    let mut agent = Agent::registered(2);
+    let present = assignment(7, 1, &[0], StageKind::Pretrain);
+    agent.obey(orders(1, vec![present.clone()]));
+    let next = |generation| assignment(7, generation, &[0, 1], StageKind::Pretrain);
+    agent.obey(orders(2, vec![present, next(2)]));
+    let outputs = agent.obey(orders(3, vec![next(3)]));
+    let calls = [(ProcessId(0), 3, 0, true), (ProcessId(1), 3, 1, true)];
+    assert_eq!(calls_of(&outputs), calls);
+}
+
+#[test]
+fn a_process_that_stands_still_is_killed_and_one_that_pulses_is_not() {
+    let mut agent = Agent::registered(2);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
+    let mut killed = Vec::new();
+    for _ in 0..30 {
+        killed.extend(kills(&agent.pass(100 * MS)));
+        agent.say(ProcessId(1), FromRank::Pulse { doing: None });
+    }
+    assert_eq!(killed, [ProcessId(0)]);
+    let [RankState::Failed { reason, retry: true }, RankState::Starting] = &states(&agent)[..] else {
+        panic!("{:?}", states(&agent))
+    };
+    assert!(reason.contains("stands still"), "{reason}");
+}
+
+#[test]
+fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
+    let mut agent = Agent::registered(2);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
+    let doing = Some(medley_protocol::agent::Doing {
+        step: 9,
+        phase: medley_protocol::agent::StepPhase::Computing,
+        for_ms: 4000,
+        usual_step_ms: Some(1000),
+    });
+    let pulse = |agent: &mut Agent| {
+        for rank in 0..2 {
+            agent.say(ProcessId(rank), FromRank::Pulse { doing });
+        }
+    };
+    pulse(&mut agent);
+    assert_eq!(agent.reports()[1].doing, doing);
+    agent.obey(orders(2, vec![assignment(7, 2, &[0, 1], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), listening(2));
+    let mut killed = Vec::new();
+    for _ in 0..29 {
+        killed.extend(kills(&agent.pass(100 * MS)));
+        pulse(&mut agent);
+    }
+    assert_eq!(killed, [], "three of its steps are not over");
+    killed.extend(kills(&agent.pass(200 * MS)));
+    assert_eq!(killed, [ProcessId(1)]);
+}
+
+#[test]
+fn an_agent_that_stood_still_itself_blames_nobody() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
+    assert_eq!(kills(&agent.pass(60_000 * MS)), []);
 }
 
 #[test]
@@ -82,7 +204,10 @@ fn ranks_are_told_their_peers_and_then_a_wanted_checkpoint_each_once() {
     );
     listed.members = members(2);
     let outputs = agent.obey(orders(2, vec![listed.clone()]));
-    let connect = ToRank::Connect { members: members(2) };
+    let connect = ToRank::Connect {
+        generation: 1,
+        members: members(2),
+    };
     let checkpoint = ToRank::CheckpointAfter { wanted };
     let (a, b) = (ProcessId(0), ProcessId(1));
     let both = [
@@ -120,7 +245,7 @@ fn last_words_outlive_the_process() {
     for last in [failed, RankState::Finished { committed: 9 }] {
         let mut agent = Agent::registered(1);
         agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-        agent.say(ProcessId(0), FromRank::State { state: last.clone() });
+        agent.say(ProcessId(0), reached(1, last.clone()));
         agent.exit(ProcessId(0), "ended with exit code 1");
         assert_eq!(states(&agent), [last]);
     }
@@ -152,13 +277,7 @@ fn a_rank_that_listens_is_reported_before_the_next_beat_is_due() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
     agent.pass(100 * MS);
-    let address = "h:1".into();
-    let outputs = agent.say(
-        ProcessId(0),
-        FromRank::State {
-            state: RankState::Listening { address },
-        },
-    );
+    let outputs = agent.say(ProcessId(0), listening(1));
     assert!(
         outputs.iter().any(|output| matches!(output, Output::Beat { .. })),
         "{outputs:?}"

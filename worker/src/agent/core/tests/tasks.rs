@@ -108,14 +108,11 @@ fn a_result_that_comes_too_late_is_no_trouble() {
 }
 
 #[test]
-fn the_task_of_a_rank_that_dies_is_given_back() {
+fn the_task_of_a_rank_that_dies_is_left_to_the_coordinator() {
     let mut agent = at_work();
-    let (_, request) = only_request(&agent.exit(ProcessId(0), "was killed by signal 11"));
-    let Request::Fail { task, body } = request else {
-        panic!()
-    };
-    assert_eq!((task, body.token, body.retry), (lease(1).task, lease(1).token, true));
-    assert!(body.reason.contains("signal 11"), "{}", body.reason);
+    assert!(sent(&agent.exit(ProcessId(0), "was killed by signal 11")).is_empty());
+    assert!(matches!(&states(&agent)[..], [RankState::Failed { .. }]));
+    agent.stays_silent();
 }
 
 #[test]

@@ -20,6 +20,12 @@ fn timing() -> Timing {
     }
 }
 
+/// What a rank holds: the first one nothing.
+fn memory(rank: u32) -> Option<Memory> {
+    let prepared = rank == 2;
+    (rank > 0).then_some(Memory { committed: 5, prepared })
+}
+
 struct Site {
     listeners: Vec<TcpListener>,
     addresses: Vec<String>,
@@ -42,8 +48,7 @@ impl Site {
             stage: self.stage,
             generation: 3,
             secret: "s3cret".into(),
-            committed: 5,
-            prepared: false,
+            memory: memory(rank),
             rank,
             world: self.listeners.len() as u32,
             fingerprint: "f".into(),
@@ -51,13 +56,24 @@ impl Site {
     }
 
     fn join(&self, hello: &Hello, timing: Timing) -> io::Result<Mesh> {
-        Mesh::connect(
-            &self.listeners[hello.rank as usize],
+        self.join_unless(hello, timing, &Fence::default())
+    }
+
+    fn join_unless(&self, hello: &Hello, timing: Timing, fence: &Fence) -> io::Result<Mesh> {
+        let listener = &self.listeners[hello.rank as usize];
+        Mesh::connect(listener, hello, &self.addresses, (timing, LIMITS), fence)
+    }
+
+    /// Connects to rank 0 as `hello` says.
+    fn connect(&self, hello: &Hello) -> io::Result<TcpStream> {
+        let call = Call {
             hello,
-            &self.addresses,
-            timing,
-            LIMITS,
-        )
+            timing: timing(),
+            deadline: Instant::now(),
+            fence: &Fence::default(),
+            in_vain: AtomicBool::new(false),
+        };
+        call.connect_one(0, &self.addresses[0]).map(|(_, stream)| stream)
     }
 
     /// Connects everyone and runs `f` as each rank.
@@ -93,6 +109,51 @@ fn everyone_reaches_everyone() {
         heard
     });
     assert_eq!(heard, [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]);
+}
+
+#[test]
+fn everyone_learns_what_everyone_holds_in_memory() {
+    let heard = Site::new(3).run(|_, mesh| {
+        let memories = mesh.memories().to_vec();
+        mesh.leave(Duration::from_secs(20));
+        memories
+    });
+    for memories in heard {
+        assert_eq!(memories, [memory(0), memory(1), memory(2)]);
+    }
+}
+
+#[test]
+fn a_connection_that_was_given_up_before_it_was_accepted_is_not_taken_for_one_that_lives() {
+    let site = Site::new(2);
+    let mut dead = TcpStream::connect(&site.addresses[0]).unwrap();
+    let hello = serde_json::to_vec(&site.hello(1)).unwrap();
+    frame::write(&mut dead, Tag::plain(Kind::Hello), &hello).unwrap();
+    drop(dead);
+    site.run(|rank, mesh| {
+        mesh.send(1 - rank, tag(0), Arc::new(vec![rank as u8]));
+        assert_eq!(mesh.receive(1 - rank, tag(0)).unwrap(), [1 - rank as u8]);
+        mesh.leave(Duration::from_secs(20));
+    });
+}
+
+#[test]
+fn members_of_a_generation_that_is_called_off_stop_waiting_for_each_other() {
+    let site = Site::new(3);
+    let fence = Fence::default();
+    let errors = thread::scope(|scope| {
+        let waiting: Vec<_> = [0, 2]
+            .into_iter()
+            .map(|rank| {
+                let (site, fence) = (&site, &fence);
+                scope.spawn(move || site.join_unless(&site.hello(rank), timing(), fence))
+            })
+            .collect();
+        fence.raise(4);
+        let ended = waiting.into_iter().map(|waiting| waiting.join().unwrap().unwrap_err());
+        ended.map(|error| error.to_string()).collect::<Vec<_>>()
+    });
+    assert!(errors[0].contains("another generation has begun"), "{errors:?}");
 }
 
 #[test]
@@ -134,7 +195,7 @@ fn a_silent_peer_is_lost_although_its_connection_stands() {
     thread::scope(|scope| {
         scope.spawn(|| {
             // Says hello and then nothing, like a machine that was cut off.
-            let stream = connect_one(&site.hello(1), 0, &site.addresses[0], timing(), Instant::now()).unwrap();
+            let stream = site.connect(&site.hello(1)).unwrap();
             while !done.load(Ordering::Relaxed) {
                 thread::yield_now();
             }
@@ -166,17 +227,13 @@ fn strangers_are_turned_away_and_members_are_not_kept_out_by_them() {
                 ..site.hello(1)
             },
             Hello {
-                committed: 4,
-                ..site.hello(1)
-            },
-            Hello {
                 rank: 0,
                 ..site.hello(1)
             },
         ];
         let mut refusals = Vec::new();
         for hello in strangers {
-            let error = connect_one(&hello, 0, &site.addresses[0], timing(), Instant::now()).unwrap_err();
+            let error = site.connect(&hello).unwrap_err();
             refusals.push(error.to_string());
         }
         let mut mute = TcpStream::connect(&site.addresses[0]).unwrap();
@@ -190,10 +247,9 @@ fn strangers_are_turned_away_and_members_are_not_kept_out_by_them() {
         member.join().unwrap().unwrap();
         refusals
     });
-    for (refusal, word) in
-        refusals
-            .iter()
-            .zip(["secret", "generation 2", "other build", "committed", "does not connect"])
+    for (refusal, word) in refusals
+        .iter()
+        .zip(["secret", "generation 2", "other build", "does not connect"])
     {
         assert!(refusal.contains(word), "{refusal}");
     }

@@ -1,0 +1,339 @@
+//! `medley chaos`: a training whose processes are killed and stopped, compared with one that is left alone.
+//!
+//! It is what a user could do by hand: start a cluster, submit a job, and send signals to its processes ([`processes`]) as a seed
+//! says ([`faults`]). What the ranks logged tells how long each fault held the training up ([`timeline`]); at the end both
+//! trainings must hold the same bytes.
+
+mod faults;
+mod processes;
+mod summary;
+mod timeline;
+
+use crate::Ending;
+use crate::cluster::{Cluster, Programs, Restarts, Settings, address, make_state_dir};
+use crate::connect::explain;
+use crate::console::{Screen, duration, print, print_json};
+use crate::jobs::events;
+use crate::signals::Signals;
+use crate::submit::{fresh_key, submit};
+use crate::up::{await_nodes, stop};
+use anyhow::{Context, Result, anyhow, bail};
+use chrono::Utc;
+use faults::{Fault, Kind, Plan};
+use medley_data::synth::{self, SynthSpec};
+use medley_protocol::client::Client;
+use medley_protocol::ids::JobId;
+use medley_protocol::rest::{CheckpointView, JobDetail};
+use medley_protocol::stage::JobState;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use summary::{Blow, Summary};
+use timeline::Timeline;
+
+/// Steps of the training that measures the speed.
+const TRIAL_STEPS: u64 = 60;
+/// Part of the time asked for that an undisturbed training would take.
+const SHARE: f64 = 0.7;
+/// Longest wait for a job, beyond the time asked for.
+const PATIENCE: Duration = Duration::from_mins(10);
+const LOOK: Duration = Duration::from_millis(200);
+/// What ranks log besides the usual: each committed step.
+const LOG: &str = "info,medley_worker::stage::train=debug";
+
+const MORE: &str = "\
+Three trainings run on a cluster of this machine: a short one that measures the speed, one during which processes are killed
+and stopped, and the same once more without any fault. The command succeeds if both end with the same bytes, and prints for each
+kind of fault how long it took until a member noticed and until the next step was committed.
+
+The same seed draws the same faults. Nothing else should run on the machine while figures are taken.";
+
+/// Arguments of `medley chaos`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = MORE)]
+pub(crate) struct Args {
+    /// Length of the disturbed training, about.
+    #[arg(long, default_value_t = 5.0, value_parser = minutes)]
+    minutes: f64,
+    /// Draws the faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Mean time between two faults in seconds.
+    #[arg(long, default_value_t = 15.0, value_parser = seconds)]
+    every: f64,
+    /// Kinds of faults.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
+    faults: Vec<Kind>,
+    /// Number of nodes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    nodes: u32,
+    /// Devices of each node: ranks it runs at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=16))]
+    devices: u32,
+    /// Lanes of a step, at least as many as there are ranks [default: one for each device].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    lanes: Option<u32>,
+    /// Preset of the model.
+    #[arg(long, default_value = "nano")]
+    preset: String,
+    /// Where everything is kept; removed before it begins.
+    #[arg(long, default_value = ".medley-chaos")]
+    state_dir: PathBuf,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    within(text, 0.1, 24.0 * 60.0)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    within(text, 0.5, 3600.0)
+}
+
+fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (low..=high).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("must lie between {low} and {high}"))
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the cluster does not start, a job fails, or the trainings end with different bytes.
+pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
+    let mut signals = Signals::listen()?;
+    let screen = Screen::stderr();
+    clear(&args.state_dir)?;
+    let settings = Settings {
+        programs: Programs::beside_this_one()?,
+        state_dir: make_state_dir(&args.state_dir)?,
+        nodes: args.nodes,
+        devices: args.devices,
+        threads: 1,
+        listen: address(None),
+        restarts: Restarts::Always,
+        log: Some(LOG.into()),
+    };
+    screen.line(&format!(
+        "starting a coordinator and {} nodes with {} ranks each on this machine",
+        args.nodes, args.devices
+    ));
+    let mut cluster = tokio::select! {
+        started = Cluster::start(&settings, &screen) => started?,
+        () = signals.next() => return Ok(Ending::Interrupted),
+    };
+    let chaos = Chaos {
+        client: cluster.client()?,
+        settings: &settings,
+        args: &args,
+        screen: &screen,
+    };
+    let outcome = tokio::select! {
+        outcome = chaos.run() => outcome.map(Some),
+        failure = cluster.failure() => Err(anyhow!(failure)),
+        () = signals.next() => Ok(None),
+    };
+    stop(cluster, &screen, &mut signals).await;
+    let Some(summary) = outcome? else {
+        return Ok(Ending::Interrupted);
+    };
+    if json {
+        print_json(&summary)?;
+    } else {
+        print(&summary.text())?;
+    }
+    if !summary.equal {
+        bail!(
+            "the disturbed training ended with other bytes; all is kept in {}",
+            settings.state_dir.display()
+        );
+    }
+    Ok(Ending::Success)
+}
+
+/// Removes what an earlier run has left; nothing else.
+fn clear(state_dir: &Path) -> Result<()> {
+    let is_ours = state_dir.join("tokens").is_dir() && state_dir.join("chaos").is_dir();
+    let is_empty = std::fs::read_dir(state_dir).map_or(true, |mut entries| entries.next().is_none());
+    if is_ours {
+        let context = || format!("cannot remove {}", state_dir.display());
+        std::fs::remove_dir_all(state_dir).with_context(context)?;
+    } else if !is_empty {
+        bail!(
+            "--state-dir: {} was not made by this command; name another one",
+            state_dir.display()
+        );
+    }
+    std::fs::create_dir_all(state_dir.join("chaos"))?;
+    Ok(())
+}
+
+struct Chaos<'a> {
+    client: Client,
+    settings: &'a Settings,
+    args: &'a Args,
+    screen: &'a Screen,
+}
+
+impl Chaos<'_> {
+    async fn run(&self) -> Result<Summary> {
+        let data = self.settings.state_dir.join("chaos/data");
+        synth::generate(&corpus(self.lanes()), &data, &mut |_, _| {})
+            .with_context(|| format!("cannot generate the corpus in {}", data.display()))?;
+        await_nodes(&self.client, self.settings, self.screen).await;
+
+        let trial = self.train("trial", TRIAL_STEPS, &data).await?;
+        self.finish(trial).await?;
+        let speed = self
+            .timeline()?
+            .speed(None)
+            .context("the trial's ranks logged no step")?;
+        let steps = (self.args.minutes * 60.0 * SHARE * speed)
+            .ceil()
+            .max(TRIAL_STEPS as f64) as u64;
+        self.screen.line(&format!(
+            "{speed:.1} steps/s; {steps} steps follow, disturbed and then undisturbed"
+        ));
+
+        let began = Utc::now();
+        let disturbed = self.train("disturbed", steps, &data).await?;
+        let blows = self.disturb(disturbed).await?;
+        let disturbed_digest = self.finish(disturbed).await?;
+        let timeline = self.timeline()?;
+        let ended = Utc::now();
+
+        let undisturbed = self.train("undisturbed", steps, &data).await?;
+        let undisturbed_digest = self.finish(undisturbed).await?;
+        let quiet = self.timeline()?.since(ended);
+        let events = events(&self.client, disturbed, 0).await?;
+        Ok(Summary::new(
+            &blows,
+            &timeline.since(began),
+            &quiet,
+            &events,
+            disturbed_digest == undisturbed_digest,
+        ))
+    }
+
+    fn lanes(&self) -> u32 {
+        self.args.lanes.unwrap_or(self.args.nodes * self.args.devices)
+    }
+
+    async fn train(&self, name: &str, steps: u64, data: &Path) -> Result<JobId> {
+        let document = json!({
+            "name": name, "kind": "pretrain", "preset": self.args.preset,
+            "data": { "root": data, "web": "", "test": "" },
+            "lanes": { "count": self.lanes(), "batch": 2 },
+            "pretrain": { "length": { "by": "steps", "count": steps }, "warmup_steps": 10 },
+            "checkpoint": { "every_steps": 500 },
+        });
+        let job = submit(&self.client, &document, &fresh_key()).await?.job;
+        self.screen.line(&format!("job {} ({name}): {steps} steps", job.id));
+        Ok(job.id)
+    }
+
+    /// Strikes until the job is over.
+    async fn disturb(&self, job: JobId) -> Result<Vec<Blow>> {
+        let mut plan = Plan::new(self.args.seed, self.args.every, &self.args.faults);
+        let mut blows = Vec::new();
+        let deadline = Instant::now() + self.patience();
+        let mut next = Instant::now() + plan.pause();
+        let mut stopped: Vec<(Instant, Vec<u32>)> = Vec::new();
+        loop {
+            let is_late = Instant::now() > deadline;
+            if is_late || self.is_over(job).await? {
+                processes::go_on(&stopped.into_iter().flat_map(|(_, pids)| pids).collect::<Vec<_>>());
+                return Ok(blows);
+            }
+            for (_, pids) in stopped.extract_if(.., |(until, _)| *until <= Instant::now()) {
+                processes::go_on(&pids);
+            }
+            if Instant::now() >= next {
+                let fault = plan.fault();
+                if let Some(pids) = processes::strike(fault, self.settings) {
+                    let at = Utc::now();
+                    self.screen.line(&format!("{}  {fault}", at.format("%H:%M:%S%.3f")));
+                    blows.push(Blow { fault, at });
+                    if let Fault { lasts: Some(lasts), .. } = fault {
+                        stopped.push((Instant::now() + lasts, pids));
+                    }
+                }
+                next = Instant::now() + plan.pause();
+            }
+            tokio::time::sleep(LOOK.min(next.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.args.minutes * 60.0 * 3.0) + PATIENCE
+    }
+
+    /// Whether the job has reached a final state; the coordinator may be down just now.
+    async fn is_over(&self, job: JobId) -> Result<bool> {
+        match self.client.get::<JobDetail>(&format!("/jobs/{job}")).await {
+            Ok(detail) => Ok(detail.job.state.is_final()),
+            Err(error) if error.is_transient() => Ok(false),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    /// Waits for the end of a job; the digest of its last state.
+    async fn finish(&self, job: JobId) -> Result<blake3::Hash> {
+        let deadline = Instant::now() + self.patience();
+        while !self.is_over(job).await? {
+            if Instant::now() > deadline {
+                bail!("job {job} is not over in time: see {}", self.settings.logs().display());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let detail: JobDetail = self.client.get(&format!("/jobs/{job}")).await.map_err(explain)?;
+        if detail.job.state != JobState::Succeeded {
+            bail!("job {job} failed: {}", detail.job.reason);
+        }
+        let path = format!("/jobs/{job}/checkpoints");
+        let all: Vec<CheckpointView> = self.client.get(&path).await.map_err(explain)?;
+        let last = all.into_iter().max_by_key(|checkpoint| checkpoint.step);
+        let last = last.with_context(|| format!("job {job} has no checkpoint"))?;
+        let mut hasher = blake3::Hasher::new();
+        for part in &last.parts {
+            let path = self.settings.state_dir.join("store").join(&part.object.key);
+            let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            hasher.update(&bytes);
+        }
+        let digest = hasher.finalize();
+        self.screen
+            .line(&format!("step {} has state {}", last.step, &digest.to_hex()[..16]));
+        Ok(digest)
+    }
+
+    fn timeline(&self) -> Result<Timeline> {
+        Timeline::read(&self.settings.logs())
+    }
+}
+
+/// Enough pairs for a step; what they show does not matter here.
+fn corpus(lanes: u32) -> SynthSpec {
+    SynthSpec {
+        seed: 7,
+        human: (4 * lanes).max(64),
+        web: 0,
+        test: 0,
+        shard: 64,
+        other: 0.0,
+        half_true: 0.0,
+        boilerplate: 0.0,
+    }
+}
+
+/// A duration in milliseconds, for people.
+fn span(seconds: f64) -> String {
+    if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else if seconds < 60.0 {
+        format!("{seconds:.2} s")
+    } else {
+        duration(seconds)
+    }
+}

@@ -1,0 +1,150 @@
+//! What came of a disturbed training.
+
+use super::faults::{Fault, Kind};
+use super::span;
+use super::timeline::Timeline;
+use crate::console::{Align, Table, percent};
+use chrono::{DateTime, Utc};
+use medley_protocol::rest::EventView;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A fault that was carried out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blow {
+    pub(super) fault: Fault,
+    pub(super) at: DateTime<Utc>,
+}
+
+/// A distribution, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Spread {
+    count: usize,
+    median: f64,
+    p95: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values[((values.len() as f64 * share).ceil() as usize).clamp(1, values.len()) - 1];
+        (!values.is_empty()).then(|| Self {
+            count: values.len(),
+            median: at(0.5),
+            p95: at(0.95),
+            most: at(1.0),
+        })
+    }
+
+    fn cells(of: Option<Self>) -> [String; 3] {
+        of.map_or_else(
+            || [(); 3].map(|()| "-".to_owned()),
+            |spread| [spread.median, spread.p95, spread.most].map(span),
+        )
+    }
+}
+
+/// What came of one kind of fault.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Effect {
+    kind: Kind,
+    count: usize,
+    /// Until a rank noticed that its generation was over; counted where one did.
+    noticed: Option<Spread>,
+    /// Until the next step was committed.
+    pause: Option<Spread>,
+}
+
+/// What came of a disturbed training.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Summary {
+    /// Whether both trainings ended with the same bytes.
+    pub(super) equal: bool,
+    /// Median time between two steps of the undisturbed training, in seconds.
+    median_step: f64,
+    /// Steps per second of the disturbed training, as a share of those of the undisturbed one.
+    goodput: f64,
+    generations: usize,
+    effects: Vec<Effect>,
+}
+
+impl Summary {
+    pub(super) fn new(
+        blows: &[Blow],
+        disturbed: &Timeline,
+        undisturbed: &Timeline,
+        events: &[EventView],
+        equal: bool,
+    ) -> Self {
+        let end = |i: usize| blows.get(i + 1).map_or_else(Utc::now, |next| next.at);
+        let mut kinds: BTreeMap<Kind, Vec<(usize, DateTime<Utc>)>> = BTreeMap::new();
+        for (i, Blow { fault, at }) in blows.iter().enumerate() {
+            kinds.entry(fault.kind).or_default().push((i, *at));
+        }
+        let effect = |(kind, of_kind): (Kind, Vec<(usize, DateTime<Utc>)>)| {
+            let spread = |measure: &dyn Fn(DateTime<Utc>, DateTime<Utc>) -> Option<f64>| {
+                Spread::of(of_kind.iter().filter_map(|(i, at)| measure(*at, end(*i))).collect())
+            };
+            Effect {
+                kind,
+                count: of_kind.len(),
+                noticed: spread(&|at, until| disturbed.noticed(at, until)),
+                pause: spread(&|at, until| disturbed.pause(at, until)),
+            }
+        };
+        let speed = |timeline: &Timeline| timeline.speed(None).unwrap_or(f64::NAN);
+        Self {
+            equal,
+            median_step: undisturbed.median_step().unwrap_or(f64::NAN),
+            goodput: speed(disturbed) / speed(undisturbed),
+            generations: events.iter().filter(|event| event.kind == "generation-over").count(),
+            effects: kinds.into_iter().map(effect).collect(),
+        }
+    }
+
+    /// The summary for people.
+    pub(super) fn text(&self) -> String {
+        use Align::{Left, Right};
+        let mut table = Table::new(&[
+            ("fault", Left),
+            ("times", Right),
+            ("noticed: median", Right),
+            ("p95", Right),
+            ("most", Right),
+            ("next step: median", Right),
+            ("p95", Right),
+            ("most", Right),
+        ]);
+        for effect in &self.effects {
+            let cells = [effect.kind.to_string(), effect.count.to_string()].into_iter();
+            let cells = cells.chain(Spread::cells(effect.noticed));
+            table.row(cells.chain(Spread::cells(effect.pause)));
+        }
+        let verdict = if self.equal {
+            "the disturbed training ended with the same bytes as the undisturbed one"
+        } else {
+            "THE DISTURBED TRAINING ENDED WITH OTHER BYTES"
+        };
+        format!(
+            "{}\nmedian step {}, {} generations broke, goodput {} of the undisturbed training\n{verdict}",
+            table.plain(),
+            span(self.median_step),
+            self.generations,
+            percent(self.goodput)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_takes_its_values_from_those_that_were_measured() {
+        let spread = Spread::of((1..=100).rev().map(f64::from).collect()).unwrap();
+        assert_eq!((spread.median, spread.p95, spread.most), (50.0, 95.0, 100.0));
+        assert_eq!(Spread::of(vec![2.0]).unwrap().p95, 2.0);
+        assert_eq!(Spread::of(Vec::new()), None);
+    }
+}

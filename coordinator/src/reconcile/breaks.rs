@@ -1,0 +1,138 @@
+//! Generations that broke: how they end, and when the stage is placed anew.
+//!
+//! The end of a generation and the placing of the next are one decision. Nothing is listed in between that would let a node
+//! kill ranks which hold the state of the stage in memory. A stage that cannot be placed at once keeps its broken
+//! generation for a while, if its ranks hold more than its last checkpoint has.
+
+use super::decide::Pass;
+use super::evidence::{End, Survivor};
+use super::placing;
+use crate::domain::decision::Effect;
+use crate::domain::stage::{Generation, MAX_SETBACKS, State};
+use crate::domain::{Event, InvalidTransition, Job, Stage};
+use crate::plan::Placement;
+use medley_protocol::ids::StageId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Broken generations of training stages whose ranks wait for the next.
+pub type Breaks = BTreeMap<StageId, Break>;
+
+/// A generation that is over and was not yet replaced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Break {
+    generation: u64,
+    /// Since when that is known.
+    since: Duration,
+    /// How it ended.
+    pub(super) end: End,
+    /// Ranks that hold the state of the stage.
+    pub(super) survivors: Vec<Survivor>,
+    /// Whether it was made known what it waits for.
+    told: bool,
+}
+
+impl Break {
+    /// Steps committed by the furthest survivor.
+    pub(super) fn step(&self) -> u64 {
+        self.survivors.iter().map(|rank| rank.committed).max().unwrap_or(0)
+    }
+
+    /// How many of the survivors a placement keeps.
+    pub(super) fn kept_by(&self, placement: &Placement) -> u32 {
+        let on = |node| self.survivors.iter().filter(|rank| rank.node == node).count() as u32;
+        placement.iter().map(|(node, ranks)| on(*node).min(*ranks)).sum()
+    }
+}
+
+impl Pass<'_> {
+    /// A generation is over: its stage is set back, unless ranks of it are worth to be kept until it is placed anew.
+    pub(super) fn end(
+        &mut self,
+        job: &Job,
+        stage: &Stage,
+        generation: &Generation,
+        end: End,
+    ) -> Result<Option<Stage>, InvalidTransition> {
+        let (now, settings) = (self.evidence.now, self.evidence.settings);
+        let before = self.breaks_before.remove(&stage.id);
+        let before = before.filter(|known| known.generation == generation.number);
+        let is_new = before.is_none();
+        let broken = Break {
+            generation: generation.number,
+            since: before.as_ref().map_or(now, |known| known.since),
+            told: before.is_some_and(|known| known.told),
+            survivors: self.evidence.survivors(stage, generation),
+            end,
+        };
+        let next = stage.clone().set_back(&broken.end.reason)?;
+        // What fails again and again may do better with new processes.
+        let is_tired = next.setbacks.in_a_row > MAX_SETBACKS / 2;
+        let may_be_worth_it = broken.step() > stage.checkpoint_step() || self.evidence.awaits_a_word(generation);
+        let is_kept = stage.kind.is_training() && may_be_worth_it && !is_tired;
+        if !is_kept || now.saturating_sub(broken.since) > settings.hold {
+            return self.set_back(job, stage, &broken.end).map(Some);
+        }
+        if is_new {
+            let pause = placing::pause(next.setbacks.in_a_row, &broken.end, settings);
+            self.held.insert(stage.id, now + pause);
+        }
+        self.breaks.insert(stage.id, broken);
+        Ok(None)
+    }
+
+    /// Ends the present generation of a stage: it waits, or has failed too often.
+    pub(super) fn set_back(&mut self, job: &Job, stage: &Stage, end: &End) -> Result<Stage, InvalidTransition> {
+        let reason = &end.reason;
+        let number = stage.present().map_or(0, |generation| generation.number);
+        let message = format!("{}: generation {number} is over: {reason}", stage.name);
+        let over = Event::of_stage(job.id, stage, "generation-over", message);
+        self.decision.events.push(over);
+        if !stage.kind.is_training() {
+            let (stage, failed) = (stage.id, end.failed.clone());
+            self.decision.effects.push(Effect::ReleaseTasks { stage, failed });
+        }
+        let next = stage.clone().set_back(reason)?;
+        if let State::Failed { reason } = &next.state {
+            let message = format!("{} failed: {reason}", next.name);
+            let failed = Event::of_stage(job.id, &next, "stage-failed", message);
+            self.decision.events.push(failed);
+        }
+        let pause = placing::pause(next.setbacks.in_a_row, end, self.evidence.settings);
+        self.held.insert(stage.id, self.evidence.now + pause);
+        self.decision.changed.insert(job.id);
+        Ok(next)
+    }
+
+    /// A broken generation cannot be replaced now: it is kept, and that is made known once. It makes room for a stage of
+    /// higher priority that waits.
+    pub(super) fn hold(
+        &mut self,
+        job: &mut Job,
+        i: usize,
+        reason: &str,
+        outbid: bool,
+    ) -> Result<(), InvalidTransition> {
+        let stage = &job.stages[i];
+        let Some(broken) = self.breaks.get_mut(&stage.id) else {
+            return Ok(());
+        };
+        if outbid {
+            let end = broken.end.clone();
+            self.breaks.remove(&stage.id);
+            job.stages[i] = self.set_back(job, &job.stages[i].clone(), &end)?;
+        } else if !std::mem::replace(&mut broken.told, true) {
+            let message = format!(
+                "{}: generation {} broke ({}); its ranks hold step {} in memory, for at most {} s, and the stage {reason}",
+                stage.name,
+                broken.generation,
+                broken.end.reason,
+                broken.step(),
+                self.evidence.settings.hold.as_secs()
+            );
+            let event = Event::of_stage(job.id, stage, "stage-waits", message);
+            self.decision.events.push(event);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! How stages end, well or not.
+
+use super::*;
+use crate::domain::decision::Effect;
+
+#[test]
+fn a_stage_that_never_gets_anywhere_fails_in_the_end() {
+    let mut world = World::running();
+    for _ in 0..400 {
+        if world.stage().present().is_some() {
+            world.fail_rank(0, "out of memory", true);
+        }
+        world.round();
+    }
+    assert_eq!(world.jobs[0].state.label(), JobState::Failed);
+    assert_eq!(world.stage().generation, 8);
+    assert!(world.story("stage-failed")[0].contains("8 generations in a row"));
+}
+
+#[test]
+fn a_stage_whose_last_checkpoint_is_whole_is_done_even_if_its_ranks_are_lost() {
+    let mut world = World::running();
+    world.commit_checkpoint(20);
+    world.alive.clear();
+    world.rounds(12);
+    assert_eq!(world.stage().state.label(), StageState::Done);
+    assert_eq!(world.jobs[0].state.label(), JobState::Succeeded);
+}
+
+#[test]
+fn finished_ranks_wait_a_moment_for_their_last_metrics() {
+    let mut world = World::running();
+    world.commit_checkpoint(20);
+    let seats = world.stage().present().unwrap().seats.clone();
+    for seat in seats {
+        let id = (world.stage().id, 1, seat.rank);
+        world.odd.insert(id, RankState::Finished { committed: 20 });
+    }
+    world.rounds(2);
+    assert_eq!(world.stage().state.label(), StageState::Running);
+    world.jobs[0].stages[1].facts.metrics_through = 20;
+    world.round();
+    assert_eq!(world.stage().state.label(), StageState::Done);
+}
+
+#[test]
+fn a_decision_repeated_decides_nothing_more() {
+    let mut world = World::running();
+    let (before, events) = (world.jobs.clone(), world.events.len());
+    world.decide();
+    assert_eq!((world.jobs, world.events.len()), (before, events));
+}
+
+#[test]
+fn steps_whose_metrics_are_stored_are_progress_and_keep_a_stage_going() {
+    let mut world = World::running();
+    for through in 1..=3 * u64::from(MAX_SETBACKS) {
+        world.jobs[0].stages[1].facts.metrics_through = through.min(19);
+        let generation = world.stage().generation;
+        world.fail_rank(0, "it was killed", true);
+        world.round();
+        if through < 19 {
+            assert_eq!(
+                world.stage().generation,
+                generation + 1,
+                "at once, after {through} steps"
+            );
+        }
+        world.rounds(2);
+    }
+    assert!(world.story("stage-failed").is_empty());
+}
+
+#[test]
+fn attempts_at_tasks_count_for_the_ranks_that_failed() {
+    let mut world = World::new(&[2, 2]);
+    world.training_job();
+    let index = &mut world.jobs[0].stages[0];
+    index.state = State::Waiting { reason: String::new() };
+    index.facts.tasks.unfinished = 4;
+    world.jobs[0].stages[1].state = State::Blocked;
+    world.rounds(2);
+    let index = world.jobs[0].stages[0].clone();
+    let failed = RankState::Failed {
+        reason: "it broke".into(),
+        retry: true,
+    };
+    world.odd.insert((index.id, 1, 2), failed);
+    world.round();
+    let released = Effect::ReleaseTasks {
+        stage: index.id,
+        failed: vec![2],
+    };
+    assert!(world.effects.contains(&released), "{:?}", world.effects);
+    world.alive.remove(&node(1));
+    world.rounds(12);
+    let blameless = Effect::ReleaseTasks {
+        stage: index.id,
+        failed: Vec::new(),
+    };
+    assert_eq!(world.effects.last(), Some(&blameless));
+}

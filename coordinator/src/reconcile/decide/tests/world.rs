@@ -1,0 +1,253 @@
+//! A played world.
+
+use super::super::*;
+use crate::domain::CountingMint;
+use crate::domain::decision::Effect;
+use crate::domain::graph::{Shards, new_job};
+use crate::domain::job::Dataset;
+use crate::domain::node::KnownNode;
+use crate::reconcile::orders;
+use chrono::DateTime;
+use medley_protocol::agent::{Beat, RankReport};
+use medley_protocol::checkpoint::{Manifest, ObjectRef};
+use medley_protocol::ids::{CheckpointId, IncarnationId};
+use medley_protocol::spec::Spec;
+use medley_protocol::tasks::Counts;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Time between two beats.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// A played world. Ranks start as they are told and do what `play` says.
+pub(super) struct World {
+    pub(super) memory: Memory,
+    pub(super) sight: Sight,
+    pub(super) jobs: Vec<Job>,
+    pub(super) settings: Settings,
+    pub(super) mint: CountingMint,
+    pub(super) now: Duration,
+    /// Nodes that beat.
+    pub(super) alive: BTreeSet<NodeId>,
+    /// What ranks do, where it is not what they were told to.
+    pub(super) odd: BTreeMap<(StageId, u64, u32), RankState>,
+    pub(super) revision: u64,
+    pub(super) events: Vec<Event>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl World {
+    pub(super) fn new(devices: &[u32]) -> Self {
+        let mut world = Self {
+            memory: Memory::default(),
+            sight: Sight::default(),
+            jobs: Vec::new(),
+            settings: Settings::default(),
+            mint: CountingMint(1000),
+            now: Duration::from_secs(1000),
+            alive: BTreeSet::new(),
+            odd: BTreeMap::new(),
+            revision: 0,
+            events: Vec::new(),
+            effects: Vec::new(),
+        };
+        for (i, devices) in (1..).zip(devices) {
+            world.join(i, *devices, i);
+        }
+        world
+    }
+
+    pub(super) fn join(&mut self, node: u128, devices: u32, life: u128) {
+        let id = NodeId::from_uuid(Uuid::from_u128(node));
+        let known = KnownNode {
+            id,
+            name: format!("n{node}"),
+            incarnation: IncarnationId::from_uuid(Uuid::from_u128(life)),
+            devices,
+            fingerprint: "a".into(),
+        };
+        self.sight.meet(known, self.now);
+        self.alive.insert(id);
+    }
+
+    /// A job whose index is done, so that its pre-training comes next.
+    pub(super) fn training_job(&mut self) {
+        self.training_job_of(json!({}));
+    }
+
+    /// One with this in its section `cluster`.
+    pub(super) fn training_job_of(&mut self, cluster: Value) {
+        let document = json!({
+            "name": "j", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}, "cluster": cluster,
+        });
+        let spec = Spec::from_document(&document).unwrap();
+        let shards = Shards {
+            human: vec!["h.tar".into()],
+            ..Shards::default()
+        };
+        let (mut job, _) = new_job(spec, &shards, DateTime::UNIX_EPOCH, &mut self.mint);
+        job.stages[0].state = State::Done;
+        let object = ObjectRef {
+            key: "o".into(),
+            blake3: String::new(),
+            size_bytes: 1,
+        };
+        job.datasets.push(Dataset {
+            version: 0,
+            object: object.clone(),
+            vocab: object,
+            counts: Counts::from([("pairs".into(), 160)]),
+        });
+        self.jobs.push(job);
+    }
+
+    pub(super) fn stage(&self) -> &Stage {
+        &self.jobs[0].stages[1]
+    }
+
+    pub(super) fn commit_checkpoint(&mut self, step: u64) {
+        let id = CheckpointId::from_uuid(self.mint.uuid());
+        let stage = &mut self.jobs[0].stages[1];
+        stage.facts.checkpoint = Some(Manifest {
+            id,
+            stage: stage.id,
+            step,
+            state_bytes: 1,
+            parts: Vec::new(),
+        });
+    }
+
+    /// What a rank reports that does as it is told.
+    fn obedient(&self, id: (StageId, u64, u32)) -> RankState {
+        let stage = self.jobs.iter().find_map(|job| job.stage(id.0));
+        match stage.map(|stage| &stage.state) {
+            Some(State::Running { generation, .. }) if generation.number == id.1 => RankState::Running { committed: 1 },
+            _ => RankState::Listening {
+                address: format!("a:{}", id.2),
+                committed: None,
+            },
+        }
+    }
+
+    pub(super) fn beat(&mut self) {
+        for node in self.alive.clone() {
+            let told = self.memory.told.orders.get(&node).cloned();
+            let mut ranks = Vec::new();
+            for assignment in told.iter().flat_map(|orders| &orders.assignments) {
+                for rank in &assignment.ranks {
+                    let id = (assignment.stage, assignment.generation, *rank);
+                    let state = self.odd.get(&id).cloned().unwrap_or_else(|| self.obedient(id));
+                    let (stage, generation, rank) = id;
+                    ranks.push(RankReport {
+                        stage,
+                        generation,
+                        rank,
+                        state,
+                        doing: None,
+                    });
+                }
+            }
+            let beat = Beat {
+                node,
+                incarnation: self.sight.nodes[&node].node.incarnation,
+                revision: told.map_or(0, |orders| orders.revision),
+                ranks,
+            };
+            self.sight.beat(beat, self.now).unwrap();
+        }
+    }
+
+    pub(super) fn decide(&mut self) {
+        let jobs = std::mem::take(&mut self.jobs);
+        let (active, done): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| !job.state.label().is_final());
+        let memory = std::mem::take(&mut self.memory);
+        let (mut memory, decision) =
+            decide(memory, &self.sight, active, self.now, &self.settings, &mut self.mint).unwrap();
+        let desired = orders::desired(&decision.jobs, &self.sight, "memory:///");
+        let mut revisions = BTreeMap::new();
+        for node in memory.told.changed(&desired) {
+            self.revision += 1;
+            revisions.insert(node, self.revision);
+        }
+        memory.told.tell(desired, &revisions);
+        self.memory = memory;
+        self.events.extend(decision.events);
+        self.effects.extend(decision.effects);
+        self.jobs = decision.jobs;
+        self.jobs.extend(done);
+    }
+
+    pub(super) fn round(&mut self) {
+        self.now += BEAT;
+        self.beat();
+        self.decide();
+    }
+
+    pub(super) fn rounds(&mut self, count: u32) {
+        for _ in 0..count {
+            self.round();
+        }
+    }
+
+    pub(super) fn running() -> Self {
+        Self::running_of(json!({}))
+    }
+
+    /// Four ranks on two nodes that train, of a job with this in its section `cluster`.
+    pub(super) fn running_of(cluster: Value) -> Self {
+        let mut world = Self::new(&[2, 2]);
+        world.training_job_of(cluster);
+        world.rounds(4);
+        assert_eq!(world.stage().state.label(), StageState::Running);
+        world
+    }
+
+    /// Coordinator, agents and ranks are gone, and a coordinator is back that knows what the job table knows.
+    pub(super) fn stop_everything(&mut self) {
+        let before = std::mem::take(&mut self.sight);
+        for seen in before.nodes.into_values() {
+            self.sight.meet(seen.node, self.now);
+        }
+        self.memory = Memory::default();
+        self.alive.clear();
+    }
+
+    pub(super) fn num_ranks(&self) -> usize {
+        self.stage().present().map_or(0, |generation| generation.seats.len())
+    }
+
+    /// A rank lost a peer.
+    pub(super) fn break_rank(&mut self, rank: u32, committed: u64) {
+        let id = (self.stage().id, self.stage().generation, rank);
+        let reason = "lost a peer: connection reset".into();
+        self.odd.insert(id, RankState::Broken { committed, reason });
+    }
+
+    /// The nodes of the present generation in rank order.
+    pub(super) fn seats(&self) -> Vec<NodeId> {
+        let seats = self.stage().present().map(|generation| &generation.seats);
+        seats.into_iter().flatten().map(|seat| seat.node).collect()
+    }
+
+    pub(super) fn fail_rank(&mut self, rank: u32, reason: &str, retry: bool) {
+        let id = (self.stage().id, self.stage().generation, rank);
+        let reason = reason.into();
+        self.odd.insert(id, RankState::Failed { reason, retry });
+    }
+
+    /// What was said of this kind.
+    pub(super) fn story(&self, kind: &str) -> Vec<&str> {
+        let of_kind = self.events.iter().filter(|event| event.kind == kind);
+        of_kind.map(|event| event.message.as_str()).collect()
+    }
+
+    /// The kinds of what was said since there were so many events.
+    pub(super) fn kinds_since(&self, events: usize) -> Vec<&str> {
+        self.events[events..].iter().map(|event| event.kind).collect()
+    }
+}
+
+/// The node of this number.
+pub(super) fn node(id: u128) -> NodeId {
+    NodeId::from_uuid(Uuid::from_u128(id))
+}

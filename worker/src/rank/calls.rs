@@ -1,0 +1,161 @@
+//! The generations that a rank is called to: what its agent has told it, without IO.
+//!
+//! A rank may outlive its generation. While it works in one it can be called to the next, and to a later one instead; only
+//! the latest call counts.
+
+use medley_protocol::agent::{Assignment, Member, ToRank};
+
+/// A place in a generation.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The assignment.
+    pub assignment: Box<Assignment>,
+    /// The rank's number.
+    pub rank: u32,
+    /// All members in rank order; empty until everyone listens.
+    pub members: Vec<Member>,
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing new.
+    Nothing,
+    /// There is a new call: this rank should say that it listens.
+    Called,
+    /// The members of the latest call are known.
+    Ready,
+    /// A checkpoint is wanted once so many steps are committed.
+    CheckpointWanted(u64),
+}
+
+/// The latest call.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    latest: Call,
+}
+
+impl Calls {
+    /// A rank's first call.
+    pub fn new(assignment: Box<Assignment>, rank: u32) -> Self {
+        let members = Vec::new();
+        Self {
+            latest: Call {
+                assignment,
+                rank,
+                members,
+            },
+        }
+    }
+
+    /// The latest call's generation.
+    pub fn generation(&self) -> u64 {
+        self.latest.assignment.generation
+    }
+
+    /// The latest call, if it is later than `joined` and its members are known.
+    pub fn ready_after(&self, joined: u64) -> Option<&Call> {
+        let is_ready = self.generation() > joined && !self.latest.members.is_empty();
+        is_ready.then_some(&self.latest)
+    }
+
+    /// Takes an order in.
+    ///
+    /// # Errors
+    /// What does not fit, for people.
+    pub fn hear(&mut self, order: ToRank) -> Result<Heard, String> {
+        match order {
+            ToRank::Regroup { assignment, rank, .. } => {
+                if assignment.generation <= self.generation() {
+                    return Ok(Heard::Nothing);
+                }
+                *self = Self::new(assignment, rank);
+                Ok(Heard::Called)
+            }
+            ToRank::Connect { generation, members } if generation == self.generation() => {
+                let world = self.latest.assignment.world;
+                if !members.iter().map(|member| member.rank).eq(0..world) {
+                    return Err(format!(
+                        "expected the {world} members of the generation in order, not {members:?}"
+                    ));
+                }
+                self.latest.members = members;
+                Ok(Heard::Ready)
+            }
+            // Of a generation that another call has replaced.
+            ToRank::Connect { generation, .. } if generation < self.generation() => Ok(Heard::Nothing),
+            ToRank::CheckpointAfter { wanted } => Ok(Heard::CheckpointWanted(wanted.step)),
+            other => Err(format!("a rank that trains does not expect {other:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medley_protocol::agent::StageInputs;
+    use medley_protocol::ids::{JobId, NodeId, StageId};
+    use medley_protocol::spec::Spec;
+    use medley_protocol::stage::StageKind;
+
+    fn assignment(generation: u64) -> Box<Assignment> {
+        let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
+        Box::new(Assignment {
+            job: JobId::generate(),
+            stage: StageId::generate(),
+            stage_name: "pretrain-0".into(),
+            kind: StageKind::Pretrain,
+            generation,
+            ranks: vec![0],
+            world: 1,
+            members: Vec::new(),
+            secret: "s".into(),
+            spec: Spec::from_document(&document).unwrap(),
+            store: "file:///s".into(),
+            inputs: StageInputs::default(),
+            checkpoint_after: None,
+        })
+    }
+
+    fn regroup(generation: u64) -> ToRank {
+        ToRank::Regroup {
+            assignment: assignment(generation),
+            rank: 0,
+            at_once: true,
+        }
+    }
+
+    fn connect(generation: u64, ranks: u32) -> ToRank {
+        let member = |rank| Member {
+            rank,
+            node: NodeId::generate(),
+            address: "a:1".into(),
+        };
+        ToRank::Connect {
+            generation,
+            members: (0..ranks).map(member).collect(),
+        }
+    }
+
+    #[test]
+    fn only_the_latest_call_counts() {
+        let mut calls = Calls::new(assignment(2), 0);
+        assert!(calls.ready_after(0).is_none());
+        assert_eq!(calls.hear(connect(2, 1)), Ok(Heard::Ready));
+        assert_eq!(calls.ready_after(1).map(|call| call.rank), Some(0));
+        assert_eq!(calls.hear(regroup(4)), Ok(Heard::Called));
+        assert!(calls.ready_after(2).is_none(), "its members are not known");
+        assert_eq!(calls.hear(regroup(3)), Ok(Heard::Nothing));
+        assert_eq!(calls.hear(connect(2, 1)), Ok(Heard::Nothing));
+        assert_eq!(calls.hear(connect(4, 1)), Ok(Heard::Ready));
+        assert!(calls.ready_after(2).is_some() && calls.ready_after(4).is_none());
+    }
+
+    #[test]
+    fn members_that_do_not_make_a_generation_are_refused() {
+        let mut calls = Calls::new(assignment(2), 0);
+        assert!(calls.hear(connect(2, 2)).unwrap_err().contains("the 1 members"));
+        assert!(calls.hear(connect(3, 1)).is_err());
+        assert!(calls.hear(ToRank::Lease { lease: None }).is_err());
+    }
+}

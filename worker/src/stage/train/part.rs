@@ -1,0 +1,117 @@
+//! A rank's part in one generation: connect, agree on what to go on from, feed those who join, and train.
+
+use super::handover;
+use super::line::Line;
+use super::member::Speaker;
+use super::trainer::{Place, Trainer};
+use super::{Left, Stop};
+use crate::collective::deal::deal;
+use crate::collective::reduce::Plan;
+use crate::collective::tcp::mesh::Limits;
+use crate::collective::tcp::{Hello, Mesh, Timing};
+use crate::rank::calls::Call;
+use crate::rank::fingerprint;
+use crate::rank::membership::{Beginning, Path, begin};
+use medley_protocol::agent::{Assignment, Member};
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// Time for the others' goodbyes.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Takes part in the generation of `call`.
+///
+/// # Errors
+/// [`Stop`] when it ends before its time.
+pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, line: &mut Line) -> Result<Left, Stop> {
+    let Call {
+        assignment,
+        rank,
+        members,
+    } = call;
+    let deal = deal(assignment.spec.lanes.count, &ranks_of_nodes(&members))?;
+    let plan = Plan::new(&deal, rank, trainer.gradient_len());
+    let hello = Hello {
+        stage: assignment.stage,
+        generation: assignment.generation,
+        secret: assignment.secret.clone(),
+        memory: trainer.memory(),
+        rank,
+        world: deal.ranks(),
+        fingerprint: fingerprint(),
+    };
+    let step = plan.limits(trainer.gradient_len(), trainer.largest_share(&deal));
+    let limits = Limits {
+        frame_bytes: step.frame_bytes.max(handover::LIMITS.frame_bytes),
+        waiting_bytes: step.waiting_bytes + handover::LIMITS.waiting_bytes,
+    };
+    let addresses: Vec<String> = members.into_iter().map(|member| member.address).collect();
+    let terms = (Timing::default(), limits);
+    let mesh = Mesh::connect(listener, &hello, &addresses, terms, line.fence())
+        .map_err(|error| Stop::Broken(error.to_string()))?;
+    let mut place = Place::new(deal, plan, &mesh);
+    match work(trainer, &assignment, &hello, &mut place, line) {
+        Ok(left) => {
+            mesh.leave(GOODBYE_PATIENCE);
+            Ok(left)
+        }
+        Err(stop) => {
+            // What was said last, such as why, still goes out.
+            mesh.close();
+            Err(stop)
+        }
+    }
+}
+
+/// Everything between the first and the last word to the other members.
+fn work(
+    trainer: &mut Trainer,
+    assignment: &Assignment,
+    hello: &Hello,
+    place: &mut Place,
+    line: &mut Line,
+) -> Result<Left, Stop> {
+    let stored = assignment.inputs.resume.as_ref().map(|manifest| manifest.step);
+    let mut late = None;
+    match begin(place.mesh.memories(), stored) {
+        Beginning::Stored => trainer.load(assignment)?,
+        Beginning::Memory { committed, paths } => {
+            let joiners = paths.iter().filter(|path| **path == Path::Join).count();
+            tracing::info!(committed, joiners, "goes on from memory");
+            late = trainer.reach(paths[hello.rank as usize]);
+            if joiners > 0 {
+                trainer.hand_over(&paths, place)?;
+            }
+        }
+    }
+    trainer.enter(hello.generation, stored, late, place)?;
+    let committed = trainer.committed().unwrap_or(0);
+    trainer.run(Speaker::new(hello, committed), place, line)
+}
+
+/// Ranks of each node, in order; members of one node follow each other.
+fn ranks_of_nodes(members: &[Member]) -> Vec<u32> {
+    let nodes = members.chunk_by(|a, b| a.node == b.node);
+    nodes.map(|ranks| ranks.len() as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medley_protocol::ids::NodeId;
+
+    #[test]
+    fn members_are_counted_node_by_node() {
+        let nodes: Vec<NodeId> = (0..3).map(|_| NodeId::generate()).collect();
+        let members: Vec<Member> = [0, 0, 1, 2, 2, 2]
+            .iter()
+            .zip(0..)
+            .map(|(node, rank)| Member {
+                rank,
+                node: nodes[*node],
+                address: String::new(),
+            })
+            .collect();
+        assert_eq!(ranks_of_nodes(&members), [2, 1, 3]);
+    }
+}

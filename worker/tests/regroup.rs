@@ -1,0 +1,103 @@
+//! Ranks that outlive their generation: the test is their agent and their coordinator.
+//!
+//! Whatever happens to the members, a training ends with the bytes of an undisturbed one, no rank commits a step twice, and who
+//! holds a state keeps it.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "regroup/cluster.rs"]
+mod cluster;
+
+use cluster::Cluster;
+use std::process::Command;
+
+const STEPS: u64 = 120;
+
+fn undisturbed(dir: &std::path::Path) -> String {
+    let mut cluster = Cluster::new(&dir.join("undisturbed"), STEPS);
+    cluster.regroup(&[], 1, true);
+    cluster.finish()
+}
+
+#[test]
+fn survivors_of_killed_ranks_go_on_from_memory_and_end_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path());
+    let mut cluster = Cluster::new(&dir.path().join("killed"), STEPS);
+    let ranks = cluster.regroup(&[], 4, true);
+    cluster.run_until(10);
+    // The lowest rank leads; then one that does not.
+    for (killed, left) in [(ranks[0], &ranks[1..]), (ranks[2], &[ranks[1], ranks[3]])] {
+        let before = cluster.committed();
+        cluster.kill(killed);
+        cluster.await_broken(left);
+        cluster.regroup(left, 0, true);
+        cluster.run_until(before + 10);
+    }
+    // A new one takes a seat: it is fed by the others.
+    let now = cluster.committed();
+    cluster.kill(ranks[3]);
+    cluster.await_broken(&ranks[1..2]);
+    let grown = cluster.regroup(&[ranks[1]], 4, true);
+    cluster.run_until(now + 10);
+    // The one that fed it is lost; those who were fed go on.
+    cluster.kill(grown[0]);
+    cluster.await_broken(&grown[1..]);
+    cluster.regroup(&grown[1..], 0, true);
+    assert_eq!(cluster.finish(), expected);
+    assert_eq!(cluster.loaded_from_store(), 0, "nobody went back to a checkpoint");
+}
+
+#[test]
+fn a_stage_grows_and_shrinks_between_two_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path());
+    let mut cluster = Cluster::new(&dir.path().join("grown"), STEPS);
+    let first = cluster.regroup(&[], 1, true);
+    cluster.run_until(10);
+    let more = cluster.regroup(&first, 2, false);
+    cluster.run_until(cluster.committed() + 10);
+    let most = cluster.regroup(&more, 5, false);
+    cluster.run_until(cluster.committed() + 10);
+    assert_eq!(cluster.broken(), 0, "a planned change breaks nothing");
+    // The first ones leave; the others know the whole state.
+    cluster.regroup(&most[3..], 0, false);
+    assert_eq!(cluster.finish(), expected);
+    assert_eq!(cluster.loaded_from_store(), 0);
+}
+
+#[test]
+fn a_rank_that_hangs_is_left_behind_and_comes_back_with_an_old_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path());
+    let mut cluster = Cluster::new(&dir.path().join("hung"), STEPS);
+    let ranks = cluster.regroup(&[], 3, true);
+    cluster.run_until(10);
+    let signal = |name: &str, pid: u32| {
+        let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    let hung = cluster.pid(ranks[1]);
+    signal("-STOP", hung);
+    // Nobody notices by itself for long: the next generation calls the others off.
+    cluster.regroup(&[ranks[0], ranks[2]], 0, true);
+    cluster.run_until(cluster.committed() + 20);
+    signal("-CONT", hung);
+    cluster.regroup(&ranks, 0, true);
+    cluster.run_until(cluster.committed() + 10);
+    assert_eq!(cluster.finish(), expected);
+    assert_eq!(cluster.loaded_from_store(), 0);
+}
+
+#[test]
+fn a_last_checkpoint_that_never_became_whole_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path());
+    let mut cluster = Cluster::new(&dir.path().join("last"), STEPS);
+    let ranks = cluster.regroup(&[], 3, true);
+    cluster.await_finished(&ranks);
+    cluster.forget_parts();
+    cluster.kill(ranks[1]);
+    cluster.regroup(&[ranks[0], ranks[2]], 0, true);
+    assert_eq!(cluster.finish(), expected);
+}
