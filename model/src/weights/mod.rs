@@ -19,6 +19,7 @@ mod pickle;
 mod pth;
 mod report;
 mod safetensors;
+mod shards;
 mod source;
 
 pub use dtype::Dtype;
