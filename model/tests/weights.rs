@@ -499,7 +499,7 @@ const fn searching(
 
 const CAPTIONED: usize = 8;
 /// Added to the logit of `[SEP]`, so that captions have many lengths.
-const ENDING: f32 = 2.0;
+const ENDING: f32 = 3.5;
 
 /// Pixels of the images that are captioned: so different that their captions are.
 fn captioned() -> Vec<f32> {
