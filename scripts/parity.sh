@@ -21,17 +21,31 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 export PYTHON
 
-echo "== the PyTorch model against transformers"
+# stage NAME: begins a stage, and says how long the one before took.
+began=
+stage() {
+  if [ -n "$began" ]; then echo "   $((SECONDS - began)) s"; fi
+  began=$SECONDS
+  echo "== $1"
+}
+
+stage "the PyTorch model against transformers"
 "$PYTHON" "$golden/check_towers.py"
 
-echo "== goldens"
+stage "goldens"
 rm -rf "$work/goldens"
 "$PYTHON" "$golden/make_goldens.py" "$work/goldens" --full
 "$PYTHON" "$golden/compare.py" "$work/goldens" "$golden"
 
-echo "== Medley against the goldens"
-cargo nextest run --locked --release -p medley-model --test golden --run-ignored all
+stage "captions of transformers"
+mkdir "$work/goldens/captions"
+"$PYTHON" model/tests/golden_generate/make.py "$work/goldens/captions/embeds" "$work/goldens/captions"
+cmp "$work/goldens/captions/later.json" model/tests/golden_generate/later.json
+
+stage "Medley against the goldens"
+cargo nextest run --locked --release -p medley-model --test golden --test generate_golden --run-ignored all
 cargo nextest run --locked --release -p medley-worker --test replay
 
-echo "== weights through PyTorch and transformers, and back"
+stage "weights through PyTorch and transformers, and back"
 scripts/roundtrip.sh
+stage "Medley agrees with PyTorch"

@@ -26,9 +26,11 @@ pub struct Vocabulary {
 }
 
 /// What a stage trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Objective {
     /// ITC + ITM + LM.
+    #[default]
     Pretrain,
     /// LM alone.
     Captioner,

@@ -4,9 +4,11 @@
 
 use medley_model::blip::Blip;
 use medley_model::flat::Pool;
+use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::GREEDY;
 use medley_model::generate::{CaptionRequest, Search};
 use medley_model::params::Vocabulary;
+use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
 use medley_model::tape::{Tape, Weights};
 use medley_model::text::{Grounding, Packed};
@@ -333,12 +335,71 @@ fn what_cannot_be_read_is_refused_by_name() {
     );
     assert!(refused("hf-caption/config.json").contains("no file of weights"));
     assert!(refused("nowhere.pth").contains("nowhere.pth"));
+    let compressed = refused("vit-compressed.npz");
+    assert!(
+        compressed.contains("it is compressed") && compressed.contains("numpy.savez("),
+        "{compressed}"
+    );
     assert!(refused("expected.safetensors").contains("no model that is known"));
     let shape = start(&["vit.pth"], &wider()).unwrap_err().to_string();
     assert!(
         shape.contains("tensor cls_token: has the shape [1, 1, 8]") && shape.contains("[1, 1, 16]"),
         "{shape}"
     );
+}
+
+#[test]
+fn weights_in_several_files_are_those_in_one() {
+    let blip = blip(SIDE);
+    let (whole, report) = start(&["hf-caption"], &blip).unwrap();
+    for (name, index) in [
+        ("hf-shards", "model.safetensors"),
+        ("hf-shards-bin", "pytorch_model.bin"),
+    ] {
+        let index = format!("{name}/{index}.index.json");
+        for given in [name, &index] {
+            let (state, shards) = start(&[given], &blip).unwrap();
+            assert_eq!(state.params[..], whole.params[..], "{given}");
+            assert_eq!(shards.files[0].path, file(&index));
+            assert_eq!(shards.initialised, report.initialised);
+        }
+    }
+}
+
+/// A copy of weights in several files, and what is said of them.
+fn damaged(damage: impl FnOnce(&Path)) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(file("hf-shards")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+    }
+    damage(directory.path());
+    match Source::open(directory.path()) {
+        Ok(_) => "nothing is wrong".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_missing_file_of_several_and_a_tensor_that_is_elsewhere_are_named() {
+    let second = "model-00002-of-00003.safetensors";
+    let said = damaged(|directory| std::fs::remove_file(directory.join(second)).unwrap());
+    assert!(
+        said.contains(&format!("{second}: this file is missing")) && said.contains("tensors lie in it"),
+        "{said}"
+    );
+    let index = |directory: &Path, from: &str, to: &str| {
+        let path = directory.join("model.safetensors.index.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from));
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    };
+    let said = damaged(|directory| index(directory, "vision_model.post_layernorm.bias", "vision_model.nothing"));
+    assert!(said.contains("tensor vision_model.nothing: it is not there"), "{said}");
+    let said = damaged(|directory| index(directory, second, "../elsewhere.safetensors"));
+    assert!(said.contains("not of its own directory"), "{said}");
+    let said = damaged(|directory| index(directory, "weight_map", "map"));
+    assert!(said.contains("it is no index"), "{said}");
 }
 
 fn wider() -> Blip {
@@ -391,24 +452,84 @@ fn write_exports(blip: &Blip, state: &State, directory: &Path) {
     }
     let pixels = expected("pixels");
     let (logits, cosines) = matching(blip, state, &pixels);
-    let request = CaptionRequest {
-        search: Search::Sample(GREEDY),
-        count: 1,
-        prompt: &[4],
-        min_tokens: 5,
-        max_tokens: 9,
-        seed: 0,
-    };
-    let captions = blip.captions(&state.params, &pixels, &[0, 1], &request, &mut Pool::default());
     let outputs = serde_json::json!({
         "pixels": pixels,
         "text": TEXT,
         "caption_logits": caption_logits(blip, state, &pixels),
         "match_logits": logits,
         "cosines": cosines,
-        "greedy": captions.iter().map(|caption| &caption.tokens).collect::<Vec<_>>(),
+        "captioned": captioned(),
+        "captions": SEARCHES.map(|search| captions(blip, state, search)),
     });
     std::fs::write(directory.join("outputs.json"), outputs.to_string()).unwrap();
+}
+
+/// How captions are searched, as `golden/roundtrip.py` reads it.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+struct Searching {
+    beams: usize,
+    count: usize,
+    prompt: &'static [u32],
+    min_tokens: usize,
+    max_tokens: usize,
+}
+
+const SEARCHES: [Searching; 6] = [
+    searching((1, 1), &[], (1, 14)),
+    searching((1, 1), &[4], (5, 14)),
+    searching((3, 1), &[], (1, 14)),
+    searching((3, 1), &[4], (5, 14)),
+    searching((3, 3), &[4, 5], (4, 9)),
+    searching((5, 2), &[], (6, 12)),
+];
+
+const fn searching(
+    (beams, count): (usize, usize),
+    prompt: &'static [u32],
+    (min_tokens, max_tokens): (usize, usize),
+) -> Searching {
+    Searching {
+        beams,
+        count,
+        prompt,
+        min_tokens,
+        max_tokens,
+    }
+}
+
+const CAPTIONED: usize = 8;
+/// Added to the logit of `[SEP]`, so that captions have many lengths.
+const ENDING: f32 = 3.5;
+
+/// Pixels of the images that are captioned: so different that their captions are.
+fn captioned() -> Vec<f32> {
+    let stream = Stream::new(7, Purpose::Init);
+    let pixels = (0..CAPTIONED as u32 * 3 * SIDE * SIDE).map(|i| 8.0 * stream.uniform([i, 0, 0, 0]) - 4.0);
+    pixels.collect()
+}
+
+fn captions(blip: &Blip, state: &State, searching: Searching) -> serde_json::Value {
+    let beam = Beam {
+        beams: searching.beams,
+        length_penalty: 1.0,
+        repetition_penalty: 1.0,
+        length: Length::Generated,
+    };
+    let request = CaptionRequest {
+        search: match searching.beams {
+            1 => Search::Sample(GREEDY),
+            _ => Search::Beam(beam),
+        },
+        count: searching.count,
+        prompt: searching.prompt,
+        min_tokens: searching.min_tokens,
+        max_tokens: searching.max_tokens,
+        seed: 0,
+    };
+    let (samples, pool) = (&[0; CAPTIONED], &mut Pool::default());
+    let captions = blip.captions(&state.params, &captioned(), samples, &request, pool);
+    let tokens: Vec<Vec<u32>> = captions.into_iter().map(|caption| caption.tokens).collect();
+    serde_json::json!({"search": searching, "tokens": tokens})
 }
 
 const EXPORTS: [(Kind, &str); 4] = [
@@ -421,7 +542,10 @@ const EXPORTS: [(Kind, &str); 4] = [
 #[test]
 fn what_is_written_is_read_back_to_the_last_bit() {
     let blip = blip(SIDE);
-    let state = loaded("released.pth", &blip);
+    let mut state = loaded("released.pth", &blip);
+    // Random weights would hardly ever end a caption.
+    let biases = blip.student_layout.id("text_decoder.cls.predictions.bias");
+    state.params[blip.student_layout.entry(biases).offset + SEP as usize] += ENDING;
     let temporary = tempfile::tempdir().unwrap();
     // `scripts/roundtrip.sh` says where, and then loads it all with transformers.
     let wanted = std::env::var_os("MEDLEY_ROUNDTRIP").map(PathBuf::from);

@@ -42,16 +42,16 @@ fn replay(args: &Args) -> anyhow::Result<()> {
     let json = fs::read_to_string(&args.config).with_context(|| name(&args.config))?;
     let config = Config::read(&name(&args.config), &json)?;
     let blip = config.blip();
-    let mut state = document::read(&name(&args.state), &read(&args.state)?, &blip)?;
+    let mut state = document::read(&name(&args.state), &read(&args.state)?, &blip, config.objective)?;
     fs::create_dir_all(&args.out).with_context(|| name(&args.out))?;
     for (i, path) in args.batches.iter().enumerate() {
-        let batch = Batch::read(&name(path), &read(path)?, &blip)?;
+        let batch = Batch::read(&name(path), &read(path)?, &config)?;
         let outcome = step(&blip, &config, &mut state, &batch).context("a fault of the model's code")?;
         outcome.write(&blip, &args.out.join(format!("step-{i}.safetensors")))?;
-        let [itc, itm, lm] = outcome.output.losses;
-        println!("step {i}: itc {itc}, itm {itm}, lm {lm}");
+        let losses: Vec<String> = outcome.losses().map(|(name, loss)| format!("{name} {loss}")).collect();
+        println!("step {i}: {}", losses.join(", "));
     }
-    document::write(&state, &blip, &args.out.join("state.safetensors"))?;
+    document::write(&state, &blip, config.objective, &args.out.join("state.safetensors"))?;
     Ok(())
 }
 

@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A document that the model's goldens were computed from.
-fn golden(name: &str) -> PathBuf {
+fn golden(folder: &str, name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../model/tests/golden/small")
+        .join("../model/tests/golden")
+        .join(folder)
         .join(name)
 }
 
-fn replay(state: &Path, out: &Path) -> Output {
+fn replay(folder: &str, state: &Path, out: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_medley-worker"))
         .arg("replay")
-        .args(["--config".into(), golden("config.json")])
+        .args(["--config".into(), golden(folder, "config.json")])
         .args([Path::new("--state"), state])
-        .args(["--batch".into(), golden("batch-0.safetensors")])
-        .args(["--batch".into(), golden("batch-1.safetensors")])
+        .args(["--batch".into(), golden(folder, "batch-0.safetensors")])
+        .args(["--batch".into(), golden(folder, "batch-1.safetensors")])
         .args([Path::new("--out"), out])
         .args(["--threads", "2"])
         .output()
@@ -27,34 +28,44 @@ fn replay(state: &Path, out: &Path) -> Output {
 
 #[test]
 fn the_command_writes_what_the_library_computes() {
-    let dir = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (dir.path().join("library"), dir.path().join("command"));
-    std::fs::create_dir(&ours).unwrap();
-    let output = replay(&golden("state.safetensors"), &theirs);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (folder, losses) in [("small", "itc itm lm"), ("captioner", "lm"), ("filter", "itc itm")] {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (dir.path().join("library"), dir.path().join("command"));
+        std::fs::create_dir(&ours).unwrap();
+        let output = replay(folder, &golden(folder, "state.safetensors"), &theirs);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let named: Vec<&str> = line.split(", ").flat_map(|loss| loss.split(' ').rev().nth(1)).collect();
+            assert_eq!(named.join(" "), losses, "{line}");
+        }
+        library(folder, &ours);
+        let read = |path: &Path| std::fs::read(path).unwrap();
+        for name in ["step-0.safetensors", "step-1.safetensors", "state.safetensors"] {
+            assert!(read(&ours.join(name)) == read(&theirs.join(name)), "{folder}/{name}");
+        }
+    }
+}
 
-    let read = |path: &Path| std::fs::read(path).unwrap();
-    let config = Config::read("config", &std::fs::read_to_string(golden("config.json")).unwrap()).unwrap();
+fn library(folder: &str, out: &Path) {
+    let read = |name: &str| std::fs::read(golden(folder, name)).unwrap();
+    let config = Config::read("config", std::str::from_utf8(&read("config.json")).unwrap()).unwrap();
     let blip = config.blip();
-    let mut state = document::read("state", &read(&golden("state.safetensors")), &blip).unwrap();
+    let mut state = document::read("state", &read("state.safetensors"), &blip, config.objective).unwrap();
     for i in 0..2 {
-        let batch = Batch::read("batch", &read(&golden(&format!("batch-{i}.safetensors"))), &blip).unwrap();
+        let batch = Batch::read("batch", &read(&format!("batch-{i}.safetensors")), &config).unwrap();
         let outcome = step(&blip, &config, &mut state, &batch).unwrap();
         outcome
-            .write(&blip, &ours.join(format!("step-{i}.safetensors")))
+            .write(&blip, &out.join(format!("step-{i}.safetensors")))
             .unwrap();
     }
-    document::write(&state, &blip, &ours.join("state.safetensors")).unwrap();
-    for name in ["step-0.safetensors", "step-1.safetensors", "state.safetensors"] {
-        assert!(read(&ours.join(name)) == read(&theirs.join(name)), "{name}");
-    }
+    document::write(&state, &blip, config.objective, &out.join("state.safetensors")).unwrap();
 }
 
 #[test]
 fn a_document_that_does_not_fit_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let wrong = golden("batch-0.safetensors");
-    let output = replay(&wrong, dir.path());
+    let wrong = golden("small", "batch-0.safetensors");
+    let output = replay("small", &wrong, dir.path());
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     for part in [

@@ -53,6 +53,16 @@ pub struct Guest {
     pub image: u32,
 }
 
+impl Guest {
+    /// The place of a candidate: the samples of all lanes, b each, stand in lane order.
+    pub const fn of(candidate: u32, b: u32) -> Self {
+        Self {
+            lane: candidate / b,
+            image: candidate % b,
+        }
+    }
+}
+
 /// Student features of all lanes' samples in lane order: what negatives are drawn from.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
@@ -145,6 +155,13 @@ impl LaneStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn candidates_are_counted_lane_by_lane() {
+        let places = (0..7).map(|candidate| Guest::of(candidate, 3));
+        let expected = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)];
+        assert!(places.eq(expected.map(|(lane, image)| Guest { lane, image })));
+    }
 
     #[test]
     fn guests_keep_the_seats_of_their_own_lanes() {

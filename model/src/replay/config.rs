@@ -2,8 +2,10 @@
 
 use super::source::{Error, Problem, refuse_if_any};
 use crate::blip::Blip;
-use crate::params::Vocabulary;
-use medley_protocol::spec::{ModelSpec, Spec, TemperatureSpec, TextSpec, TrainSpec, VisionSpec};
+use crate::blip::LaneStep;
+use crate::loss::itc::Distillation;
+use crate::params::{Objective, Vocabulary};
+use medley_protocol::spec::{ModelSpec, SameImage, Spec, TemperatureSpec, TextSpec, TrainSpec, VisionSpec};
 use serde::{Deserialize, Serialize};
 
 /// Bound on widths, vocabulary and queue.
@@ -29,6 +31,15 @@ pub struct Config {
     pub embed_dim: u32,
     /// Entries of each feature queue.
     pub queue: u32,
+    /// What is trained.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Tokens of the prompt after the first, which are not predicted.
+    #[serde(default)]
+    pub prompt_tokens: u32,
+    /// Lanes that a batch is divided into: ranks of the reference.
+    #[serde(default = "one")]
+    pub lanes: u32,
     /// When the temperature is clamped and the momentum encoders follow.
     #[serde(default)]
     pub order: Order,
@@ -131,6 +142,10 @@ impl Default for Optimiser {
     }
 }
 
+fn one() -> u32 {
+    1
+}
+
 fn momentum() -> f64 {
     0.995
 }
@@ -186,6 +201,30 @@ impl Config {
             eps: self.optimiser.eps,
             momentum: self.momentum,
             ..paper().pretrain
+        }
+    }
+
+    /// What a lane's step depends on. Texts of one image match it in the filter alone, as in the reference.
+    pub fn lane_step(&self, step: u64, lane: u32, alpha: f64) -> LaneStep {
+        LaneStep {
+            objective: self.objective,
+            seed: 0,
+            step,
+            lane,
+            distillation: Distillation {
+                alpha: alpha as f32,
+                temperature: None,
+            },
+            same_image: self.same_image(),
+            prompt_tokens: self.prompt_tokens as usize,
+        }
+    }
+
+    pub(super) fn same_image(&self) -> SameImage {
+        if self.objective == Objective::Filter {
+            SameImage::Positive
+        } else {
+            SameImage::Negative
         }
     }
 
@@ -250,6 +289,9 @@ impl Config {
             let message = format!("is {id}: must be below vocab.size, {}", vocab.size);
             require(id < vocab.size, field, message);
         }
+        let (prompt, longest) = (self.prompt_tokens, text.positions.saturating_sub(2));
+        let message = format!("is {prompt}: use 0 to text.positions - 2, {longest}");
+        require(prompt <= longest, "prompt_tokens", message);
         let [min, max] = self.temperature;
         let message = "use two numbers above 0, ascending".to_owned();
         require(0.0 < min && min <= max, "temperature", message);
@@ -285,6 +327,7 @@ impl Config {
             ("vocab.size", self.vocab.size, MAX_DIM),
             ("embed_dim", self.embed_dim, MAX_DIM),
             ("queue", self.queue, MAX_DIM),
+            ("lanes", self.lanes, self.queue),
         ];
         let outside = bounded
             .into_iter()

@@ -1,4 +1,5 @@
 use super::*;
+use crate::blip::Guest;
 use crate::loss::itm::Negatives;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -60,7 +61,7 @@ fn batch_document() -> Document {
 }
 
 fn batch() -> Batch {
-    Batch::read("b", &bytes(&batch_document()), &config().blip()).unwrap()
+    Batch::read("b", &bytes(&batch_document()), &config()).unwrap()
 }
 
 /// A state without two equal tensors, as a file holds it.
@@ -75,12 +76,12 @@ fn state_bytes() -> Vec<u8> {
             .for_each(|(j, v)| *v = 0.01 * (1 + i + j % 5) as f32);
     }
     let file = tempfile::NamedTempFile::new().unwrap();
-    document::write(&state, &blip, file.path()).unwrap();
+    document::write(&state, &blip, Objective::Pretrain, file.path()).unwrap();
     std::fs::read(file.path()).unwrap()
 }
 
 fn read_state(document: &Document) -> Result<State, Error> {
-    document::read("s", &bytes(document), &config().blip())
+    document::read("s", &bytes(document), &config().blip(), Objective::Pretrain)
 }
 
 fn named<T: std::fmt::Debug>(result: Result<T, Error>) -> Vec<String> {
@@ -92,9 +93,9 @@ fn named<T: std::fmt::Debug>(result: Result<T, Error>) -> Vec<String> {
 
 #[test]
 fn a_state_that_is_written_and_read_is_the_same() {
-    let first = document::read("s", &state_bytes(), &config().blip()).unwrap();
+    let first = document::read("s", &state_bytes(), &config().blip(), Objective::Pretrain).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
-    document::write(&first, &config().blip(), file.path()).unwrap();
+    document::write(&first, &config().blip(), Objective::Pretrain, file.path()).unwrap();
     assert_eq!(parse(&std::fs::read(file.path()).unwrap()), parse(&state_bytes()));
     assert_eq!((first.step, first.queue_next), (4, 6));
     assert_eq!(first.v[0], 0.02);
@@ -184,7 +185,7 @@ fn odd_batches_are_refused_by_name() {
     for (name, tensor) in edits {
         let mut document = batch_document();
         document.insert(name.into(), tensor);
-        let found = Batch::read("b", &bytes(&document), &config().blip());
+        let found = Batch::read("b", &bytes(&document), &config());
         assert_eq!(named(found), [name], "{name}");
     }
 }
@@ -219,7 +220,7 @@ fn the_two_orders_cut_the_same_chain_of_steps_at_different_places() {
         order: Order::Medley,
         ..config()
     };
-    let mut a = document::read("s", &state_bytes(), &blip).unwrap();
+    let mut a = document::read("s", &state_bytes(), &blip, Objective::Pretrain).unwrap();
     let mut b = a.clone();
     a.params[0] = 0.9;
     b.params[0] = 0.5;
@@ -240,7 +241,7 @@ fn the_two_orders_cut_the_same_chain_of_steps_at_different_places() {
 #[test]
 fn given_negatives_are_used() {
     let (blip, config) = (config().blip(), config());
-    let state = document::read("s", &state_bytes(), &blip).unwrap();
+    let state = document::read("s", &state_bytes(), &blip, Objective::Pretrain).unwrap();
     let found = |image_of_text: [u32; 2]| {
         let mut batch = batch();
         batch.negatives = Negatives {
@@ -254,4 +255,91 @@ fn given_negatives_are_used() {
     assert_eq!(foreign.output.losses[0], own.output.losses[0]);
     assert_eq!(foreign.output.losses[2], own.output.losses[2]);
     assert_ne!(foreign.gradient[..], own.gradient[..]);
+}
+
+/// A small model whose batches are a captioner's or a filter's, of two lanes.
+fn finetuning(objective: &str) -> Config {
+    let more = format!(r#""queue": 7, "objective": "{objective}", "lanes": 2, "prompt_tokens": 1"#);
+    Config::read("c.json", &JSON.replace(r#""queue": 7"#, &more)).unwrap()
+}
+
+#[test]
+fn a_batch_holds_what_its_objective_reads_and_nothing_else() {
+    let found = |objective: &str, document: &Document| Batch::read("b", &bytes(document), &finetuning(objective));
+    let mut document = batch_document();
+    let unread = ["alpha", "image_negatives", "text_negatives"];
+    assert_eq!(named(found("captioner", &document)), unread);
+    document.retain(|name, _| !unread.contains(&name.as_str()));
+    assert!(found("captioner", &document).is_ok());
+    document = batch_document();
+    assert_eq!(named(found("filter", &document)), ["idx"]);
+    document.insert("idx".into(), integers(&[2], &[0, -1]));
+    assert_eq!(named(found("filter", &document)), ["idx"]);
+    document.insert("idx".into(), integers(&[2], &[0, 4]));
+    assert_eq!(found("filter", &document).unwrap().identities, [1, 5]);
+}
+
+#[test]
+fn a_text_that_is_nothing_but_its_prompt_is_refused() {
+    let mut document = batch_document();
+    document.insert("attention_mask".into(), integers(&[2, 4], &[1, 1, 1, 1, 1, 1, 0, 0]));
+    document.retain(|name, _| !["alpha", "image_negatives", "text_negatives"].contains(&name.as_str()));
+    let found = Batch::read("b", &bytes(&document), &finetuning("captioner"));
+    assert_eq!(named(found), ["attention_mask"]);
+}
+
+#[test]
+fn an_odd_number_of_samples_has_no_two_lanes() {
+    let document = batch_document();
+    let three = Config { lanes: 3, ..config() };
+    assert_eq!(named(Batch::read("b", &bytes(&document), &three)), ["image"]);
+}
+
+#[test]
+fn a_lane_sees_negatives_of_other_lanes_as_its_guests() {
+    let mut batch = Batch {
+        pixels: (0..4).map(|i| i as f32).collect(),
+        texts: (0..4).map(|i| vec![1, i, 2]).collect(),
+        negatives: Negatives {
+            image_of_text: vec![1, 2, 0, 0],
+            text_of_image: vec![3, 0, 3, 1],
+        },
+        identities: vec![9, 8, 7, 6],
+        alpha: 0.4,
+        lr: 1e-3,
+    };
+    let lane = batch.lane(1, 2);
+    let seen = lane.batch();
+    assert_eq!((seen.pixels, seen.identities), (&[2.0, 3.0, 0.0][..], &[7, 6][..]));
+    assert_eq!(seen.guests, [Guest { lane: 0, image: 0 }]);
+    assert_eq!(seen.texts, [[1, 2, 2], [1, 3, 2], [1, 1, 2]]);
+    assert_eq!(
+        (&lane.negatives.image_of_text[..], &lane.negatives.text_of_image[..]),
+        (&[2, 2][..], &[1, 2][..])
+    );
+    batch.identities.clear();
+    assert_eq!(batch.lane(1, 2).batch().identities, [3, 4]);
+}
+
+#[test]
+fn a_filters_state_is_written_and_read_with_the_identities_of_its_queue() {
+    let blip = config().blip();
+    let mut state = State::fresh(&blip, 3);
+    state.queued_identities[2] = 5;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    document::write(&state, &blip, Objective::Filter, file.path()).unwrap();
+    let mut document = parse(&std::fs::read(file.path()).unwrap());
+    let read = |document: &Document| document::read("s", &bytes(document), &blip, Objective::Filter);
+    assert_eq!(read(&document).unwrap().queued_identities, state.queued_identities);
+    assert!(!document.keys().any(|name| name.contains("text_decoder.")));
+    document.remove("idx_queue");
+    assert_eq!(named(read(&document)), ["idx_queue"]);
+}
+
+#[test]
+fn a_captioner_passes_over_what_only_pre_training_has() {
+    let blip = config().blip();
+    let state = document::read("s", &state_bytes(), &blip, Objective::Captioner).unwrap();
+    assert!(state.ema.iter().chain(state.image_queue.iter()).all(|&v| v == 0.0));
+    assert_ne!(state.params[..], State::zeros(&blip).params[..]);
 }

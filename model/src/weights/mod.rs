@@ -20,6 +20,7 @@ mod pickle;
 mod pth;
 mod report;
 mod safetensors;
+mod shards;
 mod source;
 
 pub use description::Description;

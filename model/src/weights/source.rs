@@ -5,7 +5,7 @@
 
 use super::dtype::Dtype;
 use super::error::Error;
-use super::{npz, pth, safetensors};
+use super::{npz, pth, safetensors, shards};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, copy, sink};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,8 @@ pub(super) enum Place {
     File(u64),
     /// Within an entry of a zip, after some bytes.
     Entry { index: usize, skip: u64 },
+    /// The tensor of this index in one of several files.
+    Shard { shard: usize, index: usize },
     /// Nowhere that can be read; why.
     Nowhere(String),
 }
@@ -69,9 +71,10 @@ pub(super) type Zip = ZipArchive<BufReader<File>>;
 enum Reader {
     File(File),
     Zip(Box<Zip>),
+    Shards(Vec<Source>),
 }
 
-/// An open file of weights.
+/// An open file of weights, or several with an index.
 pub struct Source {
     path: PathBuf,
     format: Format,
@@ -80,12 +83,26 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a file, or the file of weights in a directory as `transformers` writes it.
+    /// Opens a file, or the weights in a directory as `transformers` writes it: one file, or several with an index.
     ///
     /// # Errors
     /// [`Error`]: it is not there, of no known format, or broken.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let path = if path.is_dir() { within(path)? } else { path.to_owned() };
+        if path.to_string_lossy().ends_with(INDEX_ENDING) {
+            let (shards, tensors) = shards::open(&path)?;
+            return Ok(Self {
+                format: shards[0].format,
+                path,
+                tensors,
+                reader: Reader::Shards(shards),
+            });
+        }
+        Self::open_file(path)
+    }
+
+    /// Opens one file.
+    pub(super) fn open_file(path: PathBuf) -> Result<Self, Error> {
         let mut file = File::open(&path).map_err(Error::io(&path))?;
         match recognise(&mut file).map_err(Error::io(&path))? {
             Kind::Zip => Self::open_zip(path, file),
@@ -127,7 +144,7 @@ impl Source {
         })
     }
 
-    /// The file that was opened.
+    /// The file that was opened; of several files their index.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -149,6 +166,9 @@ impl Source {
     /// numbers.
     pub fn read(&mut self, index: usize) -> Result<Vec<f32>, Error> {
         let tensor = &self.tensors[index];
+        if let (Reader::Shards(shards), Place::Shard { shard, index }) = (&mut self.reader, &tensor.place) {
+            return shards[*shard].read(*index);
+        }
         let fault = |cause: String| Error::tensor(&self.path, &tensor.name, cause);
         if tensor.dtype == Dtype::Other {
             return Err(fault("its elements are of a type that no weight has".into()));
@@ -192,25 +212,25 @@ fn recognise(file: &mut File) -> std::io::Result<Kind> {
     })
 }
 
-/// The file of weights in a directory of `transformers`, or of an export.
+/// Every index of several files ends so.
+const INDEX_ENDING: &str = ".index.json";
+
+/// The file of weights in a directory of `transformers`, or the index of several, in the order that it looks for them; or that
+/// of an export.
 fn within(directory: &Path) -> Result<PathBuf, Error> {
-    let known = ["model.safetensors", "pytorch_model.bin", "model.pth"];
-    if let Some(found) = known
-        .iter()
-        .map(|name| directory.join(name))
-        .find(|path| path.is_file())
-    {
-        return Ok(found);
-    }
-    let sharded = directory.join("model.safetensors.index.json").is_file();
-    Err(Error::file(
-        directory,
-        if sharded {
-            "its weights are split over several files: name these files one by one"
-        } else {
-            "the directory holds neither model.safetensors nor pytorch_model.bin nor model.pth: name the file of weights"
-        },
-    ))
+    let known = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "model.pth",
+    ];
+    let mut paths = known.iter().map(|name| directory.join(name));
+    paths.find(|path| path.is_file()).ok_or_else(|| {
+        let cause = "the directory holds none of model.safetensors, pytorch_model.bin, their .index.json and model.pth: name \
+                     the file of weights";
+        Error::file(directory, cause)
+    })
 }
 
 pub(super) fn entry_name(zip: &Zip, index: usize) -> Option<String> {
@@ -221,7 +241,11 @@ pub(super) fn entry_name(zip: &Zip, index: usize) -> Option<String> {
 pub(super) fn entry_size(zip: &Zip, index: usize) -> Result<u64, String> {
     let entry = zip.by_index_data(index).map_err(|e| e.to_string())?;
     if entry.compression() != CompressionMethod::Stored {
-        return Err("it is compressed: save it without compression (numpy.savez, torch.save)".into());
+        return Err(
+            "it is compressed, and only uncompressed archives are read: write it anew with Python: \
+             numpy.savez(new, **numpy.load(old))"
+                .into(),
+        );
     }
     Ok(entry.size())
 }

@@ -70,6 +70,7 @@ fn batch(blip: &Blip) -> Batch {
             image_of_text: vec![1, 0],
             text_of_image: vec![1, 0],
         },
+        identities: Vec::new(),
         alpha: 0.4,
         lr: 3e-4,
     }

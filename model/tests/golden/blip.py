@@ -1,4 +1,4 @@
-"""BLIP's pre-training step in plain PyTorch: what Medley's goldens are computed with.
+"""BLIP's pre-training step in plain PyTorch: what Medley's goldens are computed with (`finetune.py` has the other objectives).
 
 Written for reading, from the published description of the model: one function a layer, weights in a dictionary under
 their official names, texts padded as the reference pads them, nothing shared between passes. It runs in whatever
@@ -34,6 +34,9 @@ class Config:
     temperature: tuple = (0.001, 0.5)
     label_smoothing: float = 0.1
     weight_decay: float = 0.05
+    objective: str = "pretrain"
+    prompt_tokens: int = 0
+    lanes: int = 1
 
     @staticmethod
     def read(path):
@@ -259,6 +262,7 @@ class Batch:
     text_negatives: torch.Tensor
     alpha: float
     lr: float
+    idx: torch.Tensor = None  # Which image a sample shows: the same number, the same image.
 
 
 def momentum_features(w, config, batch, drop):
@@ -269,15 +273,17 @@ def momentum_features(w, config, batch, drop):
         return feature(w, "vision_proj_m", image), feature(w, "text_proj_m", words)
 
 
-def contrastive(temp, student, teacher, queues, alpha):
-    """The contrastive loss and its logits, both ways, b × (b + q): the batch's own keys come first, then the queue."""
+def contrastive(temp, student, teacher, queues, alpha, own=None):
+    """The contrastive loss and its logits, both ways, b × (b + q): the batch's own keys come first, then the queue. `own` are
+    the targets without a teacher; by default each pair matches itself alone."""
     (image, words), (image_m, words_m) = student, teacher
     image_keys = torch.cat([image_m.T, queues["image_queue"]], dim=1)
     text_keys = torch.cat([words_m.T, queues["text_queue"]], dim=1)
     losses, logits = [], []
     for query, query_m, keys in [(image, image_m, text_keys), (words, words_m, image_keys)]:
         with torch.no_grad():
-            own = torch.zeros(len(query), keys.shape[1], dtype=query.dtype).fill_diagonal_(1.0)
+            if own is None:
+                own = torch.zeros(len(query), keys.shape[1], dtype=query.dtype).fill_diagonal_(1.0)
             targets = alpha * torch.softmax(query_m @ keys / temp, dim=1) + (1 - alpha) * own
         logits.append(query @ keys / temp)
         losses.append(-(targets * F.log_softmax(logits[-1], dim=1)).sum(dim=1).mean())
@@ -290,12 +296,12 @@ def negative_weights(logits):
     return (torch.softmax(logits[:, :b], dim=1) + FLOOR).fill_diagonal_(0.0)
 
 
-def matching(w, config, batch, image_embeds, drop):
-    """Matching loss and logits, 3b × 2: pairs, then texts with foreign images, then foreign texts with images."""
-    b = len(image_embeds)
+def matching(w, config, batch, image_embeds, rows, drop):
+    """Matching loss and logits of some rows, 3b × 2: pairs, then texts with foreign images, then foreign texts with images."""
+    b = len(rows)
     ids = with_first(batch.input_ids, config.vocab["enc"])
-    texts = torch.cat([torch.arange(b), torch.arange(b), batch.text_negatives])
-    images = torch.cat([torch.arange(b), batch.image_negatives, torch.arange(b)])
+    texts = torch.cat([rows, rows, batch.text_negatives[rows]])
+    images = torch.cat([rows, batch.image_negatives[rows], rows])
     x = text(w, config, ids[texts], batch.attention_mask[texts], image=image_embeds[images], drop=drop)
     logits = linear(w, "itm_head", x[:, 0])
     labels = torch.cat([torch.ones(b, dtype=torch.long), torch.zeros(2 * b, dtype=torch.long)])
@@ -303,11 +309,13 @@ def matching(w, config, batch, image_embeds, drop):
 
 
 def modelling(w, config, batch, image_embeds, drop):
-    """Language-modelling loss and logits, b × n × vocabulary: each token is predicted from those before it."""
+    """Language-modelling loss and logits, b × n × vocabulary: each token is predicted from those before it, but for those of
+    the prompt."""
     ids, mask = with_first(batch.input_ids, config.vocab["dec"]), batch.attention_mask
     x = text(w, config, ids, mask, "text_decoder.bert", image_embeds, causal=True, drop=drop)
     logits = lm_logits(w, x)
     targets = ids.masked_fill(mask == 0, IGNORED)
+    targets[:, : 1 + config.prompt_tokens] = IGNORED
     loss = F.cross_entropy(
         logits[:, :-1].flatten(0, 1),
         targets[:, 1:].flatten(),
@@ -328,10 +336,10 @@ def forward(w, config, batch, queues, drops=Drops(), draw=None):
         image_negatives, text_negatives = draw([l.detach() for l in logits])
         batch = replace(batch, image_negatives=image_negatives, text_negatives=text_negatives)
     b = len(image_embeds)
-    itm, itm_logits = matching(w, config, batch, image_embeds, drops.multimodal(0))
+    itm, itm_logits = matching(w, config, batch, image_embeds, torch.arange(b), drops.multimodal(0))
     lm, lm_out = modelling(w, config, batch, image_embeds, drops.multimodal(3 * b))
     return {
-        "losses": (itc, itm, lm),
+        "losses": {"itc": itc, "itm": itm, "lm": lm},
         "image_embeds": image_embeds,
         "text_first": text_states[:, 0],
         "image_feat": features[0],
@@ -348,13 +356,15 @@ def forward(w, config, batch, queues, drops=Drops(), draw=None):
 class Trainer:
     """A model in training: parameters with their optimiser, momentum encoders and queues."""
 
+    POINTER = "queue_ptr"
+
     def __init__(self, config, state, dtype):
         self.config = config
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-        self.params = {name: state[name].clone().requires_grad_() for name in shapes(config)}
+        self.params = {name: state[name].clone().requires_grad_() for name in shapes(config) if name in state}
         self.momentum = {name: state[name].clone() for name in state if name.split(".")[0].endswith("_m")}
-        self.queues = {name: state[name].clone() for name in QUEUES}
-        self.pointer = int(state["queue_ptr"])
+        self.queues = {name: state[name].clone() for name in QUEUES if name in state}
+        self.pointer = int(state.get(self.POINTER, 0))
         self.weights = Weights({**self.params, **self.momentum})
         self.optimiser = torch.optim.AdamW(self.params.values(), weight_decay=config.weight_decay)
 
@@ -369,20 +379,24 @@ class Trainer:
     def losses(self, batch, drops=Drops(), draw=None):
         """Forward pass; the features of the batch go into the queues after the contrastive loss."""
         found = forward(self.weights, self.config, batch, self.queues, drops, draw)
-        b = len(batch.image)
-        at = slice(self.pointer, self.pointer + b)
-        self.queues["image_queue"][:, at] = found["image_feat_m"].T
-        self.queues["text_queue"][:, at] = found["text_feat_m"].T
-        self.pointer = (self.pointer + b) % self.config.queue
+        self.enqueue(found["image_feat_m"], found["text_feat_m"])
         return found
 
+    def enqueue(self, image_m, text_m):
+        """Puts features where the pointer is, and moves it; returns the columns."""
+        at = slice(self.pointer, self.pointer + len(image_m))
+        self.queues["image_queue"][:, at] = image_m.T
+        self.queues["text_queue"][:, at] = text_m.T
+        self.pointer = at.stop % self.config.queue
+        return at
+
     def step(self, batch):
-        """One whole step; returns the forward pass, its gradients stay in the parameters until the next one."""
+        """One whole step; returns the forward pass, and gradients of what is trained."""
         self.optimiser.zero_grad()
         self.optimiser.param_groups[0]["lr"] = batch.lr
         self.begin()
         found = self.losses(batch)
-        sum(found["losses"]).backward()
-        gradients = {name: p.grad.clone() for name, p in self.params.items()}
+        sum(found["losses"].values()).backward()
+        gradients = {name: p.grad.clone() for name, p in self.params.items() if p.grad is not None}
         self.optimiser.step()
         return found, gradients

@@ -27,7 +27,13 @@ fn a_step_with_the_same_masks_agrees() {
         prompt_tokens: 0,
     };
     let mut gradient = gradient_buffer(&blip);
-    let found = blip.lane(&state, batch.lane(), step, &mut Pool::default(), &mut gradient);
+    let found = blip.lane(
+        &state,
+        batch.lane(0, 1).batch(),
+        step,
+        &mut Pool::default(),
+        &mut gradient,
+    );
     let (found, golden) = (found.unwrap(), Golden::open(&path("dropout.safetensors")));
     golden.check_losses(found.losses);
     golden.check_forward("image_feat_m", &found.image_features);

@@ -6,6 +6,7 @@
 
 mod base;
 mod dropout;
+mod finetune;
 mod parts;
 mod small;
 mod support;

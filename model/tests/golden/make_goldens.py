@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from transformers.generation import logits_process
 
 import blip
 from blip import Batch, Config, Drops, Trainer, is_averaged, momentum_name
+from finetune import UNKNOWN, Captioner, Filter
 from stream import MULTIMODAL, NEGATIVES, STUDENT, TEACHER, Masks, Stream, draw, integers, seeded, signs
 
 SMALL = {
@@ -49,6 +51,7 @@ def with_error(name, exact, single):
 
 
 def save(tensors, path):
+    tensors = {name: value for name, value in tensors.items() if value is not None}
     save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, path)
 
 
@@ -73,11 +76,12 @@ def texts_batch(texts):
     return ids, mask
 
 
-def seeded_batch(name, config, texts, negatives, alpha):
+def seeded_batch(name, config, texts, negatives=(None, None), alpha=None, idx=None):
     ids, mask = texts_batch(texts)
     side = config.vision["image_size"]
     image = torch.from_numpy(integers(name, (len(texts), 3, side, side), 1)) * 2.0**-14
-    return Batch(image, ids, mask, *map(torch.tensor, negatives), alpha, LR)
+    negatives = (chosen and torch.tensor(chosen) for chosen in negatives)
+    return Batch(image, ids, mask, *negatives, alpha, LR, idx and torch.tensor(idx))
 
 
 def in_precision(batch, dtype):
@@ -92,44 +96,94 @@ def both(run):
 def step_file(found, gradients, forward=()):
     """Losses, features and gradients of one step, each a pair (fp64, fp32)."""
     out = {}
-    for i, name in enumerate(["itc", "itm", "lm"]):
-        out |= with_error(f"loss.{name}", *(f["losses"][i] for f in found))
+    for name in found[0]["losses"]:
+        out |= with_error(f"loss.{name}", *(f["losses"][name] for f in found))
     for name in [*FEATURES, *forward]:
+        if name not in found[0]:
+            continue
         out |= with_error(name, *(f[name] for f in found))
     for name in gradients[0]:
         out |= with_error(f"grad.{name}", *(g[name] for g in gradients))
     return out
 
 
-def small(out):
-    """Two whole steps at a small shape whose dimensions are all different."""
-    folder = out / "small"
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SMALL, indent=2) + "\n")
-    config = Config(**SMALL)
-    state = seeded_state(config, 1, 17, 16)
-    batches = [
-        seeded_batch("batch.0", config, [[2, 9, 10, 3], [2, 11, 12, 9, 13, 14, 3], [2, 40, 3]], ([1, 2, 0], [2, 0, 0]), 0.3),
-        seeded_batch("batch.1", config, [[2, 15, 3], [2, 16, 17, 18, 3], [2, 9, 16, 20, 21, 22, 23, 24, 25, 3]], ([2, 0, 1], [1, 2, 1]), 0.4),
-    ]
+def two_steps(folder, config, state, batches, trainer=Trainer):
+    """Two whole steps: what goes in, what the first yields, and the state after the second."""
     save(state, folder / "state.safetensors")
     for i, batch in enumerate(batches):
-        scalars = {"alpha": torch.tensor(batch.alpha, dtype=torch.float64), "lr": torch.tensor(batch.lr, dtype=torch.float64)}
+        numbers = {"alpha": batch.alpha, "lr": batch.lr}
+        scalars = {name: value and torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
         save({**vars(batch), **scalars}, folder / f"batch-{i}.safetensors")
 
     def run(dtype):
-        trainer = Trainer(config, state, dtype)
-        found, gradients = zip(*(trainer.step(in_precision(batch, dtype)) for batch in batches))
-        return trainer, found, gradients
+        training = trainer(config, state, dtype)
+        found, gradients = zip(*(training.step(in_precision(batch, dtype)) for batch in batches))
+        return training, found, gradients
 
     exact, single = both(run)
     first = step_file([exact[1][0], single[1][0]], [exact[2][0], single[2][0]], FORWARD)
     save(first, folder / "step-0.safetensors")
     after = {}
-    for group in ["params", "momentum", "queues"]:
-        for name, value in getattr(exact[0], group).items():
-            after |= with_error(name, value, getattr(single[0], group)[name])
+    for name in exact[2][0]:
+        after |= with_error(name, exact[0].params[name], single[0].params[name])
+    if FEATURES[0] in exact[1][0]:
+        for group in ["momentum", "queues"]:
+            for name, value in getattr(exact[0], group).items():
+                after |= with_error(name, value, getattr(single[0], group)[name])
+    after["idx_queue"] = getattr(exact[0], "queued", None)
     save(after, folder / "after.safetensors")
+
+
+def opened(out, name, **more):
+    """A folder with the configuration of a small shape whose dimensions are all different."""
+    folder = out / name
+    folder.mkdir(exist_ok=True)
+    dims = {**SMALL, **more}
+    (folder / "config.json").write_text(json.dumps(dims, indent=2) + "\n")
+    return folder, Config(**dims)
+
+
+def small(out):
+    folder, config = opened(out, "small")
+    batches = [
+        seeded_batch("batch.0", config, [[2, 9, 10, 3], [2, 11, 12, 9, 13, 14, 3], [2, 40, 3]], ([1, 2, 0], [2, 0, 0]), 0.3),
+        seeded_batch("batch.1", config, [[2, 15, 3], [2, 16, 17, 18, 3], [2, 9, 16, 20, 21, 22, 23, 24, 25, 3]], ([2, 0, 1], [1, 2, 1]), 0.4),
+    ]
+    two_steps(folder, config, seeded_state(config, 1, 17, 16), batches)
+
+
+def captioner(out):
+    """Two lanes of two; texts begin with a prompt of three tokens, and one has nothing but its end after it."""
+    folder, config = opened(out, "captioner", objective="captioner", prompt_tokens=3, lanes=2)
+    said = [[[9, 10], [11, 12, 9, 13, 14], [40], []], [[15], [16, 17, 18, 19, 20, 21], [9, 16], [22]]]
+    texts = [[[2, 6, 7, 8, *words, 3] for words in batch] for batch in said]
+    batches = [seeded_batch(f"batch.{i}", config, batch) for i, batch in enumerate(texts)]
+    state = seeded_state(config, 1, 17, 16)
+    state = {name: state[name] for name in Captioner(config, state, torch.float32).step(batches[0])[1]}
+    two_steps(folder, config, state, batches, Captioner)
+
+
+def filter_(out):
+    """Two lanes of three, some of whose samples show one image, in a lane, over lanes, and in the queue."""
+    folder, config = opened(out, "filter", objective="filter", lanes=2)
+    state = seeded_state(config, 1, 17, 16)
+    del state["queue_ptr"]
+    state = {name: value for name, value in state.items() if not name.startswith("text_decoder.")}
+    state["ptr_queue"] = torch.tensor([6])
+    state["idx_queue"] = torch.tensor([[UNKNOWN, 7, 4, UNKNOWN, 7, 9, UNKNOWN, 5, 4, UNKNOWN, 0, UNKNOWN]])
+    texts = [
+        [[2, 9, 10, 3], [2, 11, 12, 9, 13, 14, 3], [2, 40, 3], [2, 15, 16, 3], [2, 9, 3], [2, 17, 18, 19, 3]],
+        [[2, 15, 3], [2, 16, 17, 18, 3], [2, 9, 16, 20, 21, 22, 23, 24, 25, 3], [2, 40, 10, 3], [2, 30, 31, 3], [2, 9, 3]],
+    ]
+    idx, alpha = [[7, 4, 7, 0, 4, 3], [0, 3, 8, 8, 7, 1]], [0.3, 0.4]
+    batches = [seeded_batch(f"batch.{i}", config, texts[i], alpha=alpha[i], idx=idx[i]) for i in range(2)]
+    drawing = Filter(config, state, torch.float64)
+    drawn = [drawing.step(in_precision(batch, torch.float64))[0]["batch"] for batch in batches]
+    batches = [
+        replace(batch, image_negatives=chosen.image_negatives, text_negatives=chosen.text_negatives)
+        for batch, chosen in zip(batches, drawn)
+    ]
+    two_steps(folder, config, state, batches, Filter)
 
 
 def dropped(out):
@@ -154,7 +208,7 @@ def dropped(out):
     def run(dtype):
         trainer = Trainer(config, state, dtype)
         found = trainer.losses(in_precision(batch, dtype), drops, negatives)
-        gradients = torch.autograd.grad(sum(found["losses"]), list(trainer.params.values()))
+        gradients = torch.autograd.grad(sum(found["losses"].values()), list(trainer.params.values()))
         return found, dict(zip(trainer.params, gradients))
 
     found, gradients = zip(*both(run))
@@ -290,8 +344,9 @@ def base_step(config, dtype):
     del state
     trainer.begin()
     found = trainer.losses(batch)
-    sum(found["losses"]).backward()
-    found = {name: [l.detach() for l in value] if name == "losses" else value.detach() for name, value in found.items()}
+    sum(found["losses"].values()).backward()
+    losses = {name: loss.detach() for name, loss in found.pop("losses").items()}
+    found = {"losses": losses, **{name: value.detach() for name, value in found.items()}}
     gradients = {}
     for name, p in trainer.params.items():
         gradients[name] = p.grad.clone()
@@ -307,8 +362,8 @@ def base(out):
     gc.collect()
     exact = base_step(config, torch.float64)
     tensors = {}
-    for i, name in enumerate(["itc", "itm", "lm"]):
-        tensors |= with_error(f"loss.{name}", exact[0]["losses"][i], single[0]["losses"][i])
+    for name in exact[0]["losses"]:
+        tensors |= with_error(f"loss.{name}", exact[0]["losses"][name], single[0]["losses"][name])
     for name in [*FEATURES, *FORWARD]:
         tensors |= digest(name, exact[0][name], single[0][name])
     for name in exact[1]:
@@ -325,10 +380,10 @@ def main():
     arguments.add_argument("--full", action="store_true", help="also at the model's true size")
     arguments = arguments.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
-    makers = [small, dropped, negatives, optimiser, positions, schedules, nucleus] + [base] * arguments.full
+    makers = [small, captioner, filter_, dropped, negatives, optimiser, positions, schedules, nucleus] + [base] * arguments.full
     for make in makers:
         make(arguments.directory)
-        print(make.__name__, flush=True)
+        print(make.__name__.rstrip("_"), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Writes captions of a tiny random BLIP by transformers, greedy and by beam search.
 
-    python make.py EMBEDS          with transformers 4.46: writes later.json, and the images' embeddings to EMBEDS
-    python make.py --old EMBEDS    with 4.15, the reference's version: writes reference.json
+    python make.py EMBEDS [DIRECTORY]          with transformers 4.46: writes later.json, and the images' embeddings to EMBEDS
+    python make.py --old EMBEDS [DIRECTORY]    with 4.15, the reference's version: writes reference.json
+
+The files are written to DIRECTORY, by default beside this script, where they are checked in.
 
 Version 4.15 has no BLIP; its BERT with cross-attention is the decoder that the reference's is made from, and is given the
 embeddings. Weights are exact fractions computed from (name, index), the same as in the test.
@@ -12,6 +14,7 @@ import pathlib
 import sys
 
 OLD = sys.argv[1] == "--old"
+PATHS = sys.argv[1 + OLD :]
 if OLD:
     # 4.15 checks the version of a package that is not needed here.
     sys.modules["tokenizers"] = None
@@ -19,7 +22,7 @@ if OLD:
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-HERE = pathlib.Path(__file__).parent
+OUT = pathlib.Path(PATHS[1]) if len(PATHS) > 1 else pathlib.Path(__file__).parent
 MASK = 2**64 - 1
 PAD, SEP, DEC = 0, 3, 4
 WIDTH, DEPTH, HEADS, VOCAB, POSITIONS, SIDE, PATCH, IMAGES = 32, 2, 4, 40, 32, 16, 8, 3
@@ -176,10 +179,10 @@ def run(generate, case):
 
 
 def main():
-    generate = (reference if OLD else later)(sys.argv[-1])
+    generate = (reference if OLD else later)(PATHS[0])
     lines = [json.dumps(run(generate, case)) for case in cases()]
     name = "reference.json" if OLD else "later.json"
-    (HERE / name).write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    (OUT / name).write_text("[\n" + ",\n".join(lines) + "\n]\n")
     lengths = sorted(len(c) for line in lines for c in json.loads(line)["captions"])
     print(len(lines), "cases; lengths", {n: lengths.count(n) for n in set(lengths)})
 

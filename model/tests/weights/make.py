@@ -265,6 +265,8 @@ def main(out):
 
     captioner = fill(BlipForConditionalGeneration(blip_config()), hf)
     captioner.save_pretrained(at("hf-caption"))
+    captioner.save_pretrained(at("hf-shards"), max_shard_size=12_000)
+    captioner.save_pretrained(at("hf-shards-bin"), max_shard_size=20_000, safe_serialization=False)
     expected["caption_logits"] = captioner(
         pixel_values=pixels, input_ids=caption.expand(2, -1), attention_mask=torch.ones(2, 6)
     ).logits
@@ -298,6 +300,7 @@ def main(out):
     save_file(hf_vit(tower), at("vit-hf.safetensors"), metadata={"format": "pt"})
     save_file({k: v.to(torch.bfloat16).contiguous() for k, v in with_head.items()}, at("vit-bf16.safetensors"))
     np.savez(at("vit.npz"), **jax_vit(tower))
+    np.savez_compressed(at("vit-compressed.npz"), **jax_vit(tower))
     config = ViTConfig(
         hidden_size=IMAGE_WIDTH, num_hidden_layers=BLOCKS, num_attention_heads=IMAGE_HEADS, intermediate_size=IMAGE_MLP,
         image_size=SIDE, patch_size=PATCH, layer_norm_eps=1e-6, hidden_dropout_prob=0.0,

@@ -64,12 +64,8 @@ pub(super) fn draw(
     }
     let texts = seated.texts.iter().map(|text| reader.text(sample(text)));
     batch.texts.extend(texts);
-    let guest = |candidate: &u32| Guest {
-        lane: candidate / b,
-        image: candidate % b,
-    };
     Ok(Drawn {
-        guests: seated.images.iter().map(guest).collect(),
+        guests: seated.images.iter().map(|image| Guest::of(*image, b)).collect(),
         negatives: seated.negatives,
     })
 }
