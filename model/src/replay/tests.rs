@@ -200,6 +200,9 @@ fn odd_dimensions_are_refused_by_field() {
         (r#""depth": 1"#, r#""depth": 4000000000"#, "text.depth"),
         (r#""mlp": 11"#, r#""mlp": 2000000"#, "vision.mlp"),
         (r#""queue": 7"#, r#""queue": 7, "momentum": 2"#, "momentum"),
+        (r#""queue": 7"#, r#""queue": 7, "lanes": 0"#, "lanes"),
+        (r#""queue": 7"#, r#""queue": 7, "lanes": 8"#, "lanes"),
+        (r#""queue": 7"#, r#""queue": 7, "prompt_tokens": 5"#, "prompt_tokens"),
         (
             r#""embed_dim": 5, "queue": 7"#,
             r#""embed_dim": 1000000, "queue": 1000000"#,

@@ -7,7 +7,7 @@ use crate::rank::failure::Failure;
 use medley_data::loader::{Batch, Loader};
 use medley_model::blip::{Blip, Candidates, Guest, LaneStep};
 use medley_model::flat::Pool;
-use medley_model::loss::itm::Negatives;
+use medley_model::loss::itm::{Negatives, Seated};
 use medley_model::state::State;
 use std::collections::VecDeque;
 
@@ -58,14 +58,44 @@ pub(super) fn draw(
     };
     let (lane, b) = (step.lane, b as u32);
     let seated = blip.draw(state, candidates, step, b as usize).seat(lane * b, b);
-    let sample = |candidate: &u32| looked.all.samples[*candidate as usize];
-    for image in &seated.images {
-        reader.pixels(step.step, sample(image), &mut batch.pixels)?;
+    let (images, texts) = visited(&seated, &looked.all.samples, b);
+    for (sample, _) in &images {
+        reader.pixels(step.step, *sample, &mut batch.pixels)?;
     }
-    let texts = seated.texts.iter().map(|text| reader.text(sample(text)));
-    batch.texts.extend(texts);
+    batch.texts.extend(texts.into_iter().map(|sample| reader.text(sample)));
     Ok(Drawn {
-        guests: seated.images.iter().map(|image| Guest::of(*image, b)).collect(),
+        guests: images.into_iter().map(|(_, guest)| guest).collect(),
         negatives: seated.negatives,
     })
+}
+
+/// Samples of other lanes whose images, and those whose texts a lane reads; `samples` are those of all lanes, b each.
+fn visited(seated: &Seated, samples: &[u64], b: u32) -> (Vec<(u64, Guest)>, Vec<u64>) {
+    let sample = |candidate: &u32| samples[*candidate as usize];
+    let image = |candidate: &u32| (sample(candidate), Guest::of(*candidate, b));
+    (
+        seated.images.iter().map(image).collect(),
+        seated.texts.iter().map(sample).collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_reads_the_samples_that_it_drew_and_knows_their_places() {
+        // Three lanes of two; the middle one draws.
+        let samples = [50, 51, 60, 61, 70, 71];
+        let drawn = Negatives {
+            image_of_text: vec![5, 0],
+            text_of_image: vec![3, 1],
+        };
+        let seated = drawn.seat(2, 2);
+        let (images, texts) = visited(&seated, &samples, 2);
+        let places = [(71, Guest { lane: 2, image: 1 }), (50, Guest { lane: 0, image: 0 })];
+        assert_eq!((images, texts), (places.to_vec(), vec![51]));
+        assert_eq!(seated.negatives.image_of_text, [2, 3]);
+        assert_eq!(seated.negatives.text_of_image, [1, 2]);
+    }
 }
