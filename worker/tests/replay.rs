@@ -35,7 +35,10 @@ fn the_command_writes_what_the_library_computes() {
         let output = replay(folder, &golden(folder, "state.safetensors"), &theirs);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for line in String::from_utf8_lossy(&output.stdout).lines() {
-            let named: Vec<&str> = line.split(", ").filter_map(|loss| loss.split(' ').rev().nth(1)).collect();
+            let named: Vec<&str> = line
+                .split(", ")
+                .filter_map(|loss| loss.split(' ').rev().nth(1))
+                .collect();
             assert_eq!(named.join(" "), losses, "{line}");
         }
         library(folder, &ours);

@@ -3,7 +3,10 @@
 //! A rank that holds the complete gradient, features and losses of step `s` is *prepared* and says so to the
 //! generation's lowest rank, the *leader*; the leader answers *go* once all members have. Only then does a rank commit,
 //! as one local act. So when a member dies, no survivor is more than one step ahead of another, and whoever is one
-//! behind is prepared for what the other has committed ([`recover`]).
+//! behind is prepared for what the other has committed ([`begin`]).
+//!
+//! A generation also ends by plan: once every member knows the members of the same later generation, *go* names it, and the
+//! step that it commits is the last one.
 //!
 //! Every message carries the generation; one of another generation is ignored. There is no IO here: a caller feeds
 //! [`Input`]s with the time and carries out the [`Output`]s in order.
