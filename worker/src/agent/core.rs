@@ -129,6 +129,7 @@ fn ordered(state: &mut State, answer: Result<Orders, Trouble>, now: Duration, ou
                 out.push(Output::Info("the coordinator answers again".into()));
             }
             if state.phase == Phase::Serving && state.ranks.obey(orders, now, out) {
+                state.link.enliven(now);
                 state.rings.list(&state.ranks.training());
             }
             return;

@@ -1,6 +1,7 @@
 //! Registration and beats: when to call the coordinator, and when to call it again.
 //!
-//! One call is under way at a time, so answers cannot overtake each other. Failures slow the calls down, but never
+//! One call is under way at a time, so answers cannot overtake each other. Orders come with the answers, and where something
+//! happens more follows soon: for a while after news, in either direction, beats come one upon the other. Failures slow the calls down, but never
 //! beyond a fraction of the silence after which the coordinator would give the node up: when it is back, or one that
 //! took over counts from the beginning, a beat is there in time.
 
@@ -16,6 +17,8 @@ const MAX_REGISTER_PAUSE: Duration = Duration::from_secs(5);
 const MAX_BEAT_PAUSE: Duration = Duration::from_secs(2);
 /// Shortest pause between two beats, however much there is to tell.
 const MIN_BEAT_PAUSE: Duration = Duration::from_millis(50);
+/// Time after news in which beats come one upon the other.
+const LIVELY: Duration = Duration::from_secs(3);
 /// Shortest and longest wait for the answer to a beat.
 const BEAT_PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -29,6 +32,8 @@ pub(super) struct Link {
     calling: bool,
     called_at: Duration,
     next_at: Duration,
+    /// Until then beats come one upon the other.
+    lively_until: Duration,
     /// Calls in a row without success.
     failures: u32,
     /// Whether people know that the coordinator is away.
@@ -58,6 +63,7 @@ impl Link {
             calling: false,
             called_at: Duration::ZERO,
             next_at: Duration::ZERO,
+            lively_until: Duration::ZERO,
             failures: 0,
             warned: false,
         }
@@ -73,6 +79,9 @@ impl Link {
         let early = news && self.registered && self.failures == 0 && now >= self.called_at + MIN_BEAT_PAUSE;
         if self.calling || (now < self.next_at && !early) {
             return None;
+        }
+        if news {
+            self.enliven(now);
         }
         self.calling = true;
         self.called_at = now;
@@ -102,8 +111,14 @@ impl Link {
         self.calling = false;
         self.failures = 0;
         let beat = self.terms.map_or(REGISTER_PAUSE, |terms| terms.beat);
-        self.next_at = self.called_at + beat;
+        let is_lively = self.called_at < self.lively_until;
+        self.next_at = self.called_at + if is_lively { MIN_BEAT_PAUSE.min(beat) } else { beat };
         std::mem::take(&mut self.warned)
+    }
+
+    /// Something has happened that more may follow.
+    pub(super) fn enliven(&mut self, now: Duration) {
+        self.lively_until = now + LIVELY;
     }
 
     /// A call failed and is made again later. True if people do not know yet.
@@ -185,6 +200,14 @@ mod tests {
         link.beaten();
         assert_eq!(link.call(true, 550 * MS), None, "not faster than the shortest pause");
         assert!(link.call(true, 560 * MS).is_some());
+        link.beaten();
+        assert!(link.call(false, 610 * MS).is_some(), "an answer to the news may wait");
+        link.beaten();
+        let mut now = 4000 * MS;
+        assert!(link.call(false, now).is_some());
+        link.beaten();
+        now += 499 * MS;
+        assert_eq!(link.call(false, now), None, "nothing has happened for long");
     }
 
     #[test]
