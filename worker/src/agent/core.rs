@@ -11,8 +11,8 @@
 //! - Facts (parts of checkpoints, results of tasks, metrics) are kept until the coordinator has accepted them. Its
 //!   absence changes nothing else: ranks go on.
 //!
-//! `link` decides when the coordinator is called, `ranks` which processes run, `leases` which tasks they hold, `rings`
-//! keeps metrics and `courier` everything else that has to arrive.
+//! `link` decides when the coordinator is called, `ranks` which processes run, `vigil` which of them stand still, `leases`
+//! which tasks they hold, `rings` keeps metrics and `courier` everything else that has to arrive.
 
 mod answers;
 mod courier;
@@ -22,6 +22,7 @@ mod link;
 mod message;
 mod ranks;
 mod rings;
+mod vigil;
 
 pub use message::{Input, Output, ProcessId, Reply, Request, RequestId, Trouble};
 

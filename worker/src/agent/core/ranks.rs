@@ -16,13 +16,6 @@ use medley_protocol::ids::{CheckpointRequestId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Silence of a process after which it counts as standing still: eight pulses.
-const SILENCE: Duration = Duration::from_secs(2);
-/// Usual steps within which a rank must answer a call that ends its generation: it looks for one in every step.
-const STEPS_TO_ANSWER: u32 = 3;
-/// Time between two looks after which this agent must have stood still itself.
-const MAX_GAP: Duration = Duration::from_millis(500);
-
 #[derive(Debug, Clone)]
 pub(super) struct Ranks {
     devices: u32,
@@ -31,12 +24,12 @@ pub(super) struct Ranks {
     /// By stage and generation.
     assignments: BTreeMap<(StageId, u64), Assignment>,
     pub(super) slots: BTreeMap<Seat, Slot>,
-    processes: BTreeMap<ProcessId, Process>,
+    pub(super) processes: BTreeMap<ProcessId, Process>,
     next_process: u64,
     /// A rank's state changed in a way the coordinator waits for.
     news: bool,
     /// When this agent last looked for processes that stand still.
-    looked_at: Duration,
+    pub(super) looked_at: Duration,
 }
 
 /// A rank of a generation.
@@ -50,9 +43,9 @@ pub(super) struct Seat {
 /// A rank that the orders list.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
-    state: RankState,
+    pub(super) state: RankState,
     /// Since when its process was called at once to it, until it answers.
-    called_at: Option<Duration>,
+    pub(super) called_at: Option<Duration>,
     /// None before its start and after its end.
     pub(super) process: Option<ProcessId>,
     connected: bool,
@@ -71,11 +64,11 @@ pub(super) struct Process {
     /// It is being killed; its slot, if there still is one, belongs to a successor.
     pub(super) dying: bool,
     /// When it last said that it runs.
-    pulsed_at: Option<Duration>,
+    pub(super) pulsed_at: Option<Duration>,
     /// Where in a step it was then.
-    doing: Option<Doing>,
+    pub(super) doing: Option<Doing>,
     /// Time that it may take to answer a call: none before it has trained.
-    patience: Option<Duration>,
+    pub(super) patience: Option<Duration>,
 }
 
 impl Process {
@@ -399,64 +392,6 @@ impl Ranks {
         if let RankState::Running { committed } = &mut slot.state {
             *committed = steps.max(*committed);
         }
-    }
-
-    /// A process says that it runs.
-    pub(super) fn pulses(&mut self, id: ProcessId, doing: Option<Doing>, now: Duration) {
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.pulsed_at = Some(now);
-            process.doing = doing;
-            let usual = doing.and_then(|doing| doing.usual_step_ms).map(Duration::from_millis);
-            process.patience = usual
-                .map(|usual| (usual * STEPS_TO_ANSWER).max(SILENCE))
-                .or(process.patience);
-        }
-    }
-
-    /// Kills processes that stand still: they are silent although a thread that does not compute should speak.
-    ///
-    /// If this agent stood still itself, as on a machine that slept, they get their whole time again.
-    pub(super) fn end_silent(&mut self, now: Duration, out: &mut Vec<Output>) {
-        let gap = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
-        if gap > MAX_GAP {
-            let pulses = self
-                .processes
-                .values_mut()
-                .filter_map(|process| process.pulsed_at.as_mut());
-            pulses.for_each(|pulsed_at| *pulsed_at += gap);
-        }
-        let is_silent = |process: &Process| process.pulsed_at.is_some_and(|pulsed_at| now > pulsed_at + SILENCE);
-        let living = self.processes.iter().filter(|(_, process)| !process.dying);
-        let silent: Vec<ProcessId> = living
-            .filter(|(_, process)| is_silent(process))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in silent {
-            let reason = format!(
-                "it stands still: it has said nothing for {:.1} s",
-                SILENCE.as_secs_f64()
-            );
-            self.kill(id, reason, out);
-        }
-        for (id, patience) in self.deaf(now) {
-            let reason = format!(
-                "it hangs: it has not answered its call for {:.1} s",
-                patience.as_secs_f64()
-            );
-            self.kill(id, reason, out);
-        }
-    }
-
-    /// Processes that were called to another generation at once, and do not answer although they pulse.
-    fn deaf(&self, now: Duration) -> Vec<(ProcessId, Duration)> {
-        let is_deaf = |slot: &Slot| {
-            let id = slot.process?;
-            let process = self.processes.get(&id).filter(|process| !process.dying)?;
-            let patience = process.patience?;
-            let is_late = now > slot.called_at? + patience;
-            (is_late && slot.state == RankState::Starting).then_some((id, patience))
-        };
-        self.slots.values().filter_map(is_deaf).collect()
     }
 
     /// A process has ended. Returns it, and its slot's work if it died on its own.
