@@ -1,7 +1,7 @@
 //! The cluster's processes, as the kernel lists them, and signals to them.
 
 use super::faults::{Fault, Kind};
-use crate::cluster::Settings;
+use crate::cluster::{Settings, send};
 use std::fs;
 
 /// A process that descends from this one.
@@ -116,16 +116,6 @@ fn look(pid: u32) -> Option<Process> {
             .map(|argument| String::from_utf8_lossy(argument).into_owned())
             .collect(),
     })
-}
-
-#[expect(unsafe_code, reason = "the standard library can only kill its own children")]
-fn send(pid: u32, signal: i32) {
-    if let Ok(pid) = libc::pid_t::try_from(pid) {
-        // SAFETY: kill(2) touches no memory of ours.
-        unsafe {
-            libc::kill(pid, signal);
-        }
-    }
 }
 
 #[cfg(test)]

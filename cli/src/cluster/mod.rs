@@ -13,7 +13,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use process::end_with_parent;
+pub(crate) use process::{end_with_parent, send};
 pub(crate) use settings::{Programs, Restarts, Settings, address, make_state_dir, program_beside};
 
 use crate::connect::line_of;

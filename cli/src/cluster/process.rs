@@ -177,13 +177,19 @@ fn lock(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
 }
 
 /// Sends SIGTERM, unless the process has ended. Its lock is held and it was not reaped, so its id is still its own.
-#[expect(unsafe_code, reason = "the standard library can only send SIGKILL")]
 fn terminate(child: &mut Child) {
-    let running = matches!(child.try_wait(), Ok(None));
-    if let (true, Ok(pid)) = (running, libc::pid_t::try_from(child.id())) {
+    if matches!(child.try_wait(), Ok(None)) {
+        send(child.id(), libc::SIGTERM);
+    }
+}
+
+/// Sends a signal to a process that is known to be there.
+#[expect(unsafe_code, reason = "the standard library can only send SIGKILL, and to children")]
+pub(crate) fn send(pid: u32, signal: i32) {
+    if let Ok(pid) = libc::pid_t::try_from(pid) {
         // SAFETY: kill(2) touches no memory of ours.
         unsafe {
-            libc::kill(pid, libc::SIGTERM);
+            libc::kill(pid, signal);
         }
     }
 }

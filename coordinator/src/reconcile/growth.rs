@@ -6,7 +6,7 @@
 
 use super::Settings;
 use super::decide::Pass;
-use super::placing::ranks_by_node;
+use super::placing::{by_standing, doubled, ranks_by_node};
 use crate::domain::stage::{Generation, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
 use crate::plan::{self, Placement, Request};
@@ -18,8 +18,6 @@ use std::time::Duration;
 
 /// Pause after a generation that got ready could not follow, doubled each time.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Longest such pause, in units of the shortest.
-const MAX_PAUSE: u32 = 16;
 
 /// Stages that have, or had, room to grow.
 pub type Room = BTreeMap<StageId, Chance>;
@@ -35,8 +33,7 @@ pub struct Chance {
 
 impl Chance {
     fn pause(self) -> Duration {
-        let factor = 1_u32.checked_shl(self.failures.saturating_sub(1));
-        PAUSE * factor.unwrap_or(MAX_PAUSE).min(MAX_PAUSE)
+        doubled(PAUSE, self.failures.saturating_sub(1))
     }
 
     fn is_ripe(self, now: Duration, settings: &Settings) -> bool {
@@ -144,7 +141,7 @@ impl Pass<'_> {
         let fingerprint = &self.evidence.sight.nodes.get(&first)?.node.fingerprint;
         let mut nodes = self.nodes(jobs, &[stage.id].into(), true);
         nodes.retain(|node| node.fingerprint == *fingerprint);
-        let mut placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
+        let placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
         let on = |node: &NodeId| {
             placement
                 .iter()
@@ -154,9 +151,8 @@ impl Pass<'_> {
         let keeps_all = present.iter().all(|(node, ranks)| on(node) >= *ranks);
         let grows = placement.iter().map(|(_, ranks)| ranks).sum::<u32>() > ranks;
         // Nodes stay in their order: the lowest rank does not move.
-        let standing = |node: NodeId| generation.seats.iter().position(|seat| seat.node == node);
-        placement.sort_by_key(|(node, _)| standing(*node).unwrap_or(usize::MAX));
-        (keeps_all && grows).then_some(placement)
+        let had = generation.seats.iter().map(|seat| seat.node);
+        (keeps_all && grows).then(|| by_standing(&placement, had))
     }
 
     /// Whether all ranks of a generation are in the midst of their steps.

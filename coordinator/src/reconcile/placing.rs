@@ -12,7 +12,7 @@ use medley_protocol::ids::{NodeId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Longest pause before a stage is placed again, in units of the shortest.
+/// Longest pause that doubles each time, in units of the shortest.
 const MAX_PAUSE: u32 = 16;
 
 /// Time that a stage is held back after a generation that ended: none after the first, or if a node was lost; more each time
@@ -21,8 +21,12 @@ pub(super) fn pause(in_a_row: u32, end: &End, settings: &Settings) -> Duration {
     if end.lost_node || in_a_row <= 1 {
         return Duration::ZERO;
     }
-    let factor = 1_u32.checked_shl(in_a_row - 2).unwrap_or(MAX_PAUSE);
-    settings.settle * factor.min(MAX_PAUSE)
+    doubled(settings.settle, in_a_row - 2)
+}
+
+/// A pause, doubled so many times.
+pub(super) fn doubled(shortest: Duration, times: u32) -> Duration {
+    shortest * 1_u32.checked_shl(times).unwrap_or(MAX_PAUSE).min(MAX_PAUSE)
 }
 
 impl Pass<'_> {
@@ -209,7 +213,8 @@ impl Pass<'_> {
         if let Some(broken) = &broken {
             stage = self.set_back(job, &stage, &broken.end)?;
         }
-        let placement = by_standing(placement, broken.as_ref());
+        let survivors = broken.iter().flat_map(|broken| &broken.survivors);
+        let placement = by_standing(placement, survivors.map(|rank| rank.node));
         let stage = stage.place(self.seats(&placement), mint.secret())?;
         let message = self.placed_message(&stage, &placement, broken.as_ref());
         self.decision
@@ -286,13 +291,13 @@ impl Pass<'_> {
     }
 }
 
-/// Nodes in rank order: those with ranks of the broken generation come first, in the order that they had.
+/// Nodes in rank order: those that had ranks already come first, in the order that they had.
 ///
 /// So the lowest rank is on the node of longest standing, whose agent has the metrics that nobody stored yet.
-fn by_standing(placement: &Placement, broken: Option<&Break>) -> Placement {
+pub(super) fn by_standing(placement: &Placement, had: impl Iterator<Item = NodeId>) -> Placement {
     let mut placement = placement.clone();
-    let survivors = broken.map_or(&[][..], |broken| &broken.survivors);
-    let standing = |node: NodeId| survivors.iter().position(|rank| rank.node == node);
+    let had: Vec<NodeId> = had.collect();
+    let standing = |node: NodeId| had.iter().position(|known| *known == node);
     placement.sort_by_key(|(node, _)| standing(*node).unwrap_or(usize::MAX));
     placement
 }

@@ -1,15 +1,20 @@
 use super::*;
 use crate::decode::{Rgb, encode};
 
+/// A JPEG file of one shade.
+fn plain(shade: u8) -> Vec<u8> {
+    encode(&Rgb {
+        width: 8,
+        height: 8,
+        data: vec![shade; 192],
+    })
+}
+
 #[test]
 fn broken_samples_are_listed_with_their_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.tar");
-    let jpeg = encode(&Rgb {
-        width: 8,
-        height: 8,
-        data: vec![9; 192],
-    });
+    let jpeg = plain(9);
     let files: Vec<(&str, &[u8])> = vec![
         ("0.jpg", &jpeg),
         ("0.txt", b"A red ring."),
@@ -45,11 +50,7 @@ fn broken_samples_are_listed_with_their_reason() {
 fn a_sample_has_all_its_readable_captions_in_order_of_their_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.tar");
-    let jpeg = encode(&Rgb {
-        width: 8,
-        height: 8,
-        data: vec![9; 192],
-    });
+    let jpeg = plain(9);
     let files: Vec<(&str, &[u8])> = vec![
         ("0.10.txt", b"a ring"),
         ("0.2.txt", b"the ring"),
@@ -102,14 +103,7 @@ fn an_index_of_single_captions_is_written_and_read_as_before_there_were_several(
 #[test]
 fn samples_with_the_same_image_share_its_identity() {
     let dir = tempfile::tempdir().unwrap();
-    let jpeg = |shade: u8| {
-        encode(&Rgb {
-            width: 8,
-            height: 8,
-            data: vec![shade; 192],
-        })
-    };
-    let (dark, light) = (jpeg(9), jpeg(200));
+    let (dark, light) = (plain(9), plain(200));
     let index = |name: &str, images: [&[u8]; 2]| {
         let path = dir.path().join(name);
         let texts: [&[u8]; 2] = [b"a ring", b"a disc"];
@@ -127,11 +121,7 @@ fn samples_with_the_same_image_share_its_identity() {
 fn a_truncated_archive_is_one_broken_entry() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.tar");
-    let jpeg = encode(&Rgb {
-        width: 8,
-        height: 8,
-        data: vec![9; 192],
-    });
+    let jpeg = plain(9);
     let files: Vec<(&str, &[u8])> = vec![
         ("0.jpg", &jpeg),
         ("0.txt", b"a ring"),

@@ -8,6 +8,7 @@ use super::trainee::Trainee;
 use medley_protocol::agent::{FromRank, ToRank};
 use medley_protocol::ids::StageId;
 use medley_worker::agent::core::ProcessId;
+use medley_worker::rank::beginning::{Memory, Path};
 use medley_worker::rank::membership;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(super) enum Wire {
     Hello {
         stage: StageId,
         secret: String,
-        memory: Option<membership::Memory>,
+        memory: Option<Memory>,
     },
     /// The whole state, for a rank that joins.
     State(Toy),
@@ -91,7 +92,7 @@ pub(super) enum How {
     /// The last checkpoint, or the stage's start.
     Stored,
     /// Its own memory, in this way; or its peers' where it joins.
-    Memory(membership::Path),
+    Memory(Path),
 }
 
 /// Time between two pulses; longer than in truth, which is often enough.

@@ -5,14 +5,15 @@
 
 use super::process::{Alarm, Deed, Heard, How, Pid, Seat, Tools, Wire, pulse};
 use super::toy::{STATE_BYTES, Toy, data, initial};
-use medley_protocol::agent::{Assignment, FromRank, Member, RankState, ToRank};
+use medley_protocol::agent::{Assignment, FromRank, RankState, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::spec::Length;
 use medley_protocol::stage::StageKind;
 use medley_worker::checkpoint::{is_planned, part_range};
 use medley_worker::collective::deal::{Deal, deal};
+use medley_worker::rank::beginning::{Beginning, Memory, Path, begin};
 use medley_worker::rank::calls::{Call, Calls, Heard as Order};
-use medley_worker::rank::membership::{self, Beginning, Input, Memory, Output, Path, begin};
+use medley_worker::rank::membership::{self, Input, Output};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -27,8 +28,6 @@ type Lanes = Vec<(u32, u64)>;
 pub(super) struct Trainee {
     pid: Pid,
     calls: Calls,
-    /// A checkpoint was asked for and not taken yet.
-    wanted: Option<u64>,
     /// None until one was loaded, or taken from a peer.
     toy: Option<Toy>,
     /// What the generation that broke was about to commit.
@@ -79,7 +78,6 @@ impl Trainee {
         let trainee = Self {
             pid,
             calls: Calls::new(Box::new(assignment), rank),
-            wanted: None,
             toy: None,
             prepared: None,
             phase: Phase::Loading,
@@ -165,9 +163,6 @@ impl Trainee {
         };
         match self.calls.hear(order) {
             Ok(Order::Called) if self.phase != Phase::Loading => self.listen(out),
-            Ok(Order::CheckpointWanted(step)) => {
-                self.wanted = Some(self.wanted.map_or(step, |wanted| wanted.min(step)));
-            }
             Ok(_) => {}
             Err(what) => out.push(Deed::Accuse(what)),
         }
@@ -278,6 +273,7 @@ impl Trainee {
         let Some(call) = self.calls.ready_after(self.joined()).cloned() else {
             return;
         };
+        let ranks_of_nodes = call.ranks_of_nodes();
         let Call {
             assignment,
             rank,
@@ -287,7 +283,7 @@ impl Trainee {
             .iter()
             .map(|member| Some((member.rank, member.address.parse().ok()?)))
             .collect();
-        let (Some(mut peers), Ok(deal)) = (pids, deal(assignment.spec.lanes.count, &ranks_of_nodes(&members))) else {
+        let (Some(mut peers), Ok(deal)) = (pids, deal(assignment.spec.lanes.count, &ranks_of_nodes)) else {
             out.push(Deed::Accuse(format!("these members cannot train: {members:?}")));
             return;
         };
@@ -415,7 +411,7 @@ impl Trainee {
         let of_step = shares.into_iter().filter(|((of, _), _)| *of == step);
         self.prepared = Some(of_step.flat_map(|(_, lanes)| lanes).collect());
         let joined = part.seat.generation;
-        let wanted = self.wanted.take().map(|step| Input::CheckpointWanted { step });
+        let wanted = self.calls.take_wanted().map(|step| Input::CheckpointWanted { step });
         let next = self.calls.ready_after(joined).map(|call| call.assignment.generation);
         let ready = next.map(|generation| Input::Ready { generation });
         let prepared = Input::Prepared {
@@ -565,12 +561,6 @@ impl Trainee {
             Length::Steps { count } | Length::Epochs { count } => count,
         }
     }
-}
-
-/// Ranks of each node, in order.
-fn ranks_of_nodes(members: &[Member]) -> Vec<u32> {
-    let nodes = members.chunk_by(|a, b| a.node == b.node);
-    nodes.map(|ranks| ranks.len() as u32).collect()
 }
 
 fn later(after: Duration, alarm: Alarm) -> Deed {

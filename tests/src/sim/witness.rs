@@ -19,7 +19,7 @@ use medley_coordinator::domain::decision::Decision;
 use medley_coordinator::domain::job;
 use medley_protocol::ids::StageId;
 use medley_protocol::tasks::{TaskOutput, TaskWork};
-use medley_worker::rank::membership::Path;
+use medley_worker::rank::beginning::Path;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;

@@ -16,6 +16,14 @@ pub struct Call {
     pub members: Vec<Member>,
 }
 
+impl Call {
+    /// Ranks of each node, in order; members of one node follow each other.
+    pub fn ranks_of_nodes(&self) -> Vec<u32> {
+        let nodes = self.members.chunk_by(|a, b| a.node == b.node);
+        nodes.map(|ranks| ranks.len() as u32).collect()
+    }
+}
+
 /// What came of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
@@ -25,14 +33,14 @@ pub enum Heard {
     Called,
     /// The members of the latest call are known.
     Ready,
-    /// A checkpoint is wanted once so many steps are committed.
-    CheckpointWanted(u64),
 }
 
 /// The latest call.
 #[derive(Debug, Clone)]
 pub struct Calls {
     latest: Call,
+    /// A checkpoint was asked for, once so many steps are committed.
+    wanted: Option<u64>,
 }
 
 impl Calls {
@@ -45,7 +53,13 @@ impl Calls {
                 rank,
                 members,
             },
+            wanted: None,
         }
+    }
+
+    /// The number of committed steps at which a checkpoint was asked for, once.
+    pub fn take_wanted(&mut self) -> Option<u64> {
+        self.wanted.take()
     }
 
     /// The latest call's generation.
@@ -69,7 +83,11 @@ impl Calls {
                 if assignment.generation <= self.generation() {
                     return Ok(Heard::Nothing);
                 }
-                *self = Self::new(assignment, rank);
+                let wanted = self.wanted;
+                *self = Self {
+                    wanted,
+                    ..Self::new(assignment, rank)
+                };
                 Ok(Heard::Called)
             }
             ToRank::Connect { generation, members } if generation == self.generation() => {
@@ -84,7 +102,11 @@ impl Calls {
             }
             // Of a generation that another call has replaced.
             ToRank::Connect { generation, .. } if generation < self.generation() => Ok(Heard::Nothing),
-            ToRank::CheckpointAfter { wanted } => Ok(Heard::CheckpointWanted(wanted.step)),
+            ToRank::CheckpointAfter { wanted } => {
+                let step = wanted.step;
+                self.wanted = Some(self.wanted.map_or(step, |earlier| earlier.min(step)));
+                Ok(Heard::Nothing)
+            }
             other => Err(format!("a rank that trains does not expect {other:?}")),
         }
     }
@@ -157,5 +179,25 @@ mod tests {
         assert!(calls.hear(connect(2, 2)).unwrap_err().contains("the 1 members"));
         assert!(calls.hear(connect(3, 1)).is_err());
         assert!(calls.hear(ToRank::Lease { lease: None }).is_err());
+    }
+
+    #[test]
+    fn members_are_counted_node_by_node() {
+        let nodes: Vec<NodeId> = (0..3).map(|_| NodeId::generate()).collect();
+        let members: Vec<Member> = [0, 0, 1, 2, 2, 2]
+            .iter()
+            .zip(0..)
+            .map(|(node, rank)| Member {
+                rank,
+                node: nodes[*node],
+                address: String::new(),
+            })
+            .collect();
+        let call = Call {
+            assignment: assignment(1),
+            rank: 0,
+            members,
+        };
+        assert_eq!(call.ranks_of_nodes(), [2, 1, 3]);
     }
 }

@@ -1,10 +1,11 @@
 //! A rank: the process that owns one device and runs a set of lanes, or works on leased tasks.
 //!
 //! [`process`] is its life, [`pipes`] how it hears and speaks, [`failure`] its last words; [`calls`] are the generations that a
-//! training rank is called to, [`membership`] decides when a step may be committed, [`activity`] is where in a step it is, [`memory`] what it
-//! costs. The work itself is in [`stage`](crate::stage).
+//! training rank is called to, [`beginning`] is what one goes on from, [`membership`] decides when a step may be committed;
+//! [`activity`] is where in a step the rank is, [`memory`] what it costs. The work itself is in [`stage`](crate::stage).
 
 pub mod activity;
+pub mod beginning;
 pub mod calls;
 pub mod failure;
 pub mod membership;

@@ -5,7 +5,7 @@
 //! member of an old generation, is told why it is refused and changes nothing.
 
 use super::frame::{self, Kind, Tag};
-use crate::rank::membership::Memory;
+use crate::rank::beginning::Memory;
 use medley_protocol::ids::StageId;
 use serde::{Deserialize, Serialize};
 use std::io;

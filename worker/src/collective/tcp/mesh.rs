@@ -4,7 +4,7 @@ use super::fence::{self, Fence};
 use super::frame::{self, Kind, Tag};
 use super::handshake::{self, Hello};
 use super::inbox::{Inbox, Lost};
-use crate::rank::membership::Memory;
+use crate::rank::beginning::Memory;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};

@@ -1,6 +1,7 @@
 //! A generation simulated message by message, with members lost at any moment.
 
 use super::*;
+use crate::rank::beginning::{Beginning, Memory, Path, begin};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 

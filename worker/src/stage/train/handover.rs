@@ -6,7 +6,7 @@
 
 use crate::collective::tcp::mesh::Limits;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
-use crate::rank::membership::Path;
+use crate::rank::beginning::Path;
 use medley_model::state::State;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;

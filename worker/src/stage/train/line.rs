@@ -19,8 +19,6 @@ pub(super) struct Line {
     calls: Calls,
     /// The generation that the rank works in, or worked in last; 0 before the first.
     joined: u64,
-    /// A checkpoint was asked for and not taken yet.
-    wanted: Option<u64>,
 }
 
 impl Line {
@@ -35,7 +33,6 @@ impl Line {
             address,
             calls: Calls::new(assignment, rank),
             joined: 0,
-            wanted: None,
         }
     }
 
@@ -75,10 +72,8 @@ impl Line {
     }
 
     fn hear(&mut self, order: ToRank, committed: Option<u64>) -> Result<(), Failure> {
-        match self.calls.hear(order).map_err(Failure::passing)? {
-            Heard::Called => self.listen(committed),
-            Heard::CheckpointWanted(step) => self.wanted = Some(self.wanted.map_or(step, |wanted| wanted.min(step))),
-            Heard::Ready | Heard::Nothing => {}
+        if self.calls.hear(order).map_err(Failure::passing)? == Heard::Called {
+            self.listen(committed);
         }
         Ok(())
     }
@@ -91,7 +86,7 @@ impl Line {
 
     /// The checkpoint that was asked for, once.
     pub(super) fn take_wanted(&mut self) -> Option<u64> {
-        self.wanted.take()
+        self.calls.take_wanted()
     }
 
     /// The lowest generation that is not over.

@@ -9,10 +9,10 @@ use crate::collective::deal::deal;
 use crate::collective::reduce::Plan;
 use crate::collective::tcp::mesh::Limits;
 use crate::collective::tcp::{Hello, Mesh, Timing};
+use crate::rank::beginning::{Beginning, Path, begin};
 use crate::rank::calls::Call;
 use crate::rank::fingerprint;
-use crate::rank::membership::{Beginning, Path, begin};
-use medley_protocol::agent::{Assignment, Member};
+use medley_protocol::agent::Assignment;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -24,12 +24,13 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// [`Stop`] when it ends before its time.
 pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, line: &mut Line) -> Result<Left, Stop> {
+    let ranks_of_nodes = call.ranks_of_nodes();
     let Call {
         assignment,
         rank,
         members,
     } = call;
-    let deal = deal(assignment.spec.lanes.count, &ranks_of_nodes(&members))?;
+    let deal = deal(assignment.spec.lanes.count, &ranks_of_nodes)?;
     let plan = Plan::new(&deal, rank, trainer.gradient_len());
     let hello = Hello {
         stage: assignment.stage,
@@ -87,31 +88,4 @@ fn work(
     trainer.enter(hello.generation, stored, late, place)?;
     let committed = trainer.committed().unwrap_or(0);
     trainer.run(Speaker::new(hello, committed), place, line)
-}
-
-/// Ranks of each node, in order; members of one node follow each other.
-fn ranks_of_nodes(members: &[Member]) -> Vec<u32> {
-    let nodes = members.chunk_by(|a, b| a.node == b.node);
-    nodes.map(|ranks| ranks.len() as u32).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use medley_protocol::ids::NodeId;
-
-    #[test]
-    fn members_are_counted_node_by_node() {
-        let nodes: Vec<NodeId> = (0..3).map(|_| NodeId::generate()).collect();
-        let members: Vec<Member> = [0, 0, 1, 2, 2, 2]
-            .iter()
-            .zip(0..)
-            .map(|(node, rank)| Member {
-                rank,
-                node: nodes[*node],
-                address: String::new(),
-            })
-            .collect();
-        assert_eq!(ranks_of_nodes(&members), [2, 1, 3]);
-    }
 }

@@ -14,8 +14,8 @@ use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
 use crate::collective::tcp::{Lost, Mesh};
 use crate::objects::Objects;
+use crate::rank::beginning::{Memory, Path};
 use crate::rank::failure::Failure;
-use crate::rank::membership::{Memory, Path};
 use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
 use medley_data::loader::{Batch, Loader};
@@ -268,7 +268,6 @@ impl Trainer {
     }
 
     fn prepare(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
-        self.note(StepPhase::Computing);
         let mut looked = self.look(place)?;
         self.note(StepPhase::Computing);
         place.exchange += 1;
@@ -318,6 +317,7 @@ impl Trainer {
         if self.foreign.is_none() {
             return Ok(None);
         }
+        self.note(StepPhase::Computing);
         place.exchange += 1;
         let (mut batches, mut views) = (VecDeque::new(), Vec::new());
         for lane in place.lanes() {
