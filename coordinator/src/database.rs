@@ -5,7 +5,7 @@ use crate::state_dir::StateDir;
 use crate::store::MIGRATIONS;
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -86,11 +86,9 @@ impl Database {
     /// # Errors
     /// When a migration fails, or the database has been migrated by a newer coordinator.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        let mut options = (*self.pool.connect_options()).clone();
-        for (limit, _) in LIMITS {
-            options = options.options([(limit, "0")]);
-        }
-        let mut connection = options.connect().await.context("cannot connect to the database")?;
+        // Not one of the pool's: those have limits.
+        let connecting = self.pool.connect_options().connect().await;
+        let mut connection = connecting.context("cannot connect to the database")?;
         MIGRATIONS
             .run(&mut connection)
             .await
@@ -135,7 +133,6 @@ fn foreign(url: &str) -> anyhow::Result<PgConnectOptions> {
 async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
     let options = options
         .application_name("medley-coordinator")
-        .options(LIMITS)
         .log_slow_statements(tracing::log::LevelFilter::Warn, SLOW_STATEMENT);
     let place = format!(
         "{} at {}",
@@ -145,6 +142,7 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(limit(connection)))
         .connect_lazy_with(options);
     for attempt in 1..=TRIES {
         match pool.acquire().await {
@@ -157,6 +155,18 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
         }
     }
     anyhow::bail!("the database {place} does not answer")
+}
+
+/// Puts [`LIMITS`] on a connection. They are not among its options, which poolers refuse.
+async fn limit(connection: &mut PgConnection) -> sqlx::Result<()> {
+    for (name, value) in LIMITS {
+        sqlx::query("SELECT set_config($1, $2, false)")
+            .bind(name)
+            .bind(value)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Whether the database may only be starting.
