@@ -4,7 +4,7 @@ use crate::postgres::{self, Durability, Health, Server};
 use crate::state_dir::StateDir;
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,6 +15,9 @@ const MAX_CONNECTIONS: u32 = 24;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries to reach a database that may be starting itself.
 const TRIES: u32 = 6;
+/// Longest time that a transaction may stand still. A leader that is paused in the middle of one holds the row that names
+/// the leader: without this limit nobody could take over.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 /// Statements that take longer are logged.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
@@ -116,6 +119,7 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(limit(connection)))
         .connect_lazy_with(options);
     for attempt in 1..=TRIES {
         match pool.acquire().await {
@@ -128,6 +132,16 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
         }
     }
     anyhow::bail!("the database {place} does not answer")
+}
+
+/// Puts limits on what a connection may do to others.
+async fn limit(connection: &mut PgConnection) -> sqlx::Result<()> {
+    // Not among the options of the connection itself, which poolers refuse.
+    sqlx::query("SELECT set_config('idle_in_transaction_session_timeout', $1, false)")
+        .bind(IDLE_IN_TRANSACTION.as_millis().to_string())
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Whether the database may only be starting.
@@ -143,6 +157,7 @@ fn is_passing(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_database;
 
     #[test]
     fn a_url_of_another_kind_is_refused_without_showing_its_password() {
@@ -158,5 +173,17 @@ mod tests {
             );
         }
         assert!(foreign("postgres://user:hunter2@host/x").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_stands_still_makes_nobody_wait_for_long() {
+        const LOCK: &str = "SELECT pg_advisory_xact_lock(4712)";
+        let pool = reach(test_database::server().await).await.unwrap();
+        let mut standing = pool.begin().await.unwrap();
+        sqlx::query(LOCK).execute(&mut *standing).await.unwrap();
+        let other = sqlx::query(LOCK).execute(&pool);
+        let other = tokio::time::timeout(3 * IDLE_IN_TRANSACTION, other).await;
+        other.expect("the lock is free again").unwrap();
+        standing.commit().await.unwrap_err();
     }
 }
