@@ -2,9 +2,10 @@
 
 use crate::postgres::{self, Durability, Health, Server};
 use crate::state_dir::StateDir;
+use crate::store::MIGRATIONS;
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,11 +16,15 @@ const MAX_CONNECTIONS: u32 = 24;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries to reach a database that may be starting itself.
 const TRIES: u32 = 6;
-/// Longest time that a transaction may stand still. A leader that is paused in the middle of one holds the row that names
-/// the leader: without this limit nobody could take over.
-const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 /// Statements that take longer are logged.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+/// What the server ends by itself, so that nothing waits for a coordinator that is paused or cut off. A transaction that
+/// idles may hold the leader's row, and the takeover waits for that.
+const LIMITS: [(&str, &str); 3] = [
+    ("statement_timeout", "20s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+];
 
 /// Where the coordinator keeps its state.
 #[derive(Debug, Clone, clap::Args)]
@@ -74,6 +79,24 @@ impl Database {
             });
         }
         Self::open(place, state).await
+    }
+
+    /// Brings the schema up to date, which may take longer than any other statement.
+    ///
+    /// # Errors
+    /// When a migration fails, or the database has been migrated by a newer coordinator.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        // Not one of the pool's: those have limits.
+        let connecting = self.pool.connect_options().connect().await;
+        let mut connection = connecting.context("cannot connect to the database")?;
+        MIGRATIONS
+            .run(&mut connection)
+            .await
+            .context("cannot bring the database's schema up to date")?;
+        connection
+            .close()
+            .await
+            .context("cannot close a connection to the database")
     }
 
     /// Waits until our own server is gone for good; for ever if the server is not our own. The text says why.
@@ -134,14 +157,16 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
     anyhow::bail!("the database {place} does not answer")
 }
 
-/// Puts limits on what a connection may do to others.
+/// Puts [`LIMITS`] on a connection. They are not among its options, which poolers refuse.
 async fn limit(connection: &mut PgConnection) -> sqlx::Result<()> {
-    // Not among the options of the connection itself, which poolers refuse.
-    sqlx::query("SELECT set_config('idle_in_transaction_session_timeout', $1, false)")
-        .bind(IDLE_IN_TRANSACTION.as_millis().to_string())
-        .execute(connection)
-        .await
-        .map(drop)
+    for (name, value) in LIMITS {
+        sqlx::query("SELECT set_config($1, $2, false)")
+            .bind(name)
+            .bind(value)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Whether the database may only be starting.
@@ -158,6 +183,42 @@ fn is_passing(error: &sqlx::Error) -> bool {
 mod tests {
     use super::*;
     use crate::test_database;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn a_coordinator_that_stands_still_in_a_transaction_keeps_nobody_from_leading() {
+        let fresh = test_database::fresh().await;
+        let pool = reach((*fresh.connect_options()).clone()).await.unwrap();
+        let mut paused = pool.begin().await.unwrap();
+        sqlx::query("SELECT term FROM leader FOR SHARE")
+            .execute(&mut *paused)
+            .await
+            .unwrap();
+
+        let since = Instant::now();
+        sqlx::query("UPDATE leader SET term = term + 1")
+            .execute(&pool)
+            .await
+            .unwrap();
+        assert!(since.elapsed() > Duration::from_secs(1), "it waited for the paused one");
+        let late = sqlx::query("UPDATE leader SET term = term + 1")
+            .execute(&mut *paused)
+            .await;
+        assert!(late.is_err(), "the paused one's transaction is over");
+    }
+
+    #[tokio::test]
+    async fn migrations_have_no_limits() {
+        let fresh = test_database::fresh().await;
+        let pool = reach((*fresh.connect_options()).clone()).await.unwrap();
+        let database = Database { pool, server: None };
+        database.migrate().await.unwrap();
+        let limit: String = sqlx::query_scalar("SHOW statement_timeout")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(limit, "20s", "of all others");
+    }
 
     #[test]
     fn a_url_of_another_kind_is_refused_without_showing_its_password() {
@@ -173,17 +234,5 @@ mod tests {
             );
         }
         assert!(foreign("postgres://user:hunter2@host/x").is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_transaction_that_stands_still_makes_nobody_wait_for_long() {
-        const LOCK: &str = "SELECT pg_advisory_xact_lock(4712)";
-        let pool = reach(test_database::server().await).await.unwrap();
-        let mut standing = pool.begin().await.unwrap();
-        sqlx::query(LOCK).execute(&mut *standing).await.unwrap();
-        let other = sqlx::query(LOCK).execute(&pool);
-        let other = tokio::time::timeout(3 * IDLE_IN_TRANSACTION, other).await;
-        other.expect("the lock is free again").unwrap();
-        standing.commit().await.unwrap_err();
     }
 }

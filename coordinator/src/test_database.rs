@@ -39,8 +39,7 @@ pub async fn fresh() -> PgPool {
     }
 }
 
-/// How to connect to the server that tests use.
-pub(crate) async fn server() -> PgConnectOptions {
+async fn server() -> PgConnectOptions {
     match std::env::var(TEST_DATABASE_URL) {
         Ok(url) => PgConnectOptions::from_str(&url).expect("TEST_DATABASE_URL is a postgres:// URL"),
         Err(_) => own_server().await.connect_options(),
