@@ -9,9 +9,10 @@ use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
 use medley_protocol::error::{Code, ProblemBody};
 use medley_protocol::ids::{CheckpointId, JobId, StageId};
+use medley_protocol::ledger::LedgerEntry;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::rest::{
-    CheckpointView, DatasetView, EventView, JobDetail, JobView, MetricsPage, NodeView, Page, StageView,
+    CheckpointView, DatasetView, EventView, JobDetail, JobView, LedgerPage, MetricsPage, NodeView, Page, StageView,
 };
 use medley_protocol::spec::{Kind, Spec};
 use medley_protocol::stage::{JobState, StageKind, StageState};
@@ -100,6 +101,7 @@ struct World {
     jobs: BTreeMap<JobId, JobDetail>,
     events: Vec<EventView>,
     rows: Vec<StepMetrics>,
+    ledger: Vec<LedgerEntry>,
     datasets: Vec<DatasetView>,
     checkpoints: Vec<CheckpointView>,
     nodes: Vec<NodeView>,
@@ -127,6 +129,7 @@ impl Coordinator {
             .route("/jobs/{job}/cancel", post(cancel))
             .route("/jobs/{job}/events", get(events))
             .route("/jobs/{job}/metrics", get(metrics_of))
+            .route("/jobs/{job}/ledger", get(ledger_of))
             .route(
                 "/jobs/{job}/datasets",
                 get(|State(world): Shared| async move { Json(at(&world).datasets.clone()) }),
@@ -175,6 +178,10 @@ impl Coordinator {
 
     pub(crate) fn put_metrics(&self, rows: Vec<StepMetrics>) {
         at(&self.world).rows = rows;
+    }
+
+    pub(crate) fn put_ledger(&self, entries: Vec<LedgerEntry>) {
+        at(&self.world).ledger = entries;
     }
 
     pub(crate) fn put_dataset(&self, dataset: DatasetView) {
@@ -275,6 +282,17 @@ async fn metrics_of(State(world): Shared, Query(query): Query<BTreeMap<String, S
         stage: query["stage"].parse().unwrap(),
         next_step: from + rows.len() as u64,
         rows,
+    })
+}
+
+async fn ledger_of(State(world): Shared, Query(query): Query<BTreeMap<String, String>>) -> Json<LedgerPage> {
+    let (from, limit) = (parameter(&query, "from_step"), parameter(&query, "limit") as usize);
+    let world = at(&world);
+    let entries = world.ledger.iter().filter(|entry| entry.step >= from).take(limit);
+    Json(LedgerPage {
+        stage: query["stage"].parse().unwrap(),
+        entries: entries.cloned().collect(),
+        next_step: from,
     })
 }
 

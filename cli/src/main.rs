@@ -16,6 +16,7 @@ mod fake;
 mod follow;
 mod infer;
 mod jobs;
+mod ledger;
 mod nodes;
 mod report;
 mod signals;
@@ -61,6 +62,8 @@ enum Command {
     Submit(submit::Args),
     /// List, show, follow and cancel jobs.
     Jobs(jobs::Args),
+    /// Check which samples the steps of a job have read.
+    Ledger(ledger::Args),
     /// List the nodes of the cluster.
     Nodes(nodes::Args),
     /// List and take checkpoints.
@@ -78,6 +81,8 @@ enum Ending {
     Success,
     /// The job that was followed did not succeed.
     JobFailed,
+    /// What was checked is not whole.
+    NotWhole,
     /// A signal ended the command.
     Interrupted,
 }
@@ -86,7 +91,7 @@ impl From<Ending> for ExitCode {
     fn from(ending: Ending) -> Self {
         match ending {
             Ending::Success => Self::SUCCESS,
-            Ending::JobFailed => Self::FAILURE,
+            Ending::JobFailed | Ending::NotWhole => Self::FAILURE,
             Ending::Interrupted => Self::from(130),
         }
     }
@@ -116,6 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<Ending> {
             Command::Chaos(args) => chaos::run(args, cli.json).await,
             Command::Submit(args) => submit::run(args, cli.json).await,
             Command::Jobs(args) => jobs::run(args, cli.json).await,
+            Command::Ledger(args) => ledger::run(args, cli.json).await,
             Command::Nodes(args) => nodes::run(args, cli.json).await,
             Command::Checkpoints(args) => checkpoints::run(args, cli.json).await,
             Command::Caption(args) => caption::run(args, cli.json).await,

@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Complete and check the spec, print it and submit nothing.
     #[arg(long, conflicts_with = "watch")]
     check: bool,
+    /// Write down which samples every step reads; `medley ledger` checks it.
+    #[arg(long)]
+    ledger: bool,
     /// Submitting again with the same key gives the same job instead of another one.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -56,7 +59,10 @@ pub(crate) struct Args {
 /// # Errors
 /// With every wrong field of the spec on a line of its own.
 pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
-    let document = read(&args.spec)?;
+    let mut document = read(&args.spec)?;
+    if args.ledger {
+        document["ledger"] = Value::Bool(true);
+    }
     if args.check {
         let spec = Spec::from_document(&document).map_err(|problems| {
             anyhow!(

@@ -43,6 +43,10 @@ pub struct Settings {
 /// A lane's samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
+    /// The epoch.
+    pub epoch: u64,
+    /// Position in the epoch of the first sample; the others follow.
+    pub position: u64,
     /// Normalised pixels, b × 3 × s × s.
     pub pixels: Vec<f32>,
     /// Token ids, `[CLS]` first and `[SEP]` last.
@@ -132,16 +136,18 @@ impl Loader {
     pub fn batch(&mut self, step: u64, lane: u32) -> Result<Batch, Fault> {
         let s = &self.settings;
         let (lanes, size) = (u64::from(s.lanes), u64::from(s.batch));
+        let steps_per_epoch = self.steps_per_epoch();
+        let (epoch, position) = place(step, steps_per_epoch, lanes, size, u64::from(lane), 0);
         let mut batch = Batch {
+            epoch,
+            position,
             pixels: Vec::with_capacity(s.batch as usize * self.pixels_per_image()),
             texts: Vec::new(),
             identities: Vec::new(),
             samples: Vec::new(),
             replaced: Vec::new(),
         };
-        let steps_per_epoch = self.steps_per_epoch();
-        for slot in 0..size {
-            let (epoch, position) = place(step, steps_per_epoch, lanes, size, u64::from(lane), slot);
+        for position in position..position + size {
             let (sample, image, attempt) = self.drawn(epoch, position)?;
             if attempt > 0 {
                 batch.replaced.push((position, attempt));

@@ -65,6 +65,17 @@ impl Order {
     }
 }
 
+/// Seed of a stage's order, augmentation, dropout and negatives: stages of one job differ, fresh weights do not.
+///
+/// # Panics
+/// Never: a hash has eight bytes.
+pub fn stage_seed(seed: u64, stage_name: &str) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(stage_name.as_bytes());
+    let hash = hasher.finalize();
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has eight bytes"))
+}
+
 /// Where a slot of a lane of a step reads: (epoch, position in the epoch). An epoch has `steps_per_epoch` whole steps; what is
 /// left over is not read.
 pub fn place(step: u64, steps_per_epoch: u64, lanes: u64, batch: u64, lane: u64, slot: u64) -> (u64, u64) {
@@ -98,6 +109,13 @@ mod tests {
                 prop_assert!(position < steps * lanes * batch && seen.insert(position));
             }
         }
+    }
+
+    #[test]
+    fn stages_of_one_job_have_seeds_of_their_own() {
+        assert_ne!(stage_seed(1, "pretrain-0"), stage_seed(1, "pretrain-1"));
+        assert_ne!(stage_seed(1, "pretrain-0"), stage_seed(2, "pretrain-0"));
+        assert_eq!(stage_seed(1, "filter-0"), stage_seed(1, "filter-0"));
     }
 
     #[test]

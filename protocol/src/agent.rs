@@ -7,6 +7,7 @@
 
 use crate::checkpoint::{CheckpointPart, Manifest, ObjectRef};
 use crate::ids::{CheckpointRequestId, IncarnationId, JobId, NodeId, StageId};
+use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
 use crate::spec::Spec;
 use crate::stage::StageKind;
@@ -281,6 +282,9 @@ pub enum FromRank {
     Committed {
         /// Its metrics.
         metrics: StepMetrics,
+        /// What it has read, where a ledger is kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ledger: Option<LedgerEntry>,
     },
     /// A part of a checkpoint was written and verified.
     Part {

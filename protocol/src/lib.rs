@@ -2,7 +2,7 @@
 //!
 //! Everything that two of Medley's processes say to each other, or that a user says to them, is a type of this
 //! crate: [`ids`], the job [`spec`], what agents report and are told ([`agent`]), [`tasks`] leased to ranks,
-//! [`metrics`], [`checkpoint`] manifests, single [`inference`]s, the REST bodies ([`rest`]) and the one table of [`error`]
+//! [`metrics`] and the [`ledger`] of steps, [`checkpoint`] manifests, single [`inference`]s, the REST bodies ([`rest`]) and the one table of [`error`]
 //! codes.
 //!
 //! There is no IO here; the feature `client` adds a typed HTTP client in [`client`].
@@ -14,6 +14,7 @@ pub mod client;
 pub mod error;
 pub mod ids;
 pub mod inference;
+pub mod ledger;
 pub mod metrics;
 pub mod rest;
 pub mod spec;

@@ -1,5 +1,6 @@
 //! Metrics of the mathematics: one row per committed step, the same on every rank.
 
+use crate::ledger::LedgerEntry;
 use serde::{Deserialize, Serialize};
 
 /// What a committed training step reports. A function of the step alone: a redone step reports the same bits.
@@ -37,6 +38,9 @@ impl StepMetrics {
 pub struct MetricsChunk {
     /// Rows with consecutive steps.
     pub rows: Vec<StepMetrics>,
+    /// What these steps have read, where a ledger is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ledger: Vec<LedgerEntry>,
 }
 
 /// How far a stage's metrics are stored.

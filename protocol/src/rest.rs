@@ -7,6 +7,7 @@
 //! | `GET /jobs/{job}` | → [`JobDetail`] | viewer |
 //! | `POST /jobs/{job}/cancel` | → [`JobView`] | submitter |
 //! | `GET /jobs/{job}/metrics?stage&from_step&limit` | → [`MetricsPage`] | viewer |
+//! | `GET /jobs/{job}/ledger?stage&from_step&limit` | → [`LedgerPage`] | viewer |
 //! | `GET /jobs/{job}/checkpoints` | → list of [`CheckpointView`] | viewer |
 //! | `POST /jobs/{job}/checkpoints` | → [`CheckpointRequestView`] | operator |
 //! | `GET /jobs/{job}/datasets` | → list of [`DatasetView`] | viewer |
@@ -25,6 +26,7 @@
 
 use crate::checkpoint::{CheckpointPart, ObjectRef};
 use crate::ids::{CheckpointId, CheckpointRequestId, DatasetId, IncarnationId, JobId, LeaseToken, NodeId, StageId};
+use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
 use crate::spec::{Kind, Spec};
 use crate::stage::{JobState, StageKind, StageState};
@@ -135,6 +137,17 @@ pub struct MetricsPage {
     pub stage: StageId,
     /// Rows by step; consecutive from the one asked for.
     pub rows: Vec<StepMetrics>,
+    /// Ask from here for more.
+    pub next_step: u64,
+}
+
+/// What steps of one stage have read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerPage {
+    /// The stage.
+    pub stage: StageId,
+    /// Entries by step, from the one asked for.
+    pub entries: Vec<LedgerEntry>,
     /// Ask from here for more.
     pub next_step: u64,
 }

@@ -168,6 +168,10 @@ fn table(jobs: &[JobView], now: DateTime<Utc>) -> Table {
     table
 }
 
+/// What happened to a job after an event.
+///
+/// # Errors
+/// When the coordinator does not answer or refuses.
 pub(crate) async fn events(
     client: &Client,
     job: medley_protocol::ids::JobId,

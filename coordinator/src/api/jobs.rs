@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::rest::{
-    CheckpointRequestView, CheckpointView, DatasetView, EventView, JobDetail, JobView, MetricsPage, Page,
+    CheckpointRequestView, CheckpointView, DatasetView, EventView, JobDetail, JobView, LedgerPage, MetricsPage, Page,
 };
 use medley_protocol::stage::StageState;
 use serde::Deserialize;
@@ -22,6 +22,8 @@ const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
 /// Most rows of metrics of a page.
 const MAX_METRICS: i64 = 10_000;
+/// Most entries of the ledger of a page.
+const MAX_LEDGER: i64 = 1000;
 /// A transition that others keep overtaking is given up after so many tries.
 const MAX_TRIES: u32 = 20;
 
@@ -32,6 +34,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/jobs/{job}", get(show_job))
         .route("/jobs/{job}/cancel", post(cancel_job))
         .route("/jobs/{job}/metrics", get(list_metrics))
+        .route("/jobs/{job}/ledger", get(list_ledger))
         .route(
             "/jobs/{job}/checkpoints",
             get(list_checkpoints).post(request_checkpoint),
@@ -101,7 +104,7 @@ async fn cancel_job(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MetricsQuery {
+struct StepsQuery {
     stage: StageId,
     #[serde(default)]
     from_step: u64,
@@ -112,13 +115,10 @@ async fn list_metrics(
     _: Viewer,
     State(app): State<App>,
     Path(id): Path<JobId>,
-    Query(query): Query<MetricsQuery>,
+    Query(query): Query<StepsQuery>,
 ) -> Result<Json<MetricsPage>> {
     let limit = bounded(query.limit, 1000, MAX_METRICS)?;
-    let job = app.store.job(id).await?.ok_or_else(no_job)?;
-    if job.stage(query.stage).is_none() {
-        return Err(Error::not_found("this job has no stage of this id"));
-    }
+    must_have(&app, id, query.stage).await?;
     let rows = app.store.list_metrics(query.stage, query.from_step, limit).await?;
     let next_step = rows.last().map_or(query.from_step, |row| row.step + 1);
     Ok(Json(MetricsPage {
@@ -126,6 +126,29 @@ async fn list_metrics(
         rows,
         next_step,
     }))
+}
+
+async fn list_ledger(
+    _: Viewer,
+    State(app): State<App>,
+    Path(id): Path<JobId>,
+    Query(query): Query<StepsQuery>,
+) -> Result<Json<LedgerPage>> {
+    let limit = bounded(query.limit, 100, MAX_LEDGER)?;
+    must_have(&app, id, query.stage).await?;
+    let entries = app.store.list_ledger(query.stage, query.from_step, limit).await?;
+    let next_step = entries.last().map_or(query.from_step, |entry| entry.step + 1);
+    Ok(Json(LedgerPage {
+        stage: query.stage,
+        entries,
+        next_step,
+    }))
+}
+
+async fn must_have(app: &App, job: JobId, stage: StageId) -> Result<()> {
+    let job = app.store.job(job).await?.ok_or_else(no_job)?;
+    let stage = job.stage(stage).map(drop);
+    stage.ok_or_else(|| Error::not_found("this job has no stage of this id"))
 }
 
 async fn list_checkpoints(

@@ -44,7 +44,8 @@ async fn add_metrics(
     Body(chunk): Body<MetricsChunk>,
 ) -> Result<Json<MetricsThrough>> {
     check_rows(&chunk.rows)?;
-    match app.store.add_metrics(stage, &chunk.rows).await? {
+    check_ledger(&chunk)?;
+    match app.store.add_metrics(stage, &chunk).await? {
         MetricsOutcome::Stored(next_step) => Ok(Json(MetricsThrough { next_step })),
         MetricsOutcome::Gap(next_step) => Err(Error::conflict(format!(
             "the rows would leave a gap: the next one wanted has step {next_step}"
@@ -66,6 +67,15 @@ fn check_rows(rows: &[StepMetrics]) -> Result<()> {
         return Err(Error::invalid("rows", "the steps of the rows must be consecutive"));
     }
     Ok(())
+}
+
+/// A step has one entry, or none does.
+fn check_ledger(chunk: &MetricsChunk) -> Result<()> {
+    let steps = chunk.rows.iter().map(|row| row.step);
+    if chunk.ledger.is_empty() || chunk.ledger.iter().map(|entry| entry.step).eq(steps) {
+        return Ok(());
+    }
+    Err(Error::invalid("ledger", "send an entry for each of the rows, or none"))
 }
 
 async fn hand_in_part(

@@ -5,10 +5,10 @@
 //! rows before it are gone with the nodes that held them; the node of longest standing reports.
 
 use super::value::{count, read, stored};
-use super::{Store, epochs, events};
+use super::{Store, epochs, events, ledger};
 use crate::domain::Event;
 use medley_protocol::ids::{JobId, StageId};
-use medley_protocol::metrics::StepMetrics;
+use medley_protocol::metrics::{MetricsChunk, StepMetrics};
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -66,8 +66,8 @@ impl Store {
         through.map(count).transpose()
     }
 
-    /// Stores what is new of consecutive rows.
-    pub async fn add_metrics(&self, stage: StageId, rows: &[StepMetrics]) -> sqlx::Result<MetricsOutcome> {
+    /// Stores what is new of consecutive rows and of their entries in the ledger.
+    pub async fn add_metrics(&self, stage: StageId, chunk: &MetricsChunk) -> sqlx::Result<MetricsOutcome> {
         let mut transaction = self.pool.begin().await?;
         // Metrics may be lost with the machine that runs the database: ranks that go on report what follows.
         sqlx::query("SET LOCAL synchronous_commit = off")
@@ -76,8 +76,11 @@ impl Store {
         let Some((job, through, went_on_from)) = lock(&mut transaction, stage).await? else {
             return Ok(MetricsOutcome::NoStage);
         };
-        let new: Vec<&StepMetrics> = rows.iter().filter(|row| row.step >= through).collect();
+        let job = JobId::from_uuid(job);
+        let new: Vec<&StepMetrics> = chunk.rows.iter().filter(|row| row.step >= through).collect();
         let (Some(first), Some(last)) = (new.first(), new.last()) else {
+            ledger::add(&mut transaction, (job, stage), &chunk.ledger, through).await?;
+            transaction.commit().await?;
             return Ok(MetricsOutcome::Stored(through));
         };
         if first.step > through {
@@ -89,7 +92,7 @@ impl Store {
                 first.step - 1
             );
             let event = Event {
-                job: Some(JobId::from_uuid(job)),
+                job: Some(job),
                 stage: Some(stage),
                 node: None,
                 kind: "metrics-lost",
@@ -99,6 +102,7 @@ impl Store {
         }
         let next = last.step + 1;
         insert(&mut transaction, stage, &new).await?;
+        ledger::add(&mut transaction, (job, stage), &chunk.ledger, through).await?;
         sqlx::query("UPDATE stages SET metrics_through_step = $2 WHERE id = $1")
             .bind(stage.as_uuid())
             .bind(stored(next))

@@ -12,6 +12,7 @@ mod gauges;
 mod idempotency;
 mod jobs;
 mod leader;
+mod ledger;
 mod metrics;
 mod nodes;
 mod schedule;

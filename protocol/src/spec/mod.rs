@@ -81,6 +81,9 @@ pub struct Spec {
     pub evaluate: EvaluateSpec,
     /// When checkpoints are taken.
     pub checkpoint: CheckpointSpec,
+    /// Whether it is written down which samples every step has read. Costs about ten bytes of the job table per sample.
+    #[serde(default)]
+    pub ledger: bool,
 }
 
 impl Spec {

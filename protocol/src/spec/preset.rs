@@ -59,6 +59,7 @@ fn common() -> Value {
         "seed": 42,
         "rounds": 1,
         "data": { "root": "", "human": "human", "web": "web", "test": "test", "max_broken": 0.01 },
+        "ledger": false,
         "start": { "initial": [], "pretrained": [], "captioner": [], "filter": [] },
     })
 }

@@ -1,5 +1,7 @@
 //! The checks of a completed spec that need no file system.
 
+use crate::ledger::MAX_STEP_SAMPLES;
+
 use super::{AugmentSpec, Decay, Kind, Length, Negatives, Problem, Problems, Spec, TrainSpec};
 use std::path::Path;
 
@@ -137,6 +139,9 @@ fn lanes(spec: &Spec, report: &mut Report) {
             "is {}: not usable, a step enqueues lanes.count × lanes.batch = {batch} features; make the queue at least that long",
             spec.model.queue
         )
+    });
+    report.require(!spec.ledger || batch <= MAX_STEP_SAMPLES, "ledger", || {
+        format!("a step of {batch} samples is too long to be written down: at most {MAX_STEP_SAMPLES} are possible")
     });
     report.require(spec.model.queue <= MAX_DIM, "model.queue", || {
         format!("must be at most {MAX_DIM}")

@@ -87,10 +87,15 @@ impl Running {
 
     /// A client with the admin token, once the coordinator serves.
     pub fn client(&self) -> Option<Client> {
+        self.client_of("admin")
+    }
+
+    /// A client with the token of this name, once the coordinator serves.
+    pub fn client_of(&self, token: &str) -> Option<Client> {
         let line = |path: PathBuf| fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'));
         let (url, token) = (
             line(url_file(&self.state_dir))?,
-            line(self.state_dir.join("tokens/admin"))?,
+            line(self.state_dir.join("tokens").join(token))?,
         );
         Some(Client::new(url.trim(), token.trim()))
     }
@@ -143,6 +148,15 @@ impl Running {
         let folders = entries(&self.state_dir.join("logs")).filter(|path| path.is_dir());
         let logs = folders.flat_map(|folder| entries(&folder).collect::<Vec<_>>());
         logs.map(|log| fs::read_to_string(log).unwrap_or_default()).collect()
+    }
+
+    /// The processes of the ranks: workers that a worker has started.
+    pub fn ranks(&self) -> Vec<tree::Process> {
+        let family = tree::family(self.child.id());
+        let is_worker = |process: &&tree::Process| process.name.starts_with("medley-worker");
+        let workers: Vec<u32> = family.iter().filter(is_worker).map(|worker| worker.pid).collect();
+        let of_worker = |process: &tree::Process| is_worker(&process) && workers.contains(&process.parent);
+        family.into_iter().filter(of_worker).collect()
     }
 
     /// Kills the command and every process below it. Returns them.

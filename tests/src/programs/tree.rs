@@ -16,7 +16,8 @@ pub struct Process {
     pub pid: u32,
     /// The first 15 bytes of its program's name.
     pub name: String,
-    parent: u32,
+    /// The number of the process that started it.
+    pub parent: u32,
     started: u64,
     is_dead: bool,
 }
@@ -64,7 +65,7 @@ pub fn tell(pid: u32, name: &str) {
 }
 
 /// The process and its descendants, parents first.
-fn family(root: u32) -> Vec<Process> {
+pub fn family(root: u32) -> Vec<Process> {
     let mut others = living();
     let mut found: Vec<Process> = others.extract_if(.., |process| process.pid == root).collect();
     let mut next = 0;

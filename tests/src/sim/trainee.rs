@@ -474,7 +474,7 @@ impl Trainee {
         let (seat, world) = (part.seat, part.assignment.world);
         out.push(Deed::Committed { seat, world, toy });
         let metrics = toy.metrics();
-        out.push(Deed::Say(FromRank::Committed { metrics }));
+        out.push(Deed::Say(FromRank::Committed { metrics, ledger: None }));
     }
 
     fn take_checkpoint(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {

@@ -97,7 +97,7 @@ impl Gang {
     ) -> anyhow::Result<()> {
         match said {
             FromRank::State { state, .. } => self.hear_state((assignment, ranks), rank, state),
-            FromRank::Committed { metrics } if rank == LEADER => tell(News::Committed(metrics)),
+            FromRank::Committed { metrics, .. } if rank == LEADER => tell(News::Committed(metrics)),
             FromRank::Part { part, .. } => match self.take_part(assignment, part) {
                 Some(manifest) => tell(News::Checkpoint(manifest)),
                 None => Ok(()),

@@ -272,7 +272,7 @@ impl Cluster {
                 rank.states.insert(generation, state);
             }
             Event::Said(FromRank::Pulse { .. }) => {}
-            Event::Said(FromRank::Committed { metrics }) => {
+            Event::Said(FromRank::Committed { metrics, .. }) => {
                 let next = rank.last.map_or(metrics.step, |last| last + 1);
                 let jumped = metrics.step > next && rank.states.len() > 1;
                 assert!(

@@ -159,7 +159,7 @@ impl Node {
         let stored: MetricsThrough = stored.read();
         let rows: Vec<StepMetrics> = (stored.next_step..through).map(metrics).collect();
         if !rows.is_empty() {
-            let stored: MetricsThrough = self.api.post(Role::Node, &path, &MetricsChunk { rows }).await.read();
+            let stored: MetricsThrough = self.api.post(Role::Node, &path, &chunk(rows)).await.read();
             assert_eq!(stored.next_step, through);
         }
     }
@@ -249,6 +249,14 @@ pub(super) fn object(name: &str, size_bytes: u64) -> ObjectRef {
         key: format!("objects/{name}"),
         blake3,
         size_bytes,
+    }
+}
+
+/// Rows without a ledger.
+pub(super) fn chunk(rows: Vec<StepMetrics>) -> MetricsChunk {
+    MetricsChunk {
+        rows,
+        ledger: Vec::new(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the API does not take, and what it takes twice.
 
 use super::cluster::Cluster;
-use super::node::{metrics, object};
+use super::node::{chunk, metrics, object};
 use crate::tokens::Role;
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::{JobId, StageId, TaskId};
+use medley_protocol::ledger::{LaneSamples, LedgerEntry};
 use medley_protocol::metrics::MetricsChunk;
-use medley_protocol::rest::{JobDetail, JobView, Page, PartHandedIn};
+use medley_protocol::rest::{EventView, JobDetail, JobView, LedgerPage, Page, PartHandedIn};
 use serde_json::json;
 
 #[tokio::test]
@@ -112,7 +113,7 @@ async fn metrics_are_stored_once_and_without_gaps() {
     let path = format!("/stages/{stage}/metrics");
     let post = async |from: u64, to: u64| {
         let rows = (from..to).map(metrics).collect();
-        cluster.api.post(Role::Node, &path, &MetricsChunk { rows }).await
+        cluster.api.post(Role::Node, &path, &chunk(rows)).await
     };
     assert_eq!(post(0, 3).await.body["next_step"], 3);
     assert_eq!(post(1, 5).await.body["next_step"], 5);
@@ -120,13 +121,56 @@ async fn metrics_are_stored_once_and_without_gaps() {
     let gap = post(6, 7).await;
     assert_eq!(gap.refusal(), (409, "conflict"));
     assert!(gap.body["detail"].as_str().unwrap().contains("step 5"), "{}", gap.body);
-    let odd = MetricsChunk {
-        rows: vec![metrics(5), metrics(7)],
-    };
+    let odd = chunk(vec![metrics(5), metrics(7)]);
     assert_eq!(
         cluster.api.post(Role::Node, &path, &odd).await.refusal(),
         (422, "invalid")
     );
+}
+
+#[tokio::test]
+async fn the_ledger_is_stored_with_the_metrics_and_a_step_that_is_told_otherwise_is_named() {
+    let cluster = Cluster::start().await;
+    let job = cluster.submit(&cluster.document("pretrain")).await;
+    let stage = cluster.stage(job, "pretrain-0").await.id;
+    let path = format!("/stages/{stage}/metrics");
+    let entry = |step: u64, sample: u64| LedgerEntry {
+        step,
+        pairs: 100,
+        lanes: vec![LaneSamples {
+            epoch: 0,
+            position: step,
+            samples: vec![sample],
+            replaced: Vec::new(),
+        }],
+    };
+    let post = async |steps: [u64; 2], ledger: Vec<LedgerEntry>| {
+        let rows = steps.map(metrics).to_vec();
+        cluster
+            .api
+            .post(Role::Node, &path, &MetricsChunk { rows, ledger })
+            .await
+    };
+    assert_eq!(post([0, 1], vec![entry(0, 7), entry(1, 8)]).await.body["next_step"], 2);
+    // Step 1 again, as it was, and then as it was not.
+    assert_eq!(post([1, 2], vec![entry(1, 8), entry(2, 9)]).await.body["next_step"], 3);
+    let differs = async || {
+        let events: Vec<EventView> = cluster.api.get(&format!("/jobs/{job}/events")).await.read();
+        let named = events.into_iter().filter(|event| event.kind == "ledger-differs");
+        named.map(|event| event.message).collect::<Vec<String>>()
+    };
+    assert_eq!(differs().await, Vec::<String>::new());
+    post([1, 2], vec![entry(1, 80), entry(2, 9)]).await;
+    let named = differs().await;
+    assert!(named.len() == 1 && named[0].contains("step 1 "), "{named:?}");
+    let missing = post([3, 4], vec![entry(3, 1)]).await;
+    assert_eq!(missing.refusal(), (422, "invalid"));
+    let page: LedgerPage = cluster
+        .api
+        .get(&format!("/jobs/{job}/ledger?stage={stage}&from_step=1"))
+        .await
+        .read();
+    assert_eq!((page.entries, page.next_step), (vec![entry(1, 8), entry(2, 9)], 3));
 }
 
 #[tokio::test]

@@ -5,9 +5,11 @@ use super::courier::Lane;
 use super::leases::Work;
 use super::message::{Output, ProcessId, Request};
 use super::ranks::{Process, Seat};
+use super::rings::{Oddity, Row};
 use crate::rank::membership::LEADER;
 use crate::supervise::Event;
 use medley_protocol::agent::{FromRank, RankState};
+use medley_protocol::ids::StageId;
 use medley_protocol::rest::{PartHandedIn, TaskFinished, TaskGivenUp, TaskRenewal};
 use std::time::Duration;
 
@@ -41,14 +43,12 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
             state: reached,
         } => state.ranks.reached(id, generation, reached),
         FromRank::Pulse { doing } => state.ranks.pulses(id, doing, now),
-        FromRank::Committed { metrics } => {
-            state.ranks.committed(id, metrics.step + 1);
+        FromRank::Committed { metrics, ledger } => {
+            let step = metrics.step;
+            state.ranks.committed(id, step + 1);
             // All ranks say the same: whichever is lost, no row is.
-            if state.rings.push(stage, rank == LEADER, metrics) {
-                let lost =
-                    format!("too many metrics of stage {stage} wait for the coordinator: the oldest are dropped");
-                out.push(Output::Warn(lost));
-            }
+            let odd = state.rings.push(stage, rank == LEADER, Row { metrics, ledger });
+            out.extend(odd.map(|odd| Output::Warn(describe(odd, stage, step))));
         }
         FromRank::Part { part, peak_bytes } => {
             let body = PartHandedIn {
@@ -108,4 +108,13 @@ fn exited(state: &mut State, id: ProcessId, how: &str, out: &mut Vec<Output>) {
     let Work::Holds(held) = work else { return };
     // The coordinator takes the lease back when it hears that the rank has failed.
     state.courier.forget_renewals(held.token);
+}
+
+fn describe(odd: Oddity, stage: StageId, step: u64) -> String {
+    match odd {
+        Oddity::Overflow => {
+            format!("too many metrics of stage {stage} wait for the coordinator: the oldest are dropped")
+        }
+        Oddity::Differs => format!("two ranks, or two tries, of stage {stage} have read other samples in step {step}"),
+    }
 }

@@ -1,4 +1,4 @@
-//! Metrics of committed steps, kept until the coordinator has stored them.
+//! Metrics of committed steps, with what the steps have read where a ledger is kept, held until the coordinator has stored them.
 //!
 //! Every agent of a training stage keeps a ring of rows, because any of them may lead the next generation; only the one
 //! that runs the generation's lowest rank reports. It asks how far the rows are stored and sends what follows. Rows are
@@ -9,14 +9,19 @@
 
 use super::message::Request;
 use medley_protocol::ids::StageId;
+use medley_protocol::ledger::LedgerEntry;
 use medley_protocol::metrics::{MetricsChunk, StepMetrics};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Rows kept per stage.
 pub(super) const MAX_ROWS: usize = 100_000;
+/// Samples that the ledger's entries of a stage name.
+const MAX_SAMPLES: usize = 16 << 20;
 /// Rows of one chunk.
 pub(super) const MAX_CHUNK_ROWS: usize = 500;
+/// Samples that the entries of one chunk name, unless one entry alone names more.
+const MAX_CHUNK_SAMPLES: usize = 1 << 16;
 /// Shortest time between two chunks of a stage.
 const CHUNK_PAUSE: Duration = Duration::from_millis(500);
 /// Time until it is asked again whether somebody else has filled a gap.
@@ -31,7 +36,9 @@ pub(super) struct Rings(BTreeMap<StageId, Ring>);
 #[derive(Debug, Clone)]
 struct Ring {
     /// By step. Rows of ranks that went different ways may leave gaps.
-    rows: BTreeMap<u64, StepMetrics>,
+    rows: BTreeMap<u64, Row>,
+    /// Samples that the rows' entries name.
+    samples: usize,
     /// The generation that runs here; none before the first.
     generation: Option<u64>,
     /// Rows below this step are reported from here: all while this node runs the lowest rank, and what it still had
@@ -47,6 +54,22 @@ struct Ring {
     conflicts: u32,
     /// Rows were lost since the coordinator was last heard.
     overflows: bool,
+}
+
+/// What a committed step reports.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) metrics: StepMetrics,
+    pub(super) ledger: Option<LedgerEntry>,
+}
+
+/// What should not have come of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Oddity {
+    /// The oldest rows begin to be lost.
+    Overflow,
+    /// A step was redone with other samples.
+    Differs,
 }
 
 /// How far the coordinator has stored the rows.
@@ -81,14 +104,14 @@ impl Rings {
     }
 
     /// Adds the row of a step that a local rank has committed, which may be the generation's lowest; every other rank adds the
-    /// same. True if the oldest rows begin to be lost.
-    pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: StepMetrics) -> bool {
+    /// same.
+    pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: Row) -> Option<Oddity> {
         if by_leader {
             // The rank may be dying, and its stage gone from here; its row counts nevertheless.
             let ring = self.0.entry(stage).or_insert_with(Ring::new);
-            ring.duty = ring.duty.max(row.step + 1);
+            ring.duty = ring.duty.max(row.metrics.step + 1);
         }
-        self.0.get_mut(&stage).is_some_and(|ring| ring.push(row))
+        self.0.get_mut(&stage)?.push(row)
     }
 
     /// Stages that have, or had, a ring.
@@ -116,7 +139,7 @@ impl Rings {
             }
             Through::Next(_) => {
                 ring.not_before = now + CHUNK_PAUSE;
-                let chunk = MetricsChunk { rows: ring.chunk() };
+                let chunk = ring.chunk();
                 Ok(Some(Request::Metrics { stage, chunk }))
             }
         }
@@ -171,6 +194,7 @@ impl Ring {
     fn new() -> Self {
         Self {
             rows: BTreeMap::new(),
+            samples: 0,
             generation: None,
             duty: 0,
             listed: false,
@@ -182,32 +206,47 @@ impl Ring {
         }
     }
 
-    fn push(&mut self, row: StepMetrics) -> bool {
-        let is_first = self.rows.keys().next().is_none_or(|first| row.step < *first);
+    fn push(&mut self, row: Row) -> Option<Oddity> {
+        let step = row.metrics.step;
+        let is_first = self.rows.keys().next().is_none_or(|first| step < *first);
         if is_first && self.through == Through::Gap {
             self.through = Through::Unknown;
         }
         // Every rank says every row, and steps are redone: what is here, or stored, is the same.
-        if row.step < self.floor || self.rows.insert(row.step, row).is_some() || self.rows.len() <= MAX_ROWS {
-            return false;
+        if step < self.floor {
+            return None;
         }
-        self.rows.pop_first();
-        !std::mem::replace(&mut self.overflows, true)
+        if let Some(known) = self.rows.get(&step) {
+            return (known.ledger != row.ledger).then_some(Oddity::Differs);
+        }
+        self.samples += row.samples();
+        self.rows.insert(step, row);
+        if self.rows.len() <= MAX_ROWS && self.samples <= MAX_SAMPLES {
+            return None;
+        }
+        self.samples -= self.rows.pop_first().map_or(0, |(_, oldest)| oldest.samples());
+        let is_new = !std::mem::replace(&mut self.overflows, true);
+        is_new.then_some(Oddity::Overflow)
     }
 
     fn drop_below(&mut self, next: u64) {
         self.rows = self.rows.split_off(&next);
+        self.samples = self.rows.values().map(Row::samples).sum();
     }
 
     /// The first rows that follow each other.
-    fn chunk(&self) -> Vec<StepMetrics> {
+    fn chunk(&self) -> MetricsChunk {
         let first = self.rows.keys().next().copied().unwrap_or(0);
-        let consecutive = self
-            .rows
-            .values()
-            .zip(first..)
-            .take_while(|(row, step)| row.step == *step);
-        consecutive.take(MAX_CHUNK_ROWS).map(|(row, _)| *row).collect()
+        let (mut rows, mut ledger, mut samples) = (Vec::new(), Vec::new(), 0);
+        for (row, step) in self.rows.values().zip(first..).take(MAX_CHUNK_ROWS) {
+            samples += row.samples();
+            if row.metrics.step != step || (samples > MAX_CHUNK_SAMPLES && !rows.is_empty()) {
+                break;
+            }
+            rows.push(row.metrics);
+            ledger.extend(row.ledger.clone());
+        }
+        MetricsChunk { rows, ledger }
     }
 
     /// A generation begins, led from here or not.
@@ -228,5 +267,11 @@ impl Ring {
     /// Metrics that are refused for good do not keep a checkpoint from being committed.
     fn hold(&self, step: u64) -> bool {
         !self.is_hopeless() && self.first_due().is_some_and(|first| first < step)
+    }
+}
+
+impl Row {
+    fn samples(&self) -> usize {
+        self.ledger.as_ref().map_or(0, LedgerEntry::len)
     }
 }

@@ -14,7 +14,7 @@ use medley_protocol::error::Code;
 use medley_protocol::ids::CheckpointRequestId;
 use medley_protocol::metrics::MetricsThrough;
 use medley_protocol::stage::StageKind;
-use world::{Agent, PEAK, assignment, id, lease, orders, part, row, shard_output};
+use world::{Agent, PEAK, assignment, committed, id, lease, orders, part, shard_output};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -5,6 +5,7 @@ use crate::objects::Objects;
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::loader::{Loader, Settings};
+use medley_data::order::stage_seed;
 use medley_model::blip::Blip;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
@@ -35,6 +36,8 @@ pub(super) struct Setup {
     pub(super) loader: Loader,
     /// Reads samples of other lanes, where negatives come from all of them.
     pub(super) foreign: Option<Loader>,
+    /// Samples that the stage draws from, where a ledger is kept.
+    ledger: Option<u64>,
 }
 
 impl Setup {
@@ -80,6 +83,7 @@ impl Setup {
             prompt: train.prompt.clone(),
         };
         let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
+        let ledger = spec.ledger.then_some(pairs.len() as u64);
         let loader = Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings);
         let from_all = objective.understands() && train.negatives == Negatives::All;
         Ok(Self {
@@ -92,6 +96,7 @@ impl Setup {
             foreign: from_all.then(|| loader.another()),
             loader,
             blip,
+            ledger,
         })
     }
 
@@ -105,6 +110,8 @@ impl Setup {
         LaneShare {
             features: samples * self.blip.model.embed_dim as usize,
             samples,
+            batch: self.batch as usize,
+            ledger: self.ledger,
         }
     }
 }
@@ -116,14 +123,6 @@ fn objective(spec: &Spec, kind: StageKind) -> Result<(Objective, &TrainSpec), Fa
         StageKind::Filter => Ok((Objective::Filter, &spec.filter)),
         other => Err(Failure::lasting(format!("a stage of kind {other} does not train"))),
     }
-}
-
-/// Seed of a stage's order, augmentation, dropout and negatives: stages of one job differ, fresh weights do not.
-fn stage_seed(seed: u64, stage_name: &str) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes()).update(stage_name.as_bytes());
-    let hash = hasher.finalize();
-    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has eight bytes"))
 }
 
 /// The stage's own checkpoint if it has one; else the checkpoint it is fine-tuned from; else the weights that the spec names,
@@ -156,16 +155,4 @@ pub(super) fn stored_state(
     let mut state = state.at_image_size(&pretrained, blip);
     state.begin_stage();
     Ok(state)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stages_of_one_job_have_seeds_of_their_own() {
-        assert_ne!(stage_seed(1, "pretrain-0"), stage_seed(1, "pretrain-1"));
-        assert_ne!(stage_seed(1, "pretrain-0"), stage_seed(2, "pretrain-0"));
-        assert_eq!(stage_seed(1, "filter-0"), stage_seed(1, "filter-0"));
-    }
 }

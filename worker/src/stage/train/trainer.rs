@@ -28,6 +28,7 @@ use medley_model::state::{Commit, State, gradient_norm};
 use medley_protocol::agent::{Assignment, FromRank, RankState, StepPhase};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::StageId;
+use medley_protocol::ledger::LedgerEntry;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::spec::{CheckpointSpec, Length};
 use std::collections::VecDeque;
@@ -86,6 +87,9 @@ impl<'a> Place<'a> {
         self.deal.lanes(self.mesh.rank())
     }
 }
+
+/// What a committed step reports.
+type Report = (StepMetrics, Option<LedgerEntry>);
 
 /// All that a step commits.
 struct Prepared {
@@ -159,9 +163,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes the path to the generation's common step, as far as this rank can alone. Returns the metrics of a step that
+    /// Takes the path to the generation's common step, as far as this rank can alone. Returns the report of a step that
     /// was committed late.
-    pub(super) fn reach(&mut self, path: Path) -> Option<StepMetrics> {
+    pub(super) fn reach(&mut self, path: Path) -> Option<Report> {
         let late = self.prepared.take_if(|_| path == Path::CommitPrepared);
         self.drop_prepared();
         late.map(|prepared| self.commit(prepared))
@@ -196,15 +200,15 @@ impl Trainer {
         &mut self,
         generation: u64,
         stored: Option<u64>,
-        late: Option<StepMetrics>,
+        late: Option<Report>,
         place: &Place,
     ) -> Result<(), Failure> {
         let committed = self.state.step;
         self.samples.begin(place.lanes().collect(), committed)?;
         self.voice.enter(generation);
         self.voice.state(RankState::Running { committed });
-        if let Some(metrics) = late {
-            self.voice.say(&FromRank::Committed { metrics });
+        if let Some((metrics, ledger)) = late {
+            self.voice.say(&FromRank::Committed { metrics, ledger });
         }
         if committed > 0 && stored != Some(committed) && self.is_planned(committed) {
             self.take_checkpoint(place)?;
@@ -226,14 +230,14 @@ impl Trainer {
             self.prepared = Some(prepared);
             let agreed = speaker.agree(place.mesh, line, digest, planned)?;
             self.note(StepPhase::Computing);
-            let metrics = self.prepared.take().map(|prepared| self.commit(prepared));
+            let report = self.prepared.take().map(|prepared| self.commit(prepared));
             if agreed.checkpoint {
                 self.take_checkpoint(place)?;
             }
-            if let Some(metrics) = metrics {
+            if let Some((metrics, ledger)) = report {
                 tracing::debug!(step = metrics.step, "committed");
                 self.voice.activity().committed();
-                self.voice.say(&FromRank::Committed { metrics });
+                self.voice.say(&FromRank::Committed { metrics, ledger });
             }
             if agreed.then.is_some() {
                 return Ok(Left::ForNext);
@@ -280,6 +284,7 @@ impl Trainer {
             samples,
             foreign,
             activations,
+            lane_share,
             ..
         } = self;
         let local = Local::collect(&place.plan, len, &mut self.gradients, |lane, gradient| {
@@ -298,7 +303,7 @@ impl Trainer {
             let output = blip
                 .lane_with(state, lane, step, negatives, activations, gradient)
                 .map_err(|e| Failure::lasting(format!("a fault of the model's code: {e}")))?;
-            outputs.push((output, batch.identities));
+            outputs.push((output, lane_share.words(&batch)));
             Ok::<(), Failure>(())
         })?;
         self.note(StepPhase::Exchanging);
@@ -366,7 +371,7 @@ impl Trainer {
     }
 
     /// The step's one act on the state: no network, no cancellation point.
-    fn commit(&mut self, prepared: Prepared) -> StepMetrics {
+    fn commit(&mut self, prepared: Prepared) -> Report {
         let step = self.state.step;
         let lr = self.schedule.lr(step);
         let commit = Commit {
@@ -381,7 +386,7 @@ impl Trainer {
             .commit(&self.blip, self.objective, &self.schedule.train, commit);
         self.gradients.give(prepared.gradient);
         let [itc, itm, lm] = prepared.gathered.losses;
-        StepMetrics {
+        let metrics = StepMetrics {
             step,
             epoch: self.schedule.epoch(step),
             itc,
@@ -391,7 +396,8 @@ impl Trainer {
             alpha: self.schedule.alpha(step),
             temperature: f64::from(self.state.temperature(&self.blip)),
             grad_norm: prepared.gradient_norm,
-        }
+        };
+        (metrics, self.lane_share.entry(step, prepared.gathered.lanes))
     }
 
     fn is_planned(&self, committed: u64) -> bool {

@@ -52,10 +52,10 @@ fn a_part_that_will_never_be_accepted_is_dropped_with_a_warning() {
 fn metrics_follow_what_is_stored_and_parts_follow_metrics() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    let (asked, request) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(0) }));
+    let (asked, request) = only_request(&agent.say(ProcessId(0), committed(0)));
     assert!(matches!(request, Request::MetricsThrough { .. }));
     for step in 1..1200 {
-        agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
+        agent.say(ProcessId(0), committed(step));
     }
     let outputs = agent.say(
         ProcessId(0),
@@ -82,7 +82,7 @@ fn only_the_agent_of_the_lowest_rank_reports_metrics() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[1], StageKind::Pretrain)]));
     for step in 0..3 {
-        agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
+        agent.say(ProcessId(0), committed(step));
     }
     agent.stays_silent();
     let outputs = agent.obey(orders(2, vec![assignment(7, 2, &[0], StageKind::Pretrain)]));
@@ -99,7 +99,7 @@ fn only_the_agent_of_the_lowest_rank_reports_metrics() {
 fn refused_metrics_are_asked_for_again() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) }));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), committed(5)));
     let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 5 })));
     agent.answer(only_request(&outputs).0, Err(refused(Code::Conflict)));
     assert!(matches!(agent.next_request().1, Request::MetricsThrough { .. }));
@@ -109,7 +109,7 @@ fn refused_metrics_are_asked_for_again() {
 fn rows_that_nobody_has_do_not_keep_a_checkpoint_from_being_committed() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) }));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), committed(5)));
     agent.say(
         ProcessId(0),
         FromRank::Part {
@@ -130,9 +130,9 @@ fn rows_that_nobody_has_do_not_keep_a_checkpoint_from_being_committed() {
 fn redone_steps_report_no_row_twice() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(0) }));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), committed(0)));
     for step in [1, 2, 3, 1, 2, 3, 4] {
-        agent.say(ProcessId(0), FromRank::Committed { metrics: row(step) });
+        agent.say(ProcessId(0), committed(step));
     }
     let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 0 })));
     assert_eq!(world::steps(&only_request(&outputs).1), (0, 5));
@@ -142,7 +142,7 @@ fn redone_steps_report_no_row_twice() {
 fn the_last_rows_of_a_stage_that_left_still_arrive() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    let (asked, _) = only_request(&agent.say(ProcessId(0), FromRank::Committed { metrics: row(0) }));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), committed(0)));
     agent.obey(orders(2, vec![]));
     let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 0 })));
     let (asked, request) = only_request(&outputs);

@@ -368,7 +368,7 @@ impl World {
         if process.rank == 0 && !process.killed {
             self.said_rows = process.committed;
         }
-        self.say(id, FromRank::Committed { metrics });
+        self.say(id, FromRank::Committed { metrics, ledger: None });
     }
 
     fn take_checkpoint(&mut self, which: prop::sample::Index) {

@@ -90,7 +90,7 @@ fn a_generation_gets_ready_beside_the_one_that_works() {
     assert_eq!(starts(&outputs), [(ProcessId(1), 2, 1, 1)]);
     agent.say(ProcessId(0), listening(2));
     agent.say(ProcessId(1), listening(2));
-    agent.say(ProcessId(0), FromRank::Committed { metrics: row(3) });
+    agent.say(ProcessId(0), committed(3));
     assert_eq!(states(&agent)[0], RankState::Running { committed: 4 });
     assert!(matches!(
         &states(&agent)[1..],
@@ -100,7 +100,7 @@ fn a_generation_gets_ready_beside_the_one_that_works() {
     let outputs = agent.obey(orders(3, vec![next]));
     assert_eq!((kills(&outputs).len(), told(&outputs).len()), (0, 2));
     agent.say(ProcessId(0), reached(2, RankState::Running { committed: 5 }));
-    agent.say(ProcessId(0), FromRank::Committed { metrics: row(5) });
+    agent.say(ProcessId(0), committed(5));
     assert_eq!(states(&agent)[0], RankState::Running { committed: 6 });
 }
 
@@ -268,7 +268,7 @@ fn committed_steps_show_in_the_next_beat() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
     agent.say(ProcessId(0), running(4));
-    agent.say(ProcessId(0), FromRank::Committed { metrics: row(4) });
+    agent.say(ProcessId(0), committed(4));
     assert_eq!(states(&agent), [RankState::Running { committed: 5 }]);
 }
 

@@ -60,6 +60,14 @@ pub(super) fn orders(revision: u64, assignments: Vec<Assignment>) -> Orders {
     Orders { revision, assignments }
 }
 
+/// A rank says that it has committed a step.
+pub(super) fn committed(step: u64) -> FromRank {
+    FromRank::Committed {
+        metrics: row(step),
+        ledger: None,
+    }
+}
+
 /// The row of a step: a function of it, as in truth.
 pub(super) fn row(step: u64) -> StepMetrics {
     StepMetrics {
