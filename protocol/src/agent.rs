@@ -69,6 +69,9 @@ pub struct RankReport {
     /// Where in a step it is, while it trains.
     #[serde(default)]
     pub doing: Option<Doing>,
+    /// For how long its process has said nothing, which it should do several times a second; none before it has begun to.
+    #[serde(default)]
+    pub quiet_ms: Option<u64>,
 }
 
 /// Where in a step a rank is.
@@ -78,6 +81,9 @@ pub struct Doing {
     pub step: u64,
     /// The part of the step.
     pub phase: StepPhase,
+    /// The collective of the generation that it takes part in, or will next, counted from 1.
+    #[serde(default)]
+    pub collective: u64,
     /// For how long.
     pub for_ms: u64,
     /// Median time of its last steps; none before there are some.
@@ -94,6 +100,8 @@ pub enum StepPhase {
     Exchanging,
     /// Is prepared, and waits until everyone is.
     Agreeing,
+    /// Copies its part of a checkpoint, or waits until an earlier part is written.
+    Saving,
 }
 
 /// State of a rank process.
@@ -161,6 +169,9 @@ pub struct Assignment {
     pub generation: u64,
     /// The ranks this node runs.
     pub ranks: Vec<u32>,
+    /// Ranks of an earlier generation whose processes take no part in this one.
+    #[serde(default)]
+    pub without: Vec<Former>,
     /// Ranks of the whole generation.
     pub world: u32,
     /// All members in rank order once every one listens; empty until then, and always for stages of tasks.
@@ -175,6 +186,15 @@ pub struct Assignment {
     pub inputs: StageInputs,
     /// Requested checkpoint, to be taken after the first committed step at or above this.
     pub checkpoint_after: Option<CheckpointWanted>,
+}
+
+/// A rank of an earlier generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// The generation.
+    pub generation: u64,
+    /// The rank.
+    pub rank: u32,
 }
 
 /// A member of a generation.

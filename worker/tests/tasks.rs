@@ -34,6 +34,7 @@ fn assignment(dir: &Path) -> Assignment {
         store: format!("file://{}/store", dir.display()),
         inputs: StageInputs::default(),
         checkpoint_after: None,
+        without: Vec::new(),
     }
 }
 

@@ -68,15 +68,22 @@ pub(super) struct Plan {
     key: Key,
     every: f64,
     kinds: Vec<Kind>,
+    /// How often each kind is still to come, if they are counted.
+    left: Option<Vec<u32>>,
     drawn: u64,
 }
 
 impl Plan {
-    pub(super) fn new(seed: u64, every: f64, kinds: &[Kind]) -> Self {
+    /// Faults without end, or so many of each kind.
+    pub(super) fn new(seed: u64, every: f64, kinds: &[Kind], count: Option<u32>) -> Self {
+        let mut kinds = kinds.to_vec();
+        kinds.sort_unstable();
+        kinds.dedup();
         Self {
             key: Key::new(seed),
             every,
-            kinds: kinds.to_vec(),
+            left: count.map(|count| vec![count; kinds.len()]),
+            kinds,
             drawn: 0,
         }
     }
@@ -92,15 +99,30 @@ impl Plan {
         Duration::from_secs_f64(self.every * self.key.between(counter, 0.25, 1.75))
     }
 
-    /// The next fault.
-    pub(super) fn fault(&mut self) -> Fault {
-        let kind = *self.key.choose(self.next(), &self.kinds);
+    /// The next fault; none after the last.
+    pub(super) fn fault(&mut self) -> Option<Fault> {
+        let counter = self.next();
+        let remain = |i: &usize| self.left.as_ref().is_none_or(|left| left[*i] > 0);
+        let open: Vec<usize> = (0..self.kinds.len()).filter(remain).collect();
+        if open.is_empty() {
+            return None;
+        }
+        let i = *self.key.choose(counter, &open);
+        let kind = self.kinds[i];
         let (low, high) = STANDS_STILL;
         let lasts = Duration::from_secs_f64(self.key.between(self.next(), low, high));
-        Fault {
+        Some(Fault {
             kind,
             lasts: (kind == Kind::PauseNode).then_some(lasts),
             choice: self.key.word(self.next()),
+        })
+    }
+
+    /// A fault of this kind was carried out, and counts.
+    pub(super) fn struck(&mut self, kind: Kind) {
+        let of_kind = self.kinds.iter().position(|known| *known == kind);
+        if let (Some(i), Some(left)) = (of_kind, &mut self.left) {
+            left[i] = left[i].saturating_sub(1);
         }
     }
 }
@@ -112,8 +134,8 @@ mod tests {
     #[test]
     fn a_seed_draws_the_same_faults_every_time_and_all_kinds() {
         let drawn = || -> Vec<Fault> {
-            let mut plan = Plan::new(3, 15.0, &Kind::ALL);
-            (0..200).map(|_| plan.fault()).collect()
+            let mut plan = Plan::new(3, 15.0, &Kind::ALL, None);
+            (0..200).map_while(|_| plan.fault()).collect()
         };
         assert_eq!(drawn(), drawn());
         assert!(
@@ -124,8 +146,24 @@ mod tests {
     }
 
     #[test]
+    fn faults_that_are_counted_come_so_often_each_and_then_no_more() {
+        let mut plan = Plan::new(3, 15.0, &Kind::ALL, Some(7));
+        let mut drawn = Vec::new();
+        while let Some(fault) = plan.fault() {
+            // One that finds nothing to hit comes again.
+            if drawn.len() % 5 != 4 || fault.choice % 2 == 0 {
+                plan.struck(fault.kind);
+                drawn.push(fault.kind);
+            }
+        }
+        for kind in Kind::ALL {
+            assert_eq!(drawn.iter().filter(|drawn| **drawn == kind).count(), 7);
+        }
+    }
+
+    #[test]
     fn pauses_have_the_mean_that_was_asked_for() {
-        let mut plan = Plan::new(1, 10.0, &Kind::ALL);
+        let mut plan = Plan::new(1, 10.0, &Kind::ALL, None);
         let mean = (0..1000).map(|_| plan.pause().as_secs_f64()).sum::<f64>() / 1000.0;
         assert!((mean - 10.0).abs() < 0.5, "{mean}");
     }

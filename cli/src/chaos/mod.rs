@@ -53,8 +53,11 @@ The same seed draws the same faults. Nothing else should run on the machine whil
 #[command(after_help = MORE)]
 pub(crate) struct Args {
     /// Length of the disturbed training, about.
-    #[arg(long, default_value_t = 5.0, value_parser = minutes)]
+    #[arg(long, default_value_t = 5.0, value_parser = minutes, conflicts_with = "count")]
     minutes: f64,
+    /// Ends the faults after so many of each kind; the training is made long enough for them.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    count: Option<u32>,
     /// Draws the faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -190,9 +193,7 @@ impl Chaos<'_> {
             .timeline()?
             .speed(None)
             .context("the trial's ranks logged no step")?;
-        let steps = (self.args.minutes * 60.0 * SHARE * speed)
-            .ceil()
-            .max(TRIAL_STEPS as f64) as u64;
+        let steps = (self.quiet_seconds() * speed).ceil().max(TRIAL_STEPS as f64) as u64;
         self.screen.line(&format!(
             "{speed:.1} steps/s; {steps} steps follow, disturbed and then undisturbed"
         ));
@@ -217,6 +218,15 @@ impl Chaos<'_> {
         ))
     }
 
+    /// Time that the training would take if it were left alone.
+    fn quiet_seconds(&self) -> f64 {
+        let Args {
+            count, every, faults, ..
+        } = self.args;
+        let counted = count.map(|count| f64::from(count) * faults.len() as f64 * every);
+        counted.unwrap_or(self.args.minutes * 60.0 * SHARE)
+    }
+
     fn lanes(&self) -> u32 {
         self.args.lanes.unwrap_or(self.args.nodes * self.args.devices)
     }
@@ -236,7 +246,7 @@ impl Chaos<'_> {
 
     /// Strikes until the job is over.
     async fn disturb(&self, job: JobId) -> Result<Vec<Blow>> {
-        let mut plan = Plan::new(self.args.seed, self.args.every, &self.args.faults);
+        let mut plan = Plan::new(self.args.seed, self.args.every, &self.args.faults, self.args.count);
         let mut blows = Vec::new();
         let deadline = Instant::now() + self.patience();
         let mut next = Instant::now() + plan.pause();
@@ -251,8 +261,10 @@ impl Chaos<'_> {
                 processes::go_on(&pids);
             }
             if Instant::now() >= next {
-                let fault = plan.fault();
-                if let Some(pids) = processes::strike(fault, self.settings) {
+                if let Some(fault) = plan.fault()
+                    && let Some(pids) = processes::strike(fault, self.settings)
+                {
+                    plan.struck(fault.kind);
                     let at = Utc::now();
                     self.screen.line(&format!("{}  {fault}", at.format("%H:%M:%S%.3f")));
                     blows.push(Blow { fault, at });
@@ -267,7 +279,7 @@ impl Chaos<'_> {
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs_f64(self.args.minutes * 60.0 * 3.0) + PATIENCE
+        Duration::from_secs_f64(self.quiet_seconds() / SHARE * 3.0) + PATIENCE
     }
 
     /// Whether the job has reached a final state; the coordinator may be down just now.

@@ -2,7 +2,7 @@
 
 use super::InvalidTransition;
 use super::course::Course;
-use medley_protocol::agent::{CheckpointWanted, Member};
+use medley_protocol::agent::{CheckpointWanted, Former, Member};
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::ids::{IncarnationId, NodeId, StageId};
 use medley_protocol::stage::{StageKind, StageState};
@@ -98,6 +98,9 @@ pub struct Generation {
     pub seats: Vec<Seat>,
     /// The checkpoint that its members start from if none of them holds a later state, fixed when the generation is made.
     pub resume: Option<Manifest>,
+    /// Ranks of the generation before that held the others up: their processes take no part.
+    #[serde(default)]
+    pub without: Vec<Former>,
 }
 
 /// One rank's place.
@@ -299,7 +302,17 @@ impl Stage {
             secret,
             seats,
             resume: self.facts.checkpoint.clone(),
+            without: Vec::new(),
         }
+    }
+
+    /// Starting: the generation has no place for the processes of these ranks of an earlier one.
+    #[must_use]
+    pub fn leave_out(mut self, former: Vec<Former>) -> Self {
+        if let State::Starting(generation) = &mut self.state {
+            generation.without = former;
+        }
+        self
     }
 
     /// Starting or Running → Waiting, or Failed if that has happened too often without progress.

@@ -3,7 +3,7 @@
 //! Stages of a higher priority are served first. Stages of one priority share: each first gets the fewest ranks it can
 //! work with, older ones first, then the rest is dealt one device at a time. A training stage is a gang, all or nothing,
 //! of one numerics fingerprint; it takes no rank that would not make it faster, because a step takes
-//! ⌈lanes / ranks⌉ lanes of time. A stage whose ranks hold its state in memory stays on their nodes where it can. For every
+//! ⌈lanes / ranks⌉ lanes of time. A stage whose ranks hold its state in memory keeps them where it can. For every
 //! stage that has to wait the planner says why in words.
 
 use medley_protocol::ids::{NodeId, StageId};
@@ -127,7 +127,7 @@ impl<'a> Board<'a> {
             let kept = self.sum_by_fingerprint(|i| request.kept_on(&self.nodes[i]));
             let best = free_by_fingerprint
                 .iter()
-                .max_by_key(|(fingerprint, free)| (**free, kept.get(*fingerprint)));
+                .max_by_key(|(fingerprint, free)| (**free >= request.min, kept.get(*fingerprint), **free));
             best.map_or((None, 0), |(fingerprint, free)| (Some(*fingerprint), *free))
         } else {
             (None, free_in_all)
@@ -180,11 +180,13 @@ impl<'a> Board<'a> {
         true
     }
 
-    /// Gives back the ranks without which a step takes no longer.
+    /// Gives back the ranks without which a step takes no longer, but none that holds the state: it would soon be missed.
     fn give_back(&mut self, hand: &mut Hand<'_>) -> bool {
         let Some(lanes) = hand.request.lanes else { return false };
         let ranks = hand.num_ranks();
-        let useful = lanes.div_ceil(lanes.div_ceil(ranks)).max(hand.request.min);
+        let kept = (0..self.nodes.len()).map(|i| hand.ranks[i].min(hand.request.kept_on(&self.nodes[i])));
+        let enough = kept.sum::<u32>().max(hand.request.min);
+        let useful = lanes.div_ceil(lanes.div_ceil(ranks)).max(enough);
         for _ in useful..ranks {
             let smallest = (0..self.nodes.len())
                 .filter(|i| hand.ranks[*i] > 0)

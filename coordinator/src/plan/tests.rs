@@ -180,3 +180,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ranks_that_hold_the_state_are_kept_though_fewer_would_be_as_fast() {
+    let nodes = [node(1, "a", 4), node(2, "b", 4)];
+    let request = Request {
+        keeps: BTreeMap::from([(nodes[0].id, 3)]),
+        max: 3,
+        lanes: Some(4),
+        ..training(1, 1, 4)
+    };
+    let placed = plan(&nodes, std::slice::from_ref(&request));
+    assert_eq!(
+        placed.placements[&stage(1)],
+        [(nodes[0].id, 3)],
+        "three take two lanes of time, as two do"
+    );
+    let nodes = [node(1, "a", 3), node(2, "b", 4)];
+    let placed = plan(&nodes, &[request]);
+    assert_eq!(
+        placed.placements[&stage(1)],
+        [(nodes[0].id, 3)],
+        "the other fingerprint has more devices, and no state"
+    );
+}

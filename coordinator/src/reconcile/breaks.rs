@@ -3,6 +3,9 @@
 //! The end of a generation and the placing of the next are one decision. Nothing is listed in between that would let a node
 //! kill ranks which hold the state of the stage in memory. A stage that cannot be placed at once keeps its broken
 //! generation for a while, if its ranks hold more than its last checkpoint has.
+//!
+//! A stage does not wait for what it has lost. Those that hold the state go on among themselves, if they are enough; others
+//! are added later, as to any stage that could be faster ([`growth`](super::growth)).
 
 use super::decide::Pass;
 use super::evidence::{End, Survivor};
@@ -10,8 +13,10 @@ use super::placing;
 use crate::domain::decision::Effect;
 use crate::domain::stage::{Generation, MAX_SETBACKS, State};
 use crate::domain::{Event, InvalidTransition, Job, Stage};
-use crate::plan::Placement;
+use crate::plan::{self, Placement, Request};
+use medley_protocol::agent::Former;
 use medley_protocol::ids::StageId;
+use medley_protocol::spec::OnLoss;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -22,6 +27,8 @@ pub type Breaks = BTreeMap<StageId, Break>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Break {
     generation: u64,
+    /// Ranks that it had.
+    pub(super) world: u32,
     /// Since when that is known.
     since: Duration,
     /// How it ended.
@@ -33,9 +40,24 @@ pub struct Break {
 }
 
 impl Break {
+    /// Whether it is this generation that broke.
+    pub(super) fn is_of(&self, generation: u64) -> bool {
+        self.generation == generation
+    }
+
     /// Steps committed by the furthest survivor.
     pub(super) fn step(&self) -> u64 {
         self.survivors.iter().map(|rank| rank.committed).max().unwrap_or(0)
+    }
+
+    /// The ranks that have no part in what follows.
+    pub(super) fn left_out(&self) -> Vec<Former> {
+        let generation = self.generation;
+        let former = |rank: &u32| Former {
+            generation,
+            rank: *rank,
+        };
+        self.end.failed.iter().map(former).collect()
     }
 
     /// How many of the survivors a placement keeps.
@@ -46,6 +68,42 @@ impl Break {
 }
 
 impl Pass<'_> {
+    /// What a stage asks for, if its generation broke: as many ranks as it had for as long as its spec says, and then only those
+    /// that hold its state, if they are enough.
+    pub(super) fn after_loss(&self, request: Request, job: &Job, nodes: &[plan::Node]) -> Request {
+        let Some(broken) = self.breaks.get(&request.stage) else {
+            return request;
+        };
+        if self.still_waits(broken, job) {
+            let min = broken.world.clamp(request.min, request.max);
+            return Request { min, ..request };
+        }
+        match broken.kept_by(&free(nodes)) {
+            kept if kept >= request.min => Request {
+                max: kept.min(request.max),
+                ..request
+            },
+            _ => request,
+        }
+    }
+
+    /// Whether a stage whose generation broke can go on with those of its ranks that hold its state.
+    pub(super) fn can_go_on(&self, job: &Job, stage: &Stage, nodes: &[plan::Node]) -> bool {
+        let broken = self.breaks.get(&stage.id);
+        broken.is_some_and(|broken| {
+            !self.still_waits(broken, job) && broken.kept_by(&free(nodes)) >= job.spec.cluster.min_ranks
+        })
+    }
+
+    /// Whether a stage would rather wait than go on with fewer ranks.
+    fn still_waits(&self, broken: &Break, job: &Job) -> bool {
+        let patience = match job.spec.cluster.on_loss {
+            OnLoss::GoOn => return false,
+            OnLoss::Wait(seconds) => Duration::from_secs(seconds.into()),
+        };
+        self.evidence.now.saturating_sub(broken.since) < patience
+    }
+
     /// A generation is over: its stage is set back, unless ranks of it are worth to be kept until it is placed anew.
     pub(super) fn end(
         &mut self,
@@ -58,11 +116,14 @@ impl Pass<'_> {
         let before = self.breaks_before.remove(&stage.id);
         let before = before.filter(|known| known.generation == generation.number);
         let is_new = before.is_none();
+        let mut survivors = self.evidence.survivors(stage, generation);
+        survivors.retain(|rank| !end.failed.contains(&rank.rank));
         let broken = Break {
             generation: generation.number,
+            world: generation.seats.len() as u32,
             since: before.as_ref().map_or(now, |known| known.since),
             told: before.is_some_and(|known| known.told),
-            survivors: self.evidence.survivors(stage, generation),
+            survivors,
             end,
         };
         let next = stage.clone().set_back(&broken.end.reason)?;
@@ -135,4 +196,9 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// Free devices, as if all were placed on.
+fn free(nodes: &[plan::Node]) -> Placement {
+    nodes.iter().map(|node| (node.id, node.free)).collect()
 }

@@ -67,6 +67,7 @@ pub fn decide(
         held: &mut memory.held,
         expectant: &mut memory.expectant,
         room: &mut memory.room,
+        doubted: BTreeSet::new(),
         breaks: Breaks::default(),
         breaks_before: std::mem::take(&mut memory.breaks),
         decision: &mut decision,
@@ -79,6 +80,7 @@ pub fn decide(
     pass.decision.jobs = pass.grow(jobs, mint)?;
     memory.breaks = pass.breaks;
     placing::prune(&mut memory.held, &decision.jobs);
+    placing::prune(&mut memory.room, &decision.jobs);
     Ok((memory, decision))
 }
 
@@ -103,6 +105,8 @@ pub(super) struct Pass<'a> {
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
     pub(super) expectant: &'a mut BTreeSet<StageId>,
     pub(super) room: &'a mut Room,
+    /// Nodes that generations have lost by their silence: nothing is placed on them.
+    pub(super) doubted: BTreeSet<NodeId>,
     /// Generations that are broken now, and those that were at the last decision.
     pub(super) breaks: Breaks,
     pub(super) breaks_before: Breaks,
@@ -198,7 +202,11 @@ impl Pass<'_> {
         match self.evidence.judge(stage, generation) {
             Verdict::Hopeless { reason } => self.fail(job, stage.clone(), reason).map(Some),
             Verdict::Unexplained | Verdict::Over(_) if stage.has_last_checkpoint() => self.finish(job, stage).map(Some),
-            Verdict::Over(end) => self.end(job, stage, generation, end),
+            Verdict::Over(end) => {
+                self.doubted.extend(&end.silent);
+                self.learn_from(stage.id, generation.number, &end);
+                self.end(job, stage, generation, end)
+            }
             Verdict::Sound if stage.kind.is_training() => self.train(job, stage, generation),
             Verdict::Sound | Verdict::Unexplained => Ok(None),
         }

@@ -2,12 +2,14 @@
 
 use super::Settings;
 use super::orders::Told;
-use super::sight::{Seen, Sight};
+use super::sight::{Report, Seen, Sight};
+use super::standstill::{self, Cause, Look};
 use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
 use medley_protocol::agent::RankState;
 use medley_protocol::ids::NodeId;
 use medley_protocol::stage::StageState;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What is to become of a generation.
@@ -33,13 +35,19 @@ pub struct End {
     pub reason: String,
     /// Whether nodes were lost, rather than ranks alone.
     pub lost_node: bool,
-    /// Ranks that failed by themselves.
+    /// Ranks that failed by themselves, or held the others up.
     pub failed: Vec<u32>,
+    /// Nodes that are silent.
+    pub silent: Vec<NodeId>,
+    /// Whether it got nowhere by nobody's known fault.
+    pub is_stuck: bool,
 }
 
 /// A rank that holds the state of its stage in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Survivor {
+    /// Its number.
+    pub rank: u32,
     /// Where it runs.
     pub node: NodeId,
     /// Steps committed by its state.
@@ -48,7 +56,7 @@ pub struct Survivor {
 
 /// One finding against a generation.
 struct Finding {
-    rank: u32,
+    seat: Seat,
     text: String,
     /// Whether starting again may help.
     retry: bool,
@@ -58,8 +66,10 @@ struct Finding {
 /// What a finding is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    /// The node is lost: the cause of what the others say.
-    Node,
+    /// The node is lost, or another life of it: the cause of what the others say.
+    Node { is_silent: bool },
+    /// The generation gets nowhere, and nobody can say by whose fault.
+    Stuck,
     /// The rank itself failed.
     Rank,
     /// The rank blames others, since then.
@@ -94,7 +104,7 @@ impl Evidence<'_> {
         }
         if findings.is_empty() {
             Verdict::Sound
-        } else if findings.len() < generation.seats.len() && self.may_be_explained(&findings) {
+        } else if self.may_be_explained(generation, &findings) {
             Verdict::Unexplained
         } else {
             Verdict::Over(end(findings))
@@ -108,28 +118,115 @@ impl Evidence<'_> {
     }
 
     fn findings(&self, stage: &Stage, generation: &Generation) -> Vec<Finding> {
-        let seats = generation.seats.iter();
-        seats.filter_map(|seat| self.finding(stage, generation, seat)).collect()
+        let within = |silence: Duration| -> Vec<Finding> {
+            let seats = generation.seats.iter();
+            let finding = |seat| self.finding(stage, generation, seat, silence);
+            seats.filter_map(finding).collect()
+        };
+        let findings = within(self.settings.silence);
+        let looks = self.looks(stage, generation);
+        let are_missed = findings.iter().any(|finding| finding.blames().is_some()) || standstill::is_waited_for(&looks);
+        if are_missed {
+            let findings = within(self.settings.doubt);
+            if !findings.is_empty() {
+                return findings;
+            }
+        }
+        if !findings.is_empty() || looks.len() < generation.seats.len() {
+            return findings;
+        }
+        let cause = standstill::cause(&looks);
+        cause.map_or_else(Vec::new, |cause| self.held_up(stage, generation, cause))
     }
 
-    /// Whether ranks only blame others so far, and not for long.
+    /// Whether ranks only blame others so far, and the cause may be heard any moment.
     ///
-    /// Ranks notice a lost peer long before its node's silence proves it lost. Whoever placed the stage at once would give
-    /// the next generation a seat on a dead node.
-    fn may_be_explained(&self, findings: &[Finding]) -> bool {
-        let blaming = |finding: &Finding| match finding.what {
-            What::Peers(since) => Some(since),
-            What::Node | What::Rank => None,
+    /// Ranks notice a lost peer before its agent has said that it ended, and before its node's silence proves it lost. Whoever
+    /// placed the stage at once would give the next generation a seat on a dead node. There is nothing to wait for once
+    /// every agent has spoken after that; one that does not is in doubt soon.
+    fn may_be_explained(&self, generation: &Generation, findings: &[Finding]) -> bool {
+        let since: Option<Vec<Duration>> = findings.iter().map(Finding::blames).collect();
+        let Some(first) = since.and_then(|since| since.into_iter().min()) else {
+            return false;
         };
-        let since: Option<Vec<Duration>> = findings.iter().map(blaming).collect();
-        let first = since.and_then(|since| since.into_iter().min());
-        first.is_some_and(|first| self.now.saturating_sub(first) < self.settings.settle)
+        let is_mute = |seat: &&Seat| findings.iter().all(|finding| finding.seat != **seat);
+        let mut others = generation.seats.iter().filter(is_mute);
+        others.any(|seat| {
+            let heard_at = self
+                .sight
+                .nodes
+                .get(&seat.node)
+                .map_or(Duration::ZERO, |seen| seen.heard_at);
+            heard_at < first + self.settings.settle
+        })
+    }
+
+    /// Where in a step the ranks of a training generation are that say so.
+    fn looks(&self, stage: &Stage, generation: &Generation) -> Vec<Look> {
+        let look = |seat: &Seat| {
+            let report = self.report(stage, generation, seat)?;
+            let is_running = matches!(report.state, RankState::Running { .. });
+            Some(Look {
+                rank: seat.rank,
+                doing: report.doing.filter(|_| is_running)?,
+                quiet: report.quiet,
+            })
+        };
+        generation.seats.iter().filter_map(look).collect()
+    }
+
+    fn report(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<&Report> {
+        let ranks = &self.sight.nodes.get(&seat.node)?.ranks;
+        ranks.get(&(stage.id, generation.number, seat.rank))
+    }
+
+    /// What a cause of a standstill says against a generation. Ranks that cannot reach each other try it once more on fresh
+    /// connections; then the smallest node leaves, but not the lowest rank's.
+    fn held_up(&self, stage: &Stage, generation: &Generation, cause: Cause) -> Vec<Finding> {
+        let finding = |seat: &Seat, text: &str, what| {
+            let name = self
+                .sight
+                .nodes
+                .get(&seat.node)
+                .map_or("?", |seen| seen.node.name.as_str());
+            Finding {
+                seat: *seat,
+                text: format!("rank {} on {name} {text}", seat.rank),
+                retry: true,
+                what,
+            }
+        };
+        let text = match cause {
+            Cause::Rank { rank, text } => {
+                let held_up_by = generation.seats.iter().filter(|seat| seat.rank == rank);
+                return held_up_by.map(|seat| finding(seat, &text, What::Rank)).collect();
+            }
+            Cause::Cut { text } => text,
+        };
+        let first = generation.seats.first();
+        let is_second = stage.setbacks.in_a_row > 0 && stage.setbacks.progress == stage.progress();
+        let smallest = first.and_then(|first| {
+            let mut ranks: BTreeMap<NodeId, usize> = BTreeMap::new();
+            generation
+                .seats
+                .iter()
+                .for_each(|seat| *ranks.entry(seat.node).or_default() += 1);
+            ranks.remove(&first.node);
+            ranks.into_iter().min_by_key(|(_, ranks)| *ranks).map(|(node, _)| node)
+        });
+        let leaves = generation
+            .seats
+            .iter()
+            .filter(|seat| is_second && Some(seat.node) == smallest);
+        let leaves = leaves.map(|seat| finding(seat, "leaves: it could not reach the others, twice", What::Rank));
+        let cut = first.map(|seat| finding(seat, &text, What::Stuck));
+        cut.into_iter().chain(leaves).collect()
     }
 
     /// The ranks of a training stage's generation that are known to hold a state, by rank.
     pub fn survivors(&self, stage: &Stage, generation: &Generation) -> Vec<Survivor> {
         let survivor = |seat: &Seat| {
-            let seen = self.seen(seat).ok()?;
+            let seen = self.seen(seat, self.settings.silence).ok()?;
             let committed = match seen.ranks.get(&(stage.id, generation.number, seat.rank))?.state {
                 RankState::Running { committed }
                 | RankState::Broken { committed, .. }
@@ -137,8 +234,8 @@ impl Evidence<'_> {
                 RankState::Listening { committed, .. } => committed?,
                 RankState::Starting | RankState::Failed { .. } => return None,
             };
-            let node = seat.node;
-            Some(Survivor { node, committed })
+            let (rank, node) = (seat.rank, seat.node);
+            Some(Survivor { rank, node, committed })
         };
         generation.seats.iter().filter_map(survivor).collect()
     }
@@ -146,7 +243,10 @@ impl Evidence<'_> {
     /// Whether a node of the generation has yet to speak to this coordinator, for the first time since it leads.
     pub fn awaits_a_word(&self, generation: &Generation) -> bool {
         let mut seats = generation.seats.iter();
-        seats.any(|seat| self.seen(seat).is_ok_and(|seen| !seen.has_beaten))
+        seats.any(|seat| {
+            self.seen(seat, self.settings.silence)
+                .is_ok_and(|seen| !seen.has_beaten)
+        })
     }
 
     /// A lasting failure that a rank reported of a generation that was over already.
@@ -180,32 +280,43 @@ impl Evidence<'_> {
         Some(since)
     }
 
-    /// The node of a seat, unless it is lost: then why, in words.
-    fn seen(&self, seat: &Seat) -> Result<&Seen, String> {
+    /// The node of a seat, unless it is lost, by a silence longer than `silence` or otherwise: then why, in words, and whether
+    /// it is silent.
+    fn seen(&self, seat: &Seat, silence: Duration) -> Result<&Seen, (String, bool)> {
         let Some(seen) = self.sight.nodes.get(&seat.node) else {
-            return Err(format!("node {} is not known any more", seat.node));
+            return Err((format!("node {} is not known any more", seat.node), false));
         };
         let name = &seen.node.name;
         if seen.node.incarnation != seat.incarnation {
-            return Err(format!("the agent of node {name} started anew"));
+            return Err((format!("the agent of node {name} started anew"), false));
         }
         let silent = self.now.saturating_sub(seen.heard_at);
-        if silent > self.settings.silence {
-            return Err(format!("node {name} has been silent for {:.1} s", silent.as_secs_f64()));
+        if silent > silence {
+            let missed = if silent > self.settings.silence {
+                ""
+            } else {
+                ", and its peers miss it"
+            };
+            let text = format!("node {name} has been silent for {:.1} s{missed}", silent.as_secs_f64());
+            return Err((text, true));
         }
         Ok(seen)
     }
 
-    fn finding(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<Finding> {
+    fn finding(&self, stage: &Stage, generation: &Generation, seat: &Seat, silence: Duration) -> Option<Finding> {
         let finding = |text, retry, what| Finding {
-            rank: seat.rank,
+            seat: *seat,
             text,
             retry,
             what,
         };
-        let seen = match self.seen(seat) {
+        // Whoever has lost others is not the one that they have lost.
+        let report = self.report(stage, generation, seat);
+        let has_spoken = report.is_some_and(|report| matches!(report.state, RankState::Broken { .. }));
+        let silence = if has_spoken { self.settings.silence } else { silence };
+        let seen = match self.seen(seat, silence) {
             Ok(seen) => seen,
-            Err(text) => return Some(finding(text, true, What::Node)),
+            Err((text, is_silent)) => return Some(finding(text, true, What::Node { is_silent })),
         };
         let (text, retry, what) = self.rank_finding(stage, generation, seat, seen)?;
         let text = format!("rank {} on {} {text}", seat.rank, seen.node.name);
@@ -226,21 +337,25 @@ impl Evidence<'_> {
             return has_seen.then(|| ("is gone: its agent no longer reports it".into(), true, What::Rank));
         };
         let lasted = self.now.saturating_sub(report.since);
-        let late = |limit: Duration, text: String| (lasted > limit).then_some((text, true, What::Rank));
+        let late = |limit: Duration, text: String, what| (lasted > limit).then_some((text, true, what));
         let seconds = lasted.as_secs();
         match &report.state {
             RankState::Failed { reason, retry } => Some((format!("failed: {reason}"), *retry, What::Rank)),
             RankState::Broken { reason, .. } => Some((format!("broke off: {reason}"), true, What::Peers(report.since))),
-            RankState::Starting => late(self.settings.start_limit, format!("has been starting for {seconds} s")),
+            RankState::Starting => {
+                let text = format!("has been starting for {seconds} s");
+                late(self.settings.start_limit, text, What::Rank)
+            }
             RankState::Running { committed } if stage.kind.is_training() => late(
                 self.settings.step_limit,
                 format!("has been at step {committed} for {seconds} s"),
+                What::Stuck,
             ),
             RankState::Listening { .. } if stage.state.label() == StageState::Running => {
                 let unconnected = self.unchanged_for(stage, generation)?;
                 (unconnected > self.settings.connect_limit).then(|| {
                     let text = format!("has not connected with the others for {} s", unconnected.as_secs());
-                    (text, true, What::Rank)
+                    (text, true, What::Stuck)
                 })
             }
             _ => None,
@@ -258,11 +373,26 @@ impl Evidence<'_> {
     }
 }
 
+impl Finding {
+    /// Since when the rank only blames others, if it does.
+    fn blames(&self) -> Option<Duration> {
+        match self.what {
+            What::Peers(since) => Some(since),
+            What::Node { .. } | What::Stuck | What::Rank => None,
+        }
+    }
+}
+
 /// What the findings say together.
 fn end(mut findings: Vec<Finding>) -> End {
     let failed = findings.iter().filter(|finding| finding.what == What::Rank);
-    let failed = failed.map(|finding| finding.rank).collect();
-    let lost_node = findings.iter().any(|finding| finding.what == What::Node);
+    let failed = failed.map(|finding| finding.seat.rank).collect();
+    let lost_node = findings.iter().any(|finding| matches!(finding.what, What::Node { .. }));
+    let silent = findings
+        .iter()
+        .filter(|finding| finding.what == What::Node { is_silent: true });
+    let silent = silent.map(|finding| finding.seat.node).collect();
+    let is_stuck = findings.iter().any(|finding| finding.what == What::Stuck);
     // Causes come before what follows from them.
     findings.sort_by_key(|finding| finding.what);
     // Ranks of a lost node say the same.
@@ -277,5 +407,7 @@ fn end(mut findings: Vec<Finding>) -> End {
         reason,
         lost_node,
         failed,
+        silent,
+        is_stuck,
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! When devices have been free for a while that would make a stage faster, a larger generation gets ready beside the present
 //! one: its ranks load and listen while the steps go on. Once all listen it is the present one, and the ranks change over
-//! between two steps. If one of them cannot, the present generation never notices. Nothing shrinks by plan.
+//! between two steps. If one of them cannot, the present generation never notices. A stage that has lost ranks gets others the
+//! moment that there is a device for them. Nothing shrinks by plan.
 
 use super::Settings;
 use super::decide::Pass;
+use super::evidence::End;
 use super::placing::{by_standing, doubled, ranks_by_node};
-use crate::domain::stage::{Generation, State};
+use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
 use crate::plan::{self, Placement, Request};
 use medley_protocol::agent::RankState;
@@ -19,26 +21,71 @@ use std::time::Duration;
 /// Pause after a generation that got ready could not follow, doubled each time.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// Time after which a rank that joined does not fail for having joined.
+const SOON: Duration = Duration::from_secs(5);
+
 /// Stages that have, or had, room to grow.
 pub type Room = BTreeMap<StageId, Chance>;
 
 /// What is remembered of a stage that could grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chance {
     /// Since when devices are free for it.
     since: Option<Duration>,
-    /// Generations in a row that could not follow.
+    /// Times in a row that it could not grow, or not for long.
     failures: u32,
+    /// It does not grow before.
+    not_before: Duration,
+    /// The generation that it has grown to, since when, and the ranks that joined.
+    joined: Option<(u64, Duration, Vec<u32>)>,
+    /// Ranks that the stage had before it lost some.
+    had: u32,
 }
 
 impl Chance {
-    fn pause(self) -> Duration {
-        doubled(PAUSE, self.failures.saturating_sub(1))
+    /// A stage that had so many ranks has lost some.
+    pub(super) fn lost(&mut self, had: u32) {
+        self.had = had.max(self.had);
     }
 
-    fn is_ripe(self, now: Duration, settings: &Settings) -> bool {
-        self.since
-            .is_some_and(|since| now.saturating_sub(since) >= settings.grow_after)
+    /// A stage has grown to so many ranks.
+    fn followed(&mut self, ranks: u32, joined: (u64, Duration, Vec<u32>)) {
+        self.had = if ranks < self.had { self.had } else { 0 };
+        self.since = None;
+        self.joined = Some(joined);
+    }
+
+    /// It could not grow: the next try is made after a pause.
+    fn failed(&mut self, now: Duration) {
+        self.failures += 1;
+        self.not_before = now + doubled(PAUSE, self.failures - 1);
+    }
+
+    /// A generation is over in which these ranks failed. One that joined just before may be unlucky once.
+    fn is_over(&mut self, generation: u64, end: &End, now: Duration) {
+        let joined = self.joined.take_if(|(number, ..)| *number == generation);
+        let failed = |(_, at, ranks): (u64, Duration, Vec<u32>)| {
+            now.saturating_sub(at) < SOON && ranks.iter().any(|rank| end.failed.contains(rank))
+        };
+        let is_again = joined.is_some_and(failed);
+        if is_again && self.failures == 0 {
+            self.failures = 1;
+        } else if is_again || (end.is_stuck && !end.failed.is_empty()) {
+            self.failed(now);
+        } else {
+            self.failures = 0;
+        }
+    }
+
+    /// Whether a stage of so many ranks may grow. What it has lost it gets back at once.
+    fn is_ripe(&self, ranks: u32, now: Duration, settings: &Settings) -> bool {
+        let patience = if ranks < self.had {
+            Duration::ZERO
+        } else {
+            settings.grow_after
+        };
+        let is_free = self.since.is_some_and(|since| now.saturating_sub(since) >= patience);
+        is_free && now >= self.not_before
     }
 }
 
@@ -55,9 +102,7 @@ impl Pass<'_> {
             let message = format!("{name} stays as it is: generation {number} cannot follow: {reason}");
             let stays = Event::of_stage(job.id, stage, "stage-stays", message);
             self.decision.events.push(stays);
-            let chance = self.room.entry(stage.id).or_default();
-            chance.failures += 1;
-            self.held.insert(stage.id, self.evidence.now + chance.pause());
+            self.room.entry(stage.id).or_default().failed(self.evidence.now);
             return stage.clone().stay().map(Some);
         }
         let Some((members, from)) = self.listening(stage, next) else {
@@ -69,8 +114,23 @@ impl Pass<'_> {
         );
         let running = Event::of_stage(job.id, stage, "stage-running", message);
         self.decision.events.push(running);
-        self.room.remove(&stage.id);
+        let joined = (number, self.evidence.now, joined(stage.present(), next));
+        let chance = self.room.entry(stage.id).or_default();
+        chance.followed(members.len() as u32, joined);
         stage.clone().grow(members, from).map(Some)
+    }
+
+    /// A generation is over: what it says of the ranks that joined last.
+    pub(super) fn learn_from(&mut self, stage: StageId, generation: u64, end: &End) {
+        let is_new = self
+            .breaks_before
+            .get(&stage)
+            .is_none_or(|known| !known.is_of(generation));
+        if let Some(chance) = self.room.get_mut(&stage).filter(|_| is_new) {
+            chance.is_over(generation, end, self.evidence.now);
+        } else if is_new && end.is_stuck && !end.failed.is_empty() {
+            self.room.entry(stage).or_default().failed(self.evidence.now);
+        }
     }
 
     /// Lets one stage grow that could for long enough.
@@ -81,12 +141,17 @@ impl Pass<'_> {
             if !found.iter().any(|(id, _)| id == stage) {
                 chance.since = None;
             }
-            chance.since.is_some() || chance.failures > 0
+            *chance != Chance::default()
         });
         for (stage, _) in &found {
             self.room.entry(*stage).or_default().since.get_or_insert(now);
         }
-        found.retain(|(stage, _)| self.room.get(stage).is_some_and(|chance| chance.is_ripe(now, settings)));
+        let ranks = |id: StageId| jobs.iter().find_map(|job| job.stage(id)).map_or(0, |stage| stage.world);
+        found.retain(|(id, _)| {
+            self.room
+                .get(id)
+                .is_some_and(|chance| chance.is_ripe(ranks(*id), now, settings))
+        });
         let Some((id, placement)) = found.into_iter().next() else {
             return Ok(jobs);
         };
@@ -186,4 +251,16 @@ impl Pass<'_> {
         job.stages[i] = stage;
         Ok(())
     }
+}
+
+/// The ranks of a generation beyond those that the nodes had in the one before: on each node its last.
+fn joined(before: Option<&Generation>, next: &Generation) -> Vec<u32> {
+    let mut had = before.map(ranks_by_node).unwrap_or_default();
+    let is_new = |seat: &&Seat| {
+        let left = had.entry(seat.node).or_default();
+        let is_new = *left == 0;
+        *left = left.saturating_sub(1);
+        is_new
+    };
+    next.seats.iter().filter(is_new).map(|seat| seat.rank).collect()
 }

@@ -1,6 +1,7 @@
 //! Scheduling: pure decisions, and the loop around them.
 //!
-//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`decide`] what becomes of every job, [`breaks`]
+//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`standstill`] on one that makes no step though nobody
+//! has lost anybody, [`decide`] what becomes of every job, [`breaks`]
 //! what becomes of a generation that broke, [`placing`] the planner's part in it, [`growth`] how a stage
 //! gets more ranks while it trains, [`orders`] what every node is to run: all pure. [`control`] is the handle that
 //! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
@@ -13,6 +14,7 @@ pub mod growth;
 pub mod orders;
 pub mod placing;
 pub mod sight;
+pub mod standstill;
 
 mod leader;
 
@@ -28,14 +30,17 @@ pub struct Settings {
     pub beat: Duration,
     /// Silence after which a node is lost.
     pub silence: Duration,
+    /// Silence after which a node is given up whose ranks are missed by their peers: both sides say the same.
+    pub doubt: Duration,
     /// A stage whose generation failed is placed only on nodes that were heard so recently.
     pub fresh: Duration,
     /// Longest time that placing waits for the first beat of a node which registered, or was there before this
     /// coordinator led.
     pub first_beat_grace: Duration,
-    /// Longest wait for the cause of what ranks blame each other for, and the shortest pause between generations that fail
-    /// one after the other.
+    /// Time after which an agent must have said that a rank of its has ended, once others have lost a peer.
     pub settle: Duration,
+    /// Shortest pause between generations that fail one after the other.
+    pub pause: Duration,
     /// Longest time that a broken generation keeps its devices, because its ranks hold more in memory than the last
     /// checkpoint has.
     pub hold: Duration,
@@ -58,11 +63,13 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            beat: Duration::from_millis(500),
+            beat: Duration::from_millis(250),
             silence: Duration::from_secs(5),
+            doubt: Duration::from_millis(500),
             fresh: Duration::from_millis(1500),
             first_beat_grace: Duration::from_secs(5),
-            settle: Duration::from_millis(1500),
+            settle: Duration::from_millis(200),
+            pause: Duration::from_millis(1500),
             hold: Duration::from_mins(1),
             start_limit: Duration::from_mins(15),
             step_limit: Duration::from_mins(30),

@@ -123,5 +123,6 @@ fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>
         store: store.to_owned(),
         inputs: inputs(job, stage, generation),
         checkpoint_after: stage.facts.wanted,
+        without: generation.without.clone(),
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn pause(in_a_row: u32, end: &End, settings: &Settings) -> Duration {
     if end.lost_node || in_a_row <= 1 {
         return Duration::ZERO;
     }
-    doubled(settings.settle, in_a_row - 2)
+    doubled(settings.pause, in_a_row - 2)
 }
 
 /// A pause, doubled so many times.
@@ -33,18 +33,20 @@ impl Pass<'_> {
     /// Places stages that wait or whose generation broke, or notes why they wait.
     pub(super) fn place(&mut self, mut jobs: Vec<Job>, mint: &mut dyn Mint) -> Result<Vec<Job>, InvalidTransition> {
         let stages = jobs.iter().flat_map(|job| &job.stages);
-        let open: BTreeSet<StageId> = stages
+        let mut open: BTreeSet<StageId> = stages
             .filter(|stage| self.may_be_placed(stage))
             .map(|stage| stage.id)
             .collect();
         if open.is_empty() {
             return Ok(jobs);
         }
-        let expected = self.expected();
-        if !expected.is_empty() {
-            return self.await_nodes(jobs, &open, &expected.join(", "));
+        let expected = self.expected().join(", ");
+        if expected.is_empty() {
+            self.expectant.clear();
+        } else {
+            let waiting = open.extract_if(.., |id| !self.needs_nobody(&jobs, *id)).collect();
+            jobs = self.await_nodes(jobs, &waiting, &expected)?;
         }
-        self.expectant.clear();
         let (mut plan, mut stuck) = self.plan(&jobs, open);
         let outbids = |job: &&Job| job.stages.iter().any(|stage| plan.waits.contains_key(&stage.id));
         let priorities = jobs.iter().filter(outbids).map(|job| job.spec.cluster.priority);
@@ -79,8 +81,9 @@ impl Pass<'_> {
                 .flat_map(|job| job.stages.iter().map(move |stage| (*job, stage)));
             let asking: Vec<(&Job, &Stage)> = stages.filter(|(_, stage)| open.contains(&stage.id)).collect();
             let replaces = asking.iter().any(|(_, stage)| stage.generation > 0);
-            let requests: Vec<Request> = asking.iter().map(|(job, stage)| self.request(job, stage)).collect();
-            let plan = plan::plan(&self.nodes(jobs, &open, replaces), &requests);
+            let nodes = self.nodes(jobs, &open, replaces);
+            let request = |(job, stage): &(&Job, &Stage)| self.after_loss(self.request(job, stage), job, &nodes);
+            let plan = plan::plan(&nodes, &asking.iter().map(request).collect::<Vec<Request>>());
             let unplaced = plan.waits.iter().filter(|(id, _)| self.breaks.contains_key(id));
             let unplaced: BTreeMap<StageId, String> = unplaced.map(|(id, reason)| (*id, reason.clone())).collect();
             if unplaced.is_empty() {
@@ -134,6 +137,13 @@ impl Pass<'_> {
         names
     }
 
+    /// Whether a stage can go on whoever else may be heard.
+    fn needs_nobody(&self, jobs: &[Job], id: StageId) -> bool {
+        let nodes = self.nodes(jobs, &[id].into(), true);
+        let mut jobs = jobs.iter();
+        jobs.any(|job| job.stage(id).is_some_and(|stage| self.can_go_on(job, stage, &nodes)))
+    }
+
     /// Lets stages wait for nodes, and makes it known once.
     fn await_nodes(
         &mut self,
@@ -184,7 +194,8 @@ impl Pass<'_> {
         let stages = jobs.iter().flat_map(|job| &job.stages);
         let busy = busy(stages.filter(|stage| !open.contains(&stage.id)));
         let seen = self.evidence.sight.nodes.values();
-        let alive = seen.filter(|seen| seen.has_beaten && self.evidence.now.saturating_sub(seen.heard_at) <= patience);
+        let is_heard = |seen: &&Seen| seen.has_beaten && self.evidence.now.saturating_sub(seen.heard_at) <= patience;
+        let alive = seen.filter(|seen| is_heard(seen) && !self.doubted.contains(&seen.node.id));
         let mut nodes: Vec<(&str, plan::Node)> = alive
             .map(|seen| {
                 let used = busy.get(&seen.node.id).copied().unwrap_or(0);
@@ -212,10 +223,13 @@ impl Pass<'_> {
         let broken = self.breaks.remove(&stage.id);
         if let Some(broken) = &broken {
             stage = self.set_back(job, &stage, &broken.end)?;
+            self.room.entry(stage.id).or_default().lost(broken.world);
         }
         let survivors = broken.iter().flat_map(|broken| &broken.survivors);
         let placement = by_standing(placement, survivors.map(|rank| rank.node));
+        let left_out = broken.as_ref().map(Break::left_out);
         let stage = stage.place(self.seats(&placement), mint.secret())?;
+        let stage = stage.leave_out(left_out.unwrap_or_default());
         let message = self.placed_message(&stage, &placement, broken.as_ref());
         self.decision
             .events
@@ -326,8 +340,8 @@ pub(super) fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, u32> {
     ranks
 }
 
-/// Forgets pauses of stages that are not active any more.
-pub(super) fn prune(held: &mut BTreeMap<StageId, Duration>, jobs: &[Job]) {
+/// Forgets what concerns stages that are not active any more.
+pub(super) fn prune<T>(by_stage: &mut BTreeMap<StageId, T>, jobs: &[Job]) {
     let active: BTreeSet<StageId> = jobs.iter().flat_map(|job| &job.stages).map(|stage| stage.id).collect();
-    held.retain(|stage, _| active.contains(stage));
+    by_stage.retain(|stage, _| active.contains(stage));
 }

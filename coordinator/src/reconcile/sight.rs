@@ -1,7 +1,7 @@
 //! What the nodes say of themselves: registrations and heartbeats, kept in the leader's memory alone.
 
 use crate::domain::node::KnownNode;
-use medley_protocol::agent::{Beat, RankState};
+use medley_protocol::agent::{Beat, Doing, RankState};
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +33,10 @@ pub struct Report {
     pub state: RankState,
     /// Since when the agent has said just this.
     pub since: Duration,
+    /// Where in a step it is, while it trains.
+    pub doing: Option<Doing>,
+    /// For how long its process had said nothing when the agent spoke.
+    pub quiet: Duration,
 }
 
 /// All nodes as they are seen.
@@ -88,8 +92,13 @@ impl Sight {
             let before = seen.ranks.get(&id).filter(|before| before.state == report.state);
             news |= before.is_none() && !is_progress_alone(seen.ranks.get(&id), &report.state);
             let since = before.map_or(now, |before| before.since);
-            let state = report.state;
-            ranks.insert(id, Report { state, since });
+            let heard = Report {
+                state: report.state,
+                since,
+                doing: report.doing,
+                quiet: Duration::from_millis(report.quiet_ms.unwrap_or(0)),
+            };
+            ranks.insert(id, heard);
         }
         seen.ranks = ranks;
         seen.heard_at = now;
@@ -136,6 +145,7 @@ mod tests {
             rank,
             state: state.clone(),
             doing: None,
+            quiet_ms: None,
         };
         Beat {
             node: known(life).id,

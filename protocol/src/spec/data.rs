@@ -63,6 +63,22 @@ pub struct ClusterSpec {
     pub max_ranks: u32,
     /// Jobs with a higher priority are placed first.
     pub priority: i32,
+    /// What a training stage does that has lost ranks while others still hold its state.
+    #[serde(default)]
+    pub on_loss: OnLoss,
+}
+
+/// What a training stage does that has lost ranks, if at least [`min_ranks`](ClusterSpec::min_ranks) others hold its state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLoss {
+    /// `"go-on"`: it goes on with those ranks at once, and gets others back while it trains.
+    #[default]
+    GoOn,
+    /// `{ "wait_s": N }`: it waits up to N seconds (1 to 60) until it can have as many ranks as before, and then goes on with
+    /// what is left. For steps that take so long on fewer ranks that waiting is the shorter way.
+    #[serde(rename = "wait_s")]
+    Wait(u32),
 }
 
 /// Captioning and filtering of the web set (BLIP, section 3.3).

@@ -13,7 +13,9 @@ mod start;
 mod train;
 mod validate;
 
-pub use data::{CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, Specials, VocabSpec};
+pub use data::{
+    CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, OnLoss, Specials, VocabSpec,
+};
 pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};

@@ -1,8 +1,7 @@
 //! The checks of a completed spec that need no file system.
 
+use super::{AugmentSpec, Decay, Kind, Length, Negatives, OnLoss, Problem, Problems, Spec, TrainSpec};
 use crate::ledger::MAX_STEP_SAMPLES;
-
-use super::{AugmentSpec, Decay, Kind, Length, Negatives, Problem, Problems, Spec, TrainSpec};
 use std::path::Path;
 
 /// Longest side of an input image in pixels: bounds what a spec can make a rank allocate.
@@ -133,6 +132,11 @@ fn lanes(spec: &Spec, report: &mut Report) {
             spec.lanes.count
         )
     });
+    if let OnLoss::Wait(seconds) = spec.cluster.on_loss {
+        report.require((1..=60).contains(&seconds), "cluster.on_loss.wait_s", || {
+            format!("is {seconds}: use 1 to 60; a broken generation is kept for a minute, and \"go-on\" does not wait at all")
+        });
+    }
     let batch = spec.global_batch();
     report.require(u64::from(spec.model.queue) >= batch, "model.queue", || {
         format!(

@@ -19,6 +19,8 @@ pub(super) enum Fault {
     KillRank,
     /// Some rank stands still, for a while or for good.
     FreezeRank { lasts: Duration },
+    /// Some rank that trains does nothing any more but say that it runs, for a while or for good.
+    Spin { lasts: Duration },
     /// Two ranks lose their connection.
     Reset,
     /// A node's agent is killed with its ranks and starts anew after a while, or never.
@@ -38,9 +40,11 @@ impl Fault {
     /// How long it lasts by itself.
     pub(super) fn lasts(self) -> Duration {
         match self {
-            Self::KillRank | Self::FreezeRank { .. } | Self::Reset | Self::KillAgent { down: FOR_GOOD, .. } => {
-                Duration::ZERO
-            }
+            Self::KillRank
+            | Self::FreezeRank { .. }
+            | Self::Spin { .. }
+            | Self::Reset
+            | Self::KillAgent { down: FOR_GOOD, .. } => Duration::ZERO,
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
             Self::Silence { lasts, .. } => lasts,
         }
@@ -67,7 +71,7 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
 
 fn fault(dice: &mut Dice, nodes: usize) -> Fault {
     let node = dice.below(nodes);
-    match dice.below(10) {
+    match dice.below(11) {
         0 | 1 => Fault::KillRank,
         2 => Fault::FreezeRank {
             lasts: if dice.chance(50) {
@@ -81,7 +85,14 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
             node,
             down: dice.ms(100, 8000),
         },
-        6..=8 => Fault::Silence {
+        6 => Fault::Spin {
+            lasts: if dice.chance(50) {
+                FOR_GOOD
+            } else {
+                dice.ms(500, 12_000)
+            },
+        },
+        7..=9 => Fault::Silence {
             node,
             silence: [Silence::Cut, Silence::Deaf, Silence::Late][dice.below(3)],
             lasts: dice.ms(500, 12_000),

@@ -3,7 +3,7 @@
 use super::coordinator::Ask;
 use super::faults::{FOR_GOOD, Fault};
 use super::network::End;
-use super::process::{Actor, Deed, Heard, Pid, Place, Process, Seat, Tools};
+use super::process::{Actor, Alarm, Deed, Heard, Pid, Place, Process, Seat, Tools};
 use super::witness::describe;
 use super::world::{Happening, World};
 use medley_protocol::agent::{FromRank, ToRank};
@@ -135,6 +135,7 @@ impl World<'_> {
             place,
             actor,
             frozen_until: Duration::ZERO,
+            spins_until: Duration::ZERO,
         });
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.processes.insert(id, pid);
@@ -148,6 +149,12 @@ impl World<'_> {
         if self.now < process.frozen_until {
             if process.frozen_until < FOR_GOOD {
                 self.agenda.put(process.frozen_until, Happening::Heard { pid, heard });
+            }
+            return;
+        }
+        if self.now < process.spins_until && !matches!(heard, Heard::Alarm(Alarm::Pulse)) {
+            if process.spins_until < FOR_GOOD {
+                self.agenda.put(process.spins_until, Happening::Heard { pid, heard });
             }
             return;
         }
@@ -257,6 +264,11 @@ impl World<'_> {
                     for peer in peers {
                         self.lose((pid, seat), peer, silence, "silent");
                     }
+                }
+            }
+            Fault::Spin { lasts } => {
+                if let Some(pid) = self.some_rank().filter(|pid| self.seat(*pid).is_some()) {
+                    self.processes[pid].spins_until = self.now.saturating_add(lasts);
                 }
             }
             Fault::Reset => {

@@ -5,7 +5,7 @@ use super::dice::Dice;
 use super::objects::Objects;
 use super::toy::Toy;
 use super::trainee::Trainee;
-use medley_protocol::agent::{FromRank, ToRank};
+use medley_protocol::agent::{Doing, FromRank, ToRank};
 use medley_protocol::ids::StageId;
 use medley_worker::agent::core::ProcessId;
 use medley_worker::rank::beginning::{Memory, Path};
@@ -96,15 +96,15 @@ pub(super) enum How {
 }
 
 /// Time between two pulses; longer than in truth, which is often enough.
-pub(super) const PULSE: Duration = Duration::from_secs(1);
+pub(super) const PULSE: Duration = Duration::from_millis(300);
 
 /// A process says that it runs.
-pub(super) fn pulse() -> Vec<Deed> {
+pub(super) fn pulse(doing: Option<Doing>) -> Vec<Deed> {
     let again = Deed::Later {
         after: PULSE,
         alarm: Alarm::Pulse,
     };
-    vec![Deed::Say(FromRank::Pulse { doing: None }), again]
+    vec![Deed::Say(FromRank::Pulse { doing }), again]
 }
 
 /// What processes have at hand.
@@ -134,6 +134,8 @@ pub(super) struct Process {
     pub(super) actor: Option<Actor>,
     /// Stopped until then.
     pub(super) frozen_until: Duration,
+    /// Until then it does nothing but say that it runs.
+    pub(super) spins_until: Duration,
 }
 
 pub(super) enum Actor {

@@ -5,7 +5,7 @@
 
 use super::process::{Alarm, Deed, Heard, How, Pid, Seat, Tools, Wire, pulse};
 use super::toy::{STATE_BYTES, Toy, data, initial};
-use medley_protocol::agent::{Assignment, FromRank, RankState, ToRank};
+use medley_protocol::agent::{Assignment, Doing, FromRank, RankState, StepPhase, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::spec::Length;
 use medley_protocol::stage::StageKind;
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Longest wait of a prepared rank for the others; shorter than in truth, as everything here.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a step takes, about.
+const USUAL_STEP_MS: u64 = 150;
 /// Time between two looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,8 @@ pub(super) struct Trainee {
     early: BTreeMap<u64, Vec<(u32, Wire)>>,
     /// Parts of checkpoints that are being written.
     writing: u32,
+    /// Since when it does what it does in a step.
+    since: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,7 @@ impl Trainee {
             part: None,
             early: BTreeMap::new(),
             writing: 0,
+            since: tools.now,
         };
         let loaded = later(tools.dice.ms(200, 1200), Alarm::Loaded);
         let pulse = later(super::process::PULSE, Alarm::Pulse);
@@ -188,7 +193,7 @@ impl Trainee {
 
     fn alarm(&mut self, alarm: Alarm, tools: &mut Tools, out: &mut Vec<Deed>) {
         match alarm {
-            Alarm::Pulse => out.extend(pulse()),
+            Alarm::Pulse => out.extend(pulse(self.doing(tools.now))),
             Alarm::Loaded => {
                 self.phase = Phase::Waiting;
                 self.listen(out);
@@ -204,6 +209,7 @@ impl Trainee {
                     lanes: lanes.clone(),
                 };
                 self.send_all(&share, out);
+                self.since = tools.now;
                 if let Some(part) = &mut self.part {
                     part.shares.insert((step, part.seat.rank), lanes);
                 }
@@ -212,6 +218,26 @@ impl Trainee {
             Alarm::Written { toy, part, parts } => self.written(toy, (part, parts), tools, out),
             _ => {}
         }
+    }
+
+    /// Where in a step it is.
+    fn doing(&self, now: Duration) -> Option<Doing> {
+        let (part, toy) = (self.part.as_ref()?, self.toy?);
+        let member = part.member.as_ref().filter(|_| self.phase == Phase::Training)?;
+        let phase = if member.is_prepared() {
+            StepPhase::Agreeing
+        } else if part.shares.contains_key(&(toy.step, part.seat.rank)) {
+            StepPhase::Exchanging
+        } else {
+            StepPhase::Computing
+        };
+        Some(Doing {
+            step: toy.step,
+            phase,
+            collective: toy.step,
+            for_ms: now.saturating_sub(self.since).as_millis() as u64,
+            usual_step_ms: Some(USUAL_STEP_MS),
+        })
     }
 
     fn is_training(&self, seat: Seat) -> bool {
@@ -379,6 +405,7 @@ impl Trainee {
         };
         if toy.step < self.total() {
             let (seat, step) = (part.seat, toy.step);
+            self.since = tools.now;
             out.push(later(tools.dice.ms(30, 150), Alarm::Computed { seat, step }));
         } else {
             self.phase = Phase::Closing;
@@ -410,6 +437,7 @@ impl Trainee {
         let shares = std::mem::replace(&mut part.shares, later_shares);
         let of_step = shares.into_iter().filter(|((of, _), _)| *of == step);
         self.prepared = Some(of_step.flat_map(|(_, lanes)| lanes).collect());
+        self.since = tools.now;
         let joined = part.seat.generation;
         let wanted = self.calls.take_wanted().map(|step| Input::CheckpointWanted { step });
         let next = self.calls.ready_after(joined).map(|call| call.assignment.generation);

@@ -11,7 +11,7 @@
 //! - Facts (parts of checkpoints, results of tasks, metrics) are kept until the coordinator has accepted them. Its
 //!   absence changes nothing else: ranks go on.
 //!
-//! `link` decides when the coordinator is called, `ranks` which processes run, `vigil` which of them stand still, `leases`
+//! `link` decides when the coordinator is called, `ranks` which processes run, `seating` in which places, `vigil` which of them stand still, `leases`
 //! which tasks they hold, `rings` keeps metrics and `courier` everything else that has to arrive.
 
 mod answers;
@@ -22,6 +22,7 @@ mod link;
 mod message;
 mod ranks;
 mod rings;
+mod seating;
 mod vigil;
 
 pub use message::{Input, Output, ProcessId, Reply, Request, RequestId, Trouble};
@@ -214,7 +215,7 @@ fn call(state: &mut State, now: Duration, out: &mut Vec<Output>) {
                 node,
                 incarnation: state.link.register.incarnation,
                 revision: state.ranks.revision(),
-                ranks: state.ranks.reports(),
+                ranks: state.ranks.reports(now),
             };
             out.push(Output::Beat { beat, patience });
         }

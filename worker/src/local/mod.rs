@@ -135,6 +135,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         store,
         inputs: stage_inputs,
         checkpoint_after: None,
+        without: Vec::new(),
         spec,
     };
     let mut log = metrics_log(

@@ -16,7 +16,7 @@ pub struct Activity(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    now: Option<(u64, StepPhase, Instant)>,
+    now: Option<(Doing, Instant)>,
     /// When the last step was committed.
     committed: Option<Instant>,
     /// Times of the last steps.
@@ -24,9 +24,16 @@ struct Inner {
 }
 
 impl Activity {
-    /// A part of a step begins.
-    pub fn enter(&self, step: u64, phase: StepPhase) {
-        self.inner().now = Some((step, phase, Instant::now()));
+    /// A part of a step begins, in which this collective of the generation is the present one or the next.
+    pub fn enter(&self, step: u64, phase: StepPhase, collective: u64) {
+        let doing = Doing {
+            step,
+            phase,
+            collective,
+            for_ms: 0,
+            usual_step_ms: None,
+        };
+        self.inner().now = Some((doing, Instant::now()));
     }
 
     /// A step was committed.
@@ -41,25 +48,22 @@ impl Activity {
         }
     }
 
-    /// The rank does not train at present.
+    /// The rank does not train at present. Among other ranks a step will take another time.
     pub fn rest(&self) {
-        let mut inner = self.inner();
-        inner.now = None;
-        inner.committed = None;
+        *self.inner() = Inner::default();
     }
 
     /// What is done now; none if the rank does not train.
     pub fn look(&self) -> Option<Doing> {
         let inner = self.inner();
-        let (step, phase, since) = inner.now?;
+        let (doing, since) = inner.now?;
         let mut steps: Vec<Duration> = inner.steps.iter().copied().collect();
         steps.sort_unstable();
         let usual = steps.get(steps.len() / 2).filter(|_| steps.len() >= FEWEST);
         Some(Doing {
-            step,
-            phase,
             for_ms: since.elapsed().as_millis() as u64,
             usual_step_ms: usual.map(|usual| usual.as_millis() as u64),
+            ..doing
         })
     }
 
@@ -78,13 +82,13 @@ mod tests {
         let activity = Activity::default();
         assert_eq!(activity.look(), None);
         let noted = activity.clone();
-        std::thread::spawn(move || noted.enter(7, StepPhase::Exchanging))
+        std::thread::spawn(move || noted.enter(7, StepPhase::Exchanging, 3))
             .join()
             .unwrap();
         let doing = activity.look().unwrap();
         assert_eq!(
-            (doing.step, doing.phase, doing.usual_step_ms),
-            (7, StepPhase::Exchanging, None)
+            (doing.step, doing.phase, doing.collective, doing.usual_step_ms),
+            (7, StepPhase::Exchanging, 3, None)
         );
         activity.rest();
         assert_eq!(activity.look(), None);
@@ -93,7 +97,7 @@ mod tests {
     #[test]
     fn after_some_steps_there_is_a_usual_time() {
         let activity = Activity::default();
-        activity.enter(0, StepPhase::Computing);
+        activity.enter(0, StepPhase::Computing, 0);
         for _ in 0..FEWEST {
             activity.committed();
         }
@@ -104,5 +108,12 @@ mod tests {
         );
         activity.committed();
         assert!(activity.look().unwrap().usual_step_ms.is_some());
+        activity.rest();
+        activity.enter(0, StepPhase::Computing, 0);
+        assert_eq!(
+            activity.look().unwrap().usual_step_ms,
+            None,
+            "another generation has another speed"
+        );
     }
 }

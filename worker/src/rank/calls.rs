@@ -136,6 +136,7 @@ mod tests {
             store: "file:///s".into(),
             inputs: StageInputs::default(),
             checkpoint_after: None,
+            without: Vec::new(),
         })
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Longest order in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 /// Time between two pulses of a rank.
-pub const PULSE: Duration = Duration::from_millis(250);
+pub const PULSE: Duration = Duration::from_millis(100);
 /// Exit code after an order that cannot be read.
 const BAD_ORDER: i32 = 2;
 

@@ -84,6 +84,7 @@ impl Cluster {
                 spec,
                 store,
                 checkpoint_after: None,
+                without: Vec::new(),
             },
             objects,
             generation: 0,

@@ -63,6 +63,7 @@ impl Node {
             rank,
             state: state.clone(),
             doing: None,
+            quiet_ms: None,
         };
         Beat {
             node: self.id,

@@ -1,4 +1,4 @@
-use crate::spec::Spec;
+use crate::spec::{OnLoss, Spec};
 use serde_json::{Value, json};
 
 fn problems(change: &Value) -> Vec<(String, String)> {
@@ -90,5 +90,20 @@ fn more_ranks_than_lanes_are_refused() {
     assert_eq!(
         problems(&json!({"cluster": {"max_ranks": 99}}))[0].0,
         "cluster.max_ranks"
+    );
+}
+
+#[test]
+fn a_wait_for_lost_ranks_ends_before_the_others_give_up() {
+    let of = |on_loss: Value| problems(&json!({"cluster": {"on_loss": on_loss}}));
+    assert_eq!(of(json!({"wait_s": 61}))[0].0, "cluster.on_loss.wait_s");
+    assert_eq!(of(json!({"wait_s": 0}))[0].0, "cluster.on_loss.wait_s");
+    assert_eq!(of(json!("wait"))[0].0, "cluster.on_loss");
+    let document = json!({
+        "name": "j", "kind": "bootstrap", "preset": "tiny", "data": {"root": "/d"}, "cluster": {"on_loss": {"wait_s": 60}},
+    });
+    assert_eq!(
+        Spec::from_document(&document).unwrap().cluster.on_loss,
+        OnLoss::Wait(60)
     );
 }

@@ -3,26 +3,24 @@
 //! A *slot* is a rank of a generation that the orders list: it is reported in every beat, from its start to the day it is no
 //! longer listed. A *process* fills a slot, or is dying because no slot wants it any more. No process is started for a stage
 //! of which another is still dying, nor on a device that a process still holds: two processes never own one rank.
-//!
-//! Processes of a training stage outlive their generation. The slots of a newer one go first to the living processes of the
-//! stage, in the order of their ranks; for what is left over new ones are started. While a generation gets ready beside the
-//! present one, a process fills a slot in each.
+//! [`seating`](super::seating) decides which process fills which slot.
 
 use super::leases::Work;
 use super::message::{Output, ProcessId};
+use super::seating::bare;
 use crate::rank::membership::LEADER;
-use medley_protocol::agent::{Assignment, Doing, Orders, RankReport, RankState, Register, ToRank};
+use medley_protocol::agent::{Assignment, Doing, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub(super) struct Ranks {
-    devices: u32,
+    pub(super) devices: u32,
     /// Highest revision seen.
-    seen: Option<u64>,
+    pub(super) seen: Option<u64>,
     /// By stage and generation.
-    assignments: BTreeMap<(StageId, u64), Assignment>,
+    pub(super) assignments: BTreeMap<(StageId, u64), Assignment>,
     pub(super) slots: BTreeMap<Seat, Slot>,
     pub(super) processes: BTreeMap<ProcessId, Process>,
     next_process: u64,
@@ -103,13 +101,14 @@ impl Ranks {
     }
 
     /// What a beat says of the ranks.
-    pub(super) fn reports(&self) -> Vec<RankReport> {
+    pub(super) fn reports(&self, now: Duration) -> Vec<RankReport> {
         let report = |(seat, slot): (&Seat, &Slot)| RankReport {
             stage: seat.stage,
             generation: seat.generation,
             rank: seat.rank,
             state: slot.state.clone(),
             doing: slot.process.and_then(|id| self.doing(id, *seat)),
+            quiet_ms: slot.process.and_then(|id| self.quiet_ms(id, now)),
         };
         self.slots.iter().map(report).collect()
     }
@@ -165,100 +164,6 @@ impl Ranks {
         self.assignments.keys().any(|(listed, _)| *listed == stage)
     }
 
-    /// Takes orders over if they are newer than all before: false if not.
-    pub(super) fn obey(&mut self, orders: Orders, now: Duration, out: &mut Vec<Output>) -> bool {
-        if self.seen.is_some_and(|seen| orders.revision <= seen) {
-            return false;
-        }
-        self.seen = Some(orders.revision);
-        let listed = orders.assignments.into_iter();
-        self.assignments = listed
-            .map(|listed| ((listed.stage, listed.generation), listed))
-            .collect();
-        self.fill_slots(now, out);
-        self.kill_unwanted(out);
-        let dying = self.processes.values().filter(|process| process.dying).count();
-        let wanted = self.processes.len() - dying + self.vacant().count();
-        if wanted > self.devices as usize {
-            let devices = self.devices;
-            out.push(Output::Warn(format!(
-                "{wanted} ranks are ordered for {devices} devices; some have to wait"
-            )));
-        }
-        true
-    }
-
-    /// Kills everything and forgets all orders.
-    pub(super) fn abandon(&mut self, out: &mut Vec<Output>) {
-        self.seen = None;
-        self.assignments.clear();
-        self.slots.clear();
-        self.kill_unwanted(out);
-    }
-
-    /// Keeps slots whose generation goes on, adds new ones, drops the others.
-    fn fill_slots(&mut self, now: Duration, out: &mut Vec<Output>) {
-        let mut before = std::mem::take(&mut self.slots);
-        let is_sound = |slot: &Slot| !matches!(slot.state, RankState::Failed { .. });
-        // Where living processes work, and the latest generation in which they have a slot.
-        let mut survivors: BTreeMap<ProcessId, (Seat, u64)> = BTreeMap::new();
-        for (seat, slot) in before.iter().filter(|(_, slot)| is_sound(slot)) {
-            let living = slot.process.and_then(|id| Some((id, self.processes.get(&id)?)));
-            if let Some((id, process)) = living.filter(|(_, process)| !process.dying) {
-                let (_, latest) = survivors.entry(id).or_insert((process.seat, seat.generation));
-                *latest = seat.generation.max(*latest);
-            }
-        }
-        for ((stage, generation), assignment) in &self.assignments {
-            let (stage, generation) = (*stage, *generation);
-            let seats = assignment.ranks.iter().map(|rank| Seat {
-                stage,
-                generation,
-                rank: *rank,
-            });
-            let (kept, new): (Vec<Seat>, Vec<Seat>) = seats.partition(|seat| before.contains_key(seat));
-            let kept = kept.into_iter().filter_map(|seat| Some((seat, before.remove(&seat)?)));
-            self.slots.extend(kept);
-            let mut free: Vec<(Seat, ProcessId)> = survivors
-                .iter()
-                .filter(|(_, (seat, latest))| {
-                    assignment.kind.is_training() && seat.stage == stage && *latest < generation
-                })
-                .map(|(process, (seat, _))| (*seat, *process))
-                .collect();
-            free.sort_unstable();
-            let mut free = free.into_iter();
-            for seat in new {
-                let mut slot = Slot::new();
-                if let Some((old, process)) = free.next() {
-                    let at_once = !self.assignments.contains_key(&(stage, old.generation));
-                    slot.process = Some(process);
-                    slot.called_at = at_once.then_some(now);
-                    out.push(Output::Tell {
-                        process,
-                        order: ToRank::Regroup {
-                            assignment: Box::new(bare(assignment)),
-                            rank: seat.rank,
-                            at_once,
-                        },
-                    });
-                }
-                self.slots.insert(seat, slot);
-            }
-        }
-    }
-
-    /// Kills the processes that fill no slot.
-    fn kill_unwanted(&mut self, out: &mut Vec<Output>) {
-        let wanted: BTreeSet<ProcessId> = self.slots.values().filter_map(|slot| slot.process).collect();
-        for (id, process) in &mut self.processes {
-            if !wanted.contains(id) && !process.dying {
-                process.dying = true;
-                out.push(Output::Kill { process: *id });
-            }
-        }
-    }
-
     /// Kills a process that still fills its slot, which says why.
     pub(super) fn kill(&mut self, id: ProcessId, reason: String, out: &mut Vec<Output>) {
         if let Some(process) = self.processes.get_mut(&id) {
@@ -276,7 +181,7 @@ impl Ranks {
     }
 
     /// Slots that no process fills or has filled.
-    fn vacant(&self) -> impl Iterator<Item = Seat> + '_ {
+    pub(super) fn vacant(&self) -> impl Iterator<Item = Seat> + '_ {
         let vacant = |slot: &Slot| slot.process.is_none() && !is_final(&slot.state);
         self.slots
             .iter()
@@ -406,17 +311,8 @@ impl Ranks {
     }
 }
 
-/// What a rank is told at first: members and checkpoint requests follow as orders of their own.
-fn bare(assignment: &Assignment) -> Assignment {
-    Assignment {
-        members: Vec::new(),
-        checkpoint_after: None,
-        ..assignment.clone()
-    }
-}
-
 impl Slot {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             state: RankState::Starting,
             called_at: None,

@@ -5,8 +5,10 @@ use super::ranks::{Process, Ranks, Slot};
 use medley_protocol::agent::{Doing, RankState};
 use std::time::Duration;
 
-/// Silence of a process after which it counts as standing still: eight pulses.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Silence of a process after which it counts as standing still, whatever others say: fifteen pulses.
+const SILENCE: Duration = Duration::from_millis(1500);
+/// Shortest time that a process has to answer a call.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Usual steps within which a rank must answer a call that ends its generation: it looks for one in every step.
 const STEPS_TO_ANSWER: u32 = 3;
 /// Time between two looks after which this agent must have stood still itself.
@@ -20,9 +22,15 @@ impl Ranks {
             process.doing = doing;
             let usual = doing.and_then(|doing| doing.usual_step_ms).map(Duration::from_millis);
             process.patience = usual
-                .map(|usual| (usual * STEPS_TO_ANSWER).max(SILENCE))
+                .map(|usual| (usual * STEPS_TO_ANSWER).max(PATIENCE))
                 .or(process.patience);
         }
+    }
+
+    /// For how long a process has said nothing; none before its first pulse.
+    pub(super) fn quiet_ms(&self, id: ProcessId, now: Duration) -> Option<u64> {
+        let pulsed_at = self.processes.get(&id)?.pulsed_at?;
+        Some(now.saturating_sub(pulsed_at).as_millis() as u64)
     }
 
     /// Kills processes that stand still: they are silent although a thread that does not compute should speak.

@@ -230,13 +230,13 @@ impl Trainer {
     pub(super) fn run(&mut self, mut speaker: Speaker, place: &mut Place, line: &mut Line) -> Result<Left, Stop> {
         while self.state.step < self.schedule.total_steps() {
             let prepared = self.prepare_finite(place)?;
-            self.note(StepPhase::Agreeing);
+            self.note(StepPhase::Agreeing, place);
             let digest = self.digest();
             let planned = self.is_planned(self.state.step + 1);
             // Should the generation break now, the next one may commit it.
             self.prepared = Some(prepared);
             let agreed = speaker.agree(place.mesh, line, digest, planned)?;
-            self.note(StepPhase::Computing);
+            self.note(StepPhase::Computing, place);
             let report = self.prepared.take().map(|prepared| self.commit(prepared));
             if agreed.checkpoint {
                 self.take_checkpoint(place)?;
@@ -250,6 +250,7 @@ impl Trainer {
                 return Ok(Left::ForNext);
             }
         }
+        self.note(StepPhase::Saving, place);
         if let Some(writer) = self.writer.take() {
             writer.finish().map_err(Failure::passing)?;
         }
@@ -280,8 +281,8 @@ impl Trainer {
 
     fn prepare(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
         let mut looked = self.look(place)?;
-        self.note(StepPhase::Computing);
         place.exchange += 1;
+        self.note(StepPhase::Computing, place);
         let steps: Vec<LaneStep> = (0..self.lanes).map(|lane| self.lane_step(lane)).collect();
         let mut outputs = Vec::new();
         let len = self.blip.student_layout.len();
@@ -313,7 +314,7 @@ impl Trainer {
             outputs.push((output, lane_share.words(&batch)));
             Ok::<(), Failure>(())
         })?;
-        self.note(StepPhase::Exchanging);
+        self.note(StepPhase::Exchanging, place);
         let shares = share(self.lane_share.encode(&outputs), place.exchange, place.mesh)?;
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
         let gradient = total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?;
@@ -329,8 +330,8 @@ impl Trainer {
         if self.foreign.is_none() {
             return Ok(None);
         }
-        self.note(StepPhase::Computing);
         place.exchange += 1;
+        self.note(StepPhase::Computing, place);
         let (mut batches, mut views) = (VecDeque::new(), Vec::new());
         for lane in place.lanes() {
             let step = self.lane_step(lane);
@@ -344,7 +345,7 @@ impl Trainer {
             ));
             batches.push_back(batch);
         }
-        self.note(StepPhase::Exchanging);
+        self.note(StepPhase::Exchanging, place);
         let shares = share(self.lane_share.encode_views(&views), place.exchange, place.mesh)?;
         let all = self.lane_share.gather_views(&place.deal, &shares)?;
         let reader = self.foreign.iter();
@@ -357,8 +358,8 @@ impl Trainer {
     }
 
     /// Notes where in a step this rank is.
-    fn note(&self, phase: StepPhase) {
-        self.voice.activity().enter(self.state.step, phase);
+    fn note(&self, phase: StepPhase, place: &Place) {
+        self.voice.activity().enter(self.state.step, phase, place.exchange);
     }
 
     fn lane_step(&self, lane: u32) -> LaneStep {
@@ -419,6 +420,7 @@ impl Trainer {
 
     /// Hands this rank's part to the threads that copy and write it.
     fn take_checkpoint(&mut self, place: &Place) -> Result<(), Failure> {
+        self.note(StepPhase::Saving, place);
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.start_writer()?,

@@ -94,7 +94,7 @@ fn a_break_while_the_next_generation_gets_ready_makes_a_third() {
     world.odd.insert(id, failed);
     world.round();
     let present = world.stage().present().map(|generation| generation.number);
-    assert_eq!((present, next(&world), world.num_ranks()), (Some(3), None, 4));
+    assert_eq!((present, next(&world), world.num_ranks()), (Some(3), None, 1));
     assert!(world.story("generation-over")[0].contains("generation 1 is over"));
 }
 

@@ -46,11 +46,15 @@ fn a_node_that_is_gone_for_good_delays_placing_once_and_no_longer_than_the_grace
 }
 
 #[test]
-fn an_agent_that_registers_anew_is_waited_for_until_it_beats() {
-    let mut world = World::running();
+fn an_agent_that_registers_anew_is_waited_for_until_it_beats_by_those_who_need_it() {
+    let mut world = World::running_of(json!({"min_ranks": 3}));
     world.join(1, 2, 11);
     world.decide();
     assert_eq!(world.stage().generation, 1);
     world.round();
     assert_eq!((world.stage().generation, world.num_ranks()), (2, 4));
+    let mut world = World::running();
+    world.join(1, 2, 11);
+    world.decide();
+    assert_eq!((world.stage().generation, world.seats()), (2, vec![node(2); 2]));
 }

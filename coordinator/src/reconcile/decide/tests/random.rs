@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::reconcile::placing::busy;
+use medley_protocol::agent::StepPhase::{Computing, Exchanging};
 use proptest::prelude::*;
 
 /// What may go wrong in a round.
@@ -13,6 +14,8 @@ enum Fault {
     Restart(u128),
     RankFails(u32),
     RankBreaks(u32),
+    /// One computes for ever and all others wait, or all wait.
+    Standstill(Option<u32>),
     Checkpoint,
 }
 
@@ -24,6 +27,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         1 => (1..4u128).prop_map(Fault::Restart),
         1 => (0..4u32).prop_map(Fault::RankFails),
         2 => (0..4u32).prop_map(Fault::RankBreaks),
+        1 => prop::option::of(0..4u32).prop_map(Fault::Standstill),
         2 => Just(Fault::Checkpoint),
     ];
     prop::collection::vec(fault, 1..120)
@@ -38,6 +42,12 @@ impl World {
             Fault::Restart(id) => self.join(id, 2, 1000 + round),
             Fault::RankFails(rank) => self.fail_rank(rank, "it broke", true),
             Fault::RankBreaks(rank) => self.break_rank(rank, 1),
+            Fault::Standstill(by) => {
+                for rank in 0..self.num_ranks() as u32 {
+                    let phase = if by == Some(rank) { Computing } else { Exchanging };
+                    self.look_at(rank, phase, 5000, 50);
+                }
+            }
             Fault::Checkpoint => {
                 let step = (self.stage().progress() + 1).min(19);
                 self.commit_checkpoint(step);
@@ -72,6 +82,7 @@ proptest! {
         }
         world.alive.extend([node(1), node(2), node(3)]);
         world.odd.clear();
+        world.looks.clear();
         world.rounds(80);
         let label = world.stage().state.label();
         let gave_up = world.stage().setbacks.in_a_row >= 8;

@@ -8,7 +8,7 @@ use crate::domain::job::Dataset;
 use crate::domain::node::KnownNode;
 use crate::reconcile::orders;
 use chrono::DateTime;
-use medley_protocol::agent::{Beat, RankReport};
+use medley_protocol::agent::{Beat, Doing, RankReport, StepPhase};
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
 use medley_protocol::ids::{CheckpointId, IncarnationId};
 use medley_protocol::spec::Spec;
@@ -31,6 +31,8 @@ pub(super) struct World {
     pub(super) alive: BTreeSet<NodeId>,
     /// What ranks do, where it is not what they were told to.
     pub(super) odd: BTreeMap<(StageId, u64, u32), RankState>,
+    /// Where in a step ranks are, and for how long they have said nothing.
+    pub(super) looks: BTreeMap<(StageId, u64, u32), (Doing, u64)>,
     pub(super) revision: u64,
     pub(super) events: Vec<Event>,
     pub(super) effects: Vec<Effect>,
@@ -47,6 +49,7 @@ impl World {
             now: Duration::from_secs(1000),
             alive: BTreeSet::new(),
             odd: BTreeMap::new(),
+            looks: BTreeMap::new(),
             revision: 0,
             events: Vec::new(),
             effects: Vec::new(),
@@ -137,13 +140,15 @@ impl World {
                 for rank in &assignment.ranks {
                     let id = (assignment.stage, assignment.generation, *rank);
                     let state = self.odd.get(&id).cloned().unwrap_or_else(|| self.obedient(id));
+                    let look = self.looks.get(&id).copied();
                     let (stage, generation, rank) = id;
                     ranks.push(RankReport {
                         stage,
                         generation,
                         rank,
                         state,
-                        doing: None,
+                        doing: look.map(|(doing, _)| doing),
+                        quiet_ms: look.map(|(_, quiet_ms)| quiet_ms),
                     });
                 }
             }
@@ -218,9 +223,21 @@ impl World {
 
     /// A rank lost a peer.
     pub(super) fn break_rank(&mut self, rank: u32, committed: u64) {
-        let id = (self.stage().id, self.stage().generation, rank);
+        let id = self.present(rank);
         let reason = "lost a peer: connection reset".into();
         self.odd.insert(id, RankState::Broken { committed, reason });
+    }
+
+    /// A rank of the present generation is in this part of a step for so long; a step takes 100 ms.
+    pub(super) fn look_at(&mut self, rank: u32, phase: StepPhase, for_ms: u64, quiet_ms: u64) {
+        let doing = Doing {
+            step: 8,
+            phase,
+            collective: 3,
+            for_ms,
+            usual_step_ms: Some(100),
+        };
+        self.looks.insert(self.present(rank), (doing, quiet_ms));
     }
 
     /// The nodes of the present generation in rank order.
@@ -229,8 +246,15 @@ impl World {
         seats.into_iter().flatten().map(|seat| seat.node).collect()
     }
 
+    /// A rank of the present generation.
+    pub(super) fn present(&self, rank: u32) -> (StageId, u64, u32) {
+        let stage = self.stage();
+        let number = stage.present().map_or(stage.generation, |generation| generation.number);
+        (stage.id, number, rank)
+    }
+
     pub(super) fn fail_rank(&mut self, rank: u32, reason: &str, retry: bool) {
-        let id = (self.stage().id, self.stage().generation, rank);
+        let id = self.present(rank);
         let reason = reason.into();
         self.odd.insert(id, RankState::Failed { reason, retry });
     }

@@ -140,6 +140,7 @@ fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
     let doing = Some(medley_protocol::agent::Doing {
         step: 9,
         phase: medley_protocol::agent::StepPhase::Computing,
+        collective: 2,
         for_ms: 4000,
         usual_step_ms: Some(1000),
     });
@@ -282,4 +283,26 @@ fn a_rank_that_listens_is_reported_before_the_next_beat_is_due() {
         outputs.iter().any(|output| matches!(output, Output::Beat { .. })),
         "{outputs:?}"
     );
+}
+
+#[test]
+fn a_process_that_holds_the_others_up_gets_no_seat_and_is_killed() {
+    let mut agent = Agent::registered(3);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1, 2], StageKind::Pretrain)]));
+    let mut next = assignment(7, 2, &[0, 1], StageKind::Pretrain);
+    next.without = vec![medley_protocol::agent::Former { generation: 1, rank: 0 }];
+    let outputs = agent.obey(orders(2, vec![next]));
+    let calls = [(ProcessId(1), 2, 0, true), (ProcessId(2), 2, 1, true)];
+    assert_eq!(calls_of(&outputs), calls);
+    assert_eq!(kills(&outputs), [ProcessId(0)]);
+}
+
+#[test]
+fn a_beat_says_for_how_long_a_process_has_said_nothing() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    assert_eq!(agent.reports()[0].quiet_ms, None, "it has yet to begin");
+    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
+    agent.pass(300 * MS);
+    assert_eq!(agent.reports()[0].quiet_ms, Some(300));
 }

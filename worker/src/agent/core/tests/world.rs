@@ -53,6 +53,7 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
         store: "file:///store".into(),
         inputs: StageInputs::default(),
         checkpoint_after: None,
+        without: Vec::new(),
     }
 }
 
@@ -218,7 +219,7 @@ impl Agent {
 
     /// What a beat would say now.
     pub(super) fn reports(&self) -> Vec<RankReport> {
-        self.state().ranks.reports()
+        self.state().ranks.reports(self.now)
     }
 
     /// The next beat; the one under way is answered without news.

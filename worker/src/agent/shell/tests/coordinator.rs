@@ -217,5 +217,6 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
         store: "file:///store".into(),
         inputs: StageInputs::default(),
         checkpoint_after: None,
+        without: Vec::new(),
     }
 }
