@@ -63,7 +63,7 @@ enum Command {
     Jobs(jobs::Args),
     /// List the nodes of the cluster.
     Nodes(nodes::Args),
-    /// List and take checkpoints.
+    /// List, take and verify checkpoints.
     Checkpoints(checkpoints::Args),
     /// Say what images show, with a trained model.
     Caption(caption::Args),
@@ -78,6 +78,8 @@ enum Ending {
     Success,
     /// The job that was followed did not succeed.
     JobFailed,
+    /// Something that was verified is damaged.
+    Damaged,
     /// A signal ended the command.
     Interrupted,
 }
@@ -86,7 +88,7 @@ impl From<Ending> for ExitCode {
     fn from(ending: Ending) -> Self {
         match ending {
             Ending::Success => Self::SUCCESS,
-            Ending::JobFailed => Self::FAILURE,
+            Ending::JobFailed | Ending::Damaged => Self::FAILURE,
             Ending::Interrupted => Self::from(130),
         }
     }

@@ -198,6 +198,7 @@ impl Pass<'_> {
         match self.evidence.judge(stage, generation) {
             Verdict::Hopeless { reason } => self.fail(job, stage.clone(), reason).map(Some),
             Verdict::Unexplained | Verdict::Over(_) if stage.has_last_checkpoint() => self.finish(job, stage).map(Some),
+            Verdict::Over(end) if self.mark_damaged(job, stage, &end) => Ok(None),
             Verdict::Over(end) => self.end(job, stage, generation, end),
             Verdict::Sound if stage.kind.is_training() => self.train(job, stage, generation),
             Verdict::Sound | Verdict::Unexplained => Ok(None),

@@ -3,9 +3,10 @@
 use super::Settings;
 use super::orders::Told;
 use super::sight::{Seen, Sight};
-use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
+use crate::domain::{InvalidTransition, Stage};
 use medley_protocol::agent::RankState;
+use medley_protocol::checkpoint::Damage;
 use medley_protocol::ids::NodeId;
 use medley_protocol::stage::StageState;
 use std::time::Duration;
@@ -35,6 +36,30 @@ pub struct End {
     pub lost_node: bool,
     /// Ranks that failed by themselves.
     pub failed: Vec<u32>,
+    /// Checkpoints that ranks could not load, each once.
+    pub damaged: Vec<Found>,
+}
+
+impl End {
+    /// The stage once its generation has ended so.
+    pub(super) fn set_back(&self, stage: Stage) -> Result<Stage, InvalidTransition> {
+        if self.damaged.is_empty() {
+            stage.set_back(&self.reason)
+        } else {
+            stage.fall_back(&self.reason)
+        }
+    }
+}
+
+/// A checkpoint that a rank found damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What is wrong with it.
+    pub damage: Damage,
+    /// Where that was found.
+    pub node: NodeId,
+    /// By whom and what, in words.
+    pub text: String,
 }
 
 /// A rank that holds the state of its stage in memory.
@@ -49,10 +74,12 @@ pub struct Survivor {
 /// One finding against a generation.
 struct Finding {
     rank: u32,
+    node: NodeId,
     text: String,
     /// Whether starting again may help.
     retry: bool,
     what: What,
+    damage: Option<Damage>,
 }
 
 /// What a finding is about.
@@ -135,7 +162,7 @@ impl Evidence<'_> {
                 | RankState::Broken { committed, .. }
                 | RankState::Finished { committed } => committed,
                 RankState::Listening { committed, .. } => committed?,
-                RankState::Starting | RankState::Failed { .. } => return None,
+                RankState::Starting | RankState::Failed { .. } | RankState::Damaged { .. } => return None,
             };
             let node = seat.node;
             Some(Survivor { node, committed })
@@ -199,9 +226,11 @@ impl Evidence<'_> {
     fn finding(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<Finding> {
         let finding = |text, retry, what| Finding {
             rank: seat.rank,
+            node: seat.node,
             text,
             retry,
             what,
+            damage: None,
         };
         let seen = match self.seen(seat) {
             Ok(seen) => seen,
@@ -209,7 +238,15 @@ impl Evidence<'_> {
         };
         let (text, retry, what) = self.rank_finding(stage, generation, seat, seen)?;
         let text = format!("rank {} on {} {text}", seat.rank, seen.node.name);
-        Some(finding(text, retry, what))
+        let report = seen.ranks.get(&(stage.id, generation.number, seat.rank));
+        let damage = report.and_then(|report| match &report.state {
+            RankState::Damaged { damage } => Some(damage.clone()),
+            _ => None,
+        });
+        Some(Finding {
+            damage,
+            ..finding(text, retry, what)
+        })
     }
 
     fn rank_finding(
@@ -230,6 +267,7 @@ impl Evidence<'_> {
         let seconds = lasted.as_secs();
         match &report.state {
             RankState::Failed { reason, retry } => Some((format!("failed: {reason}"), *retry, What::Rank)),
+            RankState::Damaged { damage } => Some((format!("cannot go on: {damage}"), true, What::Rank)),
             RankState::Broken { reason, .. } => Some((format!("broke off: {reason}"), true, What::Peers(report.since))),
             RankState::Starting => late(self.settings.start_limit, format!("has been starting for {seconds} s")),
             RankState::Running { committed } if stage.kind.is_training() => late(
@@ -263,6 +301,9 @@ fn end(mut findings: Vec<Finding>) -> End {
     let failed = findings.iter().filter(|finding| finding.what == What::Rank);
     let failed = failed.map(|finding| finding.rank).collect();
     let lost_node = findings.iter().any(|finding| finding.what == What::Node);
+    let mut damaged: Vec<Found> = findings.iter().filter_map(found).collect();
+    damaged.sort_by_key(|found| found.damage.checkpoint);
+    damaged.dedup_by_key(|found| found.damage.checkpoint);
     // Causes come before what follows from them.
     findings.sort_by_key(|finding| finding.what);
     // Ranks of a lost node say the same.
@@ -277,5 +318,14 @@ fn end(mut findings: Vec<Finding>) -> End {
         reason,
         lost_node,
         failed,
+        damaged,
     }
+}
+
+fn found(finding: &Finding) -> Option<Found> {
+    Some(Found {
+        damage: finding.damage.clone()?,
+        node: finding.node,
+        text: finding.text.clone(),
+    })
 }

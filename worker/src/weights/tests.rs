@@ -21,7 +21,7 @@ fn world() -> World {
     fs::write(dir.path().join("spec.json"), spec.to_string()).unwrap();
     let spec = read_spec(&dir.path().join("spec.json")).unwrap();
     let objects = Objects::open(&format!("file://{}/store", dir.path().display())).unwrap();
-    objects.put("vocabularies/wordpiece", VOCABULARY.into()).unwrap();
+    objects.put("vocabularies/wordpiece", VOCABULARY).unwrap();
     let blip = inputs::blip(&spec, 32, &Vocabulary::parse(VOCABULARY).unwrap());
     let mut state = State::fresh(&blip, 5);
     state.step = 7;

@@ -199,7 +199,7 @@ impl Ranks {
     /// Keeps slots whose generation goes on, adds new ones, drops the others.
     fn fill_slots(&mut self, now: Duration, out: &mut Vec<Output>) {
         let mut before = std::mem::take(&mut self.slots);
-        let is_sound = |slot: &Slot| !matches!(slot.state, RankState::Failed { .. });
+        let is_sound = |slot: &Slot| !has_failed(&slot.state);
         // Where living processes work, and the latest generation in which they have a slot.
         let mut survivors: BTreeMap<ProcessId, (Seat, u64)> = BTreeMap::new();
         for (seat, slot) in before.iter().filter(|(_, slot)| is_sound(slot)) {
@@ -356,7 +356,7 @@ impl Ranks {
 
     /// A rank says what it does in a generation.
     pub(super) fn reached(&mut self, id: ProcessId, generation: u64, state: RankState) {
-        if matches!(state, RankState::Failed { .. }) {
+        if has_failed(&state) {
             return self.failed(id, &state);
         }
         let Some(process) = self.processes.get_mut(&id) else {
@@ -434,5 +434,9 @@ impl Slot {
 }
 
 fn is_final(state: &RankState) -> bool {
-    matches!(state, RankState::Finished { .. } | RankState::Failed { .. })
+    has_failed(state) || matches!(state, RankState::Finished { .. })
+}
+
+fn has_failed(state: &RankState) -> bool {
+    matches!(state, RankState::Failed { .. } | RankState::Damaged { .. })
 }
