@@ -12,7 +12,8 @@ use medley_protocol::ids::{CheckpointId, JobId, StageId};
 use medley_protocol::ledger::LedgerEntry;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::rest::{
-    CheckpointView, DatasetView, EventView, JobDetail, JobView, LedgerPage, MetricsPage, NodeView, Page, StageView,
+    CheckpointView, DamageFound, DatasetView, EventView, JobDetail, JobView, LedgerPage, MetricsPage, NodeView, Page,
+    StageView,
 };
 use medley_protocol::spec::{Kind, Spec};
 use medley_protocol::stage::{JobState, StageKind, StageState};
@@ -78,6 +79,7 @@ pub(crate) fn checkpoint(stage: &StageView, step: u64) -> CheckpointView {
         state_bytes: 0,
         parts: Vec::new(),
         committed_at: moment(step as i64),
+        damage: None,
     }
 }
 
@@ -106,6 +108,7 @@ struct World {
     checkpoints: Vec<CheckpointView>,
     nodes: Vec<NodeView>,
     objects: BTreeMap<String, Vec<u8>>,
+    reported: Vec<DamageFound>,
     keys: BTreeMap<String, JobId>,
     away: bool,
 }
@@ -138,6 +141,7 @@ impl Coordinator {
                 "/jobs/{job}/checkpoints",
                 get(|State(world): Shared| async move { Json(at(&world).checkpoints.clone()) }),
             )
+            .route("/checkpoints/{checkpoint}/damage", post(report))
             .route(
                 "/nodes",
                 get(|State(world): Shared| async move { Json(at(&world).nodes.clone()) }),
@@ -194,6 +198,15 @@ impl Coordinator {
 
     pub(crate) fn put_object(&self, key: &str, bytes: Vec<u8>) {
         at(&self.world).objects.insert(key.into(), bytes);
+    }
+
+    pub(crate) fn remove_object(&self, key: &str) {
+        at(&self.world).objects.remove(key);
+    }
+
+    /// What was reported of damaged objects.
+    pub(crate) fn reported(&self) -> Vec<DamageFound> {
+        at(&self.world).reported.clone()
     }
 
     pub(crate) fn set_away(&self, away: bool) {
@@ -294,6 +307,11 @@ async fn ledger_of(State(world): Shared, Query(query): Query<BTreeMap<String, St
         entries: entries.cloned().collect(),
         next_step: from,
     })
+}
+
+async fn report(State(world): Shared, Json(found): Json<DamageFound>) -> StatusCode {
+    at(&world).reported.push(found);
+    StatusCode::NO_CONTENT
 }
 
 async fn object(State(world): Shared, Path(key): Path<String>) -> Response {

@@ -66,7 +66,7 @@ enum Command {
     Ledger(ledger::Args),
     /// List the nodes of the cluster.
     Nodes(nodes::Args),
-    /// List and take checkpoints.
+    /// List, take and verify checkpoints.
     Checkpoints(checkpoints::Args),
     /// Say what images show, with a trained model.
     Caption(caption::Args),

@@ -1,7 +1,8 @@
 //! The coordinator: job table, scheduling, REST and dashboard.
 //!
 //! Layers, from the leaves: [`domain`] (states and transitions) and [`plan`] (pure placement) know no IO; [`store`] is
-//! the only place with SQL; [`reconcile`] decides and carries out; [`api`] answers agents and people; [`mod@serve`] puts
+//! the only place with SQL; [`reconcile`] decides and carries out; [`sweep`] deletes what
+//! retention gave up; [`api`] answers agents and people; [`mod@serve`] puts
 //! them together. [`postgres`] runs the database when the operator has none, [`tokens`] makes and checks credentials, and
 //! [`test_database`] gives each test a database of its own.
 
@@ -15,6 +16,7 @@ pub mod reconcile;
 pub mod serve;
 pub mod state_dir;
 pub mod store;
+pub mod sweep;
 pub mod test_database;
 pub mod token_command;
 pub mod tokens;

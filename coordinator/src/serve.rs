@@ -8,7 +8,7 @@ use crate::database::{Database, Place};
 use crate::reconcile::{self, Control, Settings};
 use crate::state_dir::{StateDir, write_public};
 use crate::store::Store;
-use crate::{objects, tokens};
+use crate::{objects, sweep, tokens};
 use anyhow::Context;
 use std::fs::File;
 use std::io::Write;
@@ -41,6 +41,9 @@ pub struct Args {
     /// Where datasets, checkpoints and results go, such as file:///var/lib/medley/store; the state directory by default.
     #[arg(long, env = "MEDLEY_STORE", value_name = "URL")]
     store: Option<String>,
+    /// Seconds for which the objects of checkpoints that are not kept stay, for whoever still reads them.
+    #[arg(long, env = "MEDLEY_OBJECT_GRACE_S", default_value_t = 600, value_name = "SECONDS")]
+    object_grace_s: u64,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -88,6 +91,7 @@ struct Service {
     listener: TcpListener,
     app: App,
     url: String,
+    object_grace: Duration,
     /// Keeps other coordinators out of the state directory.
     _lock: File,
 }
@@ -122,6 +126,7 @@ impl Service {
             listener,
             app,
             url,
+            object_grace: Duration::from_secs(args.object_grace_s),
             _lock: lock,
         })
     }
@@ -133,6 +138,7 @@ impl Service {
             listener,
             app,
             url,
+            object_grace,
             _lock,
         } = self;
         let (drain, draining) = watch::channel(false);
@@ -140,6 +146,13 @@ impl Service {
             app.store.clone(),
             app.control.clone(),
             Arc::clone(&app.objects_url),
+            is_set(draining.clone()),
+        ));
+        let sweeper = tokio::spawn(sweep::run(
+            app.store.clone(),
+            Arc::clone(&app.objects),
+            app.control.clone(),
+            object_grace,
             is_set(draining.clone()),
         ));
         let server = axum::serve(listener, api::router(app)).with_graceful_shutdown(is_set(draining));
@@ -158,6 +171,7 @@ impl Service {
         drain.send_replace(true);
         finish("requests", server).await;
         finish("the scheduler", scheduler).await;
+        finish("the sweeper", sweeper).await;
         // Gone already if somebody cleaned up.
         let _ = std::fs::remove_file(state.url_file());
         database.close(CLOSE).await;

@@ -5,7 +5,7 @@
 //! ignores lower ones, so a lost or late message costs nothing. Facts (metrics, checkpoint parts, task results) travel
 //! in requests of their own.
 
-use crate::checkpoint::{CheckpointPart, Manifest, ObjectRef};
+use crate::checkpoint::{CheckpointPart, Damage, Manifest, ObjectRef};
 use crate::ids::{CheckpointRequestId, IncarnationId, JobId, NodeId, StageId};
 use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
@@ -141,6 +141,11 @@ pub enum RankState {
         reason: String,
         /// Whether starting again may help: false for errors of the spec or data.
         retry: bool,
+    },
+    /// Gave up: the checkpoint that the stage was to go on from is damaged. Starting again from an earlier one helps.
+    Damaged {
+        /// What is wrong with which object.
+        damage: Damage,
     },
 }
 
@@ -312,6 +317,13 @@ pub enum FromRank {
         part: CheckpointPart,
         /// Most memory that the rank's process has had resident so far, where its system says.
         peak_bytes: Option<u64>,
+    },
+    /// A part of a checkpoint cannot be written: the store refuses it. The rank goes on, and tries it again.
+    PartRefused {
+        /// Committed step of the checkpoint.
+        step: u64,
+        /// Why, for people.
+        reason: String,
     },
     /// The rank has nothing to do and asks for a task.
     LeaseWanted,

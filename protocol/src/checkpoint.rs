@@ -2,6 +2,7 @@
 
 use crate::ids::{CheckpointId, StageId};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One immutable object of the object store, named by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +65,29 @@ impl Manifest {
     pub fn weights(&self) -> impl Iterator<Item = &CheckpointPart> {
         let end = self.state_bytes / 3 + MAX_HEADER;
         self.parts.iter().filter(move |part| part.offset_bytes < end)
+    }
+}
+
+/// What is wrong with the bytes of a committed checkpoint: nobody can load it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The checkpoint.
+    pub checkpoint: CheckpointId,
+    /// Its committed step.
+    pub step: u64,
+    /// Key of the object that is damaged; none if the parts do not fit together.
+    pub object: Option<String>,
+    /// What is wrong, for people.
+    pub cause: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the checkpoint at step {} is damaged: ", self.step)?;
+        if let Some(object) = &self.object {
+            write!(f, "object {object}: ")?;
+        }
+        f.write_str(&self.cause)
     }
 }
 

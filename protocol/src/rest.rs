@@ -8,7 +8,8 @@
 //! | `POST /jobs/{job}/cancel` | → [`JobView`] | submitter |
 //! | `GET /jobs/{job}/metrics?stage&from_step&limit` | → [`MetricsPage`] | viewer |
 //! | `GET /jobs/{job}/ledger?stage&from_step&limit` | → [`LedgerPage`] | viewer |
-//! | `GET /jobs/{job}/checkpoints` | → list of [`CheckpointView`] | viewer |
+//! | `GET /jobs/{job}/checkpoints` | `?damaged` → list of [`CheckpointView`] | viewer |
+//! | `POST /checkpoints/{checkpoint}/damage` | [`DamageFound`] | operator |
 //! | `POST /jobs/{job}/checkpoints` | → [`CheckpointRequestView`] | operator |
 //! | `GET /jobs/{job}/datasets` | → list of [`DatasetView`] | viewer |
 //! | `GET /jobs/{job}/events?after&limit` | → list of [`EventView`] | viewer |
@@ -19,6 +20,7 @@
 //! | `GET /stages/{stage}/metrics/through` | → [`MetricsThrough`](crate::metrics::MetricsThrough) | node |
 //! | `POST /stages/{stage}/metrics` | [`MetricsChunk`](crate::metrics::MetricsChunk) → [`MetricsThrough`](crate::metrics::MetricsThrough) | node |
 //! | `POST /stages/{stage}/checkpoints/parts` | [`PartHandedIn`] → 204 | node |
+//! | `POST /stages/{stage}/checkpoints/refused` | [`PartRefused`] → 204 | node |
 //! | `POST /stages/{stage}/tasks/lease` | [`LeaseRequest`] → [`LeaseAnswer`] | node |
 //! | `POST /tasks/{task}/renew` | [`TaskRenewal`] → 204 | node |
 //! | `POST /tasks/{task}/finish` | [`TaskFinished`] → 204 | node |
@@ -169,6 +171,19 @@ pub struct CheckpointView {
     pub parts: Vec<CheckpointPart>,
     /// When it was committed.
     pub committed_at: DateTime<Utc>,
+    /// What is wrong with it, if it was found damaged: nothing starts from it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// Somebody read an object of a checkpoint, and it is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DamageFound {
+    /// Key of the object.
+    pub object: String,
+    /// What is wrong, for people.
+    pub cause: String,
 }
 
 /// An accepted checkpoint request.
@@ -254,6 +269,17 @@ pub struct PartHandedIn {
     pub part: CheckpointPart,
     /// Most memory that the process of the rank has had resident.
     pub peak_bytes: Option<u64>,
+}
+
+/// The store refuses a checkpoint part of a rank, which goes on and tries again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRefused {
+    /// The node.
+    pub node: NodeId,
+    /// Committed step of the checkpoint.
+    pub step: u64,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// An agent asks for a task on behalf of a rank.

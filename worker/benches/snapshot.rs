@@ -16,7 +16,7 @@ use medley_model::state::State;
 use medley_protocol::ids::StageId;
 use medley_worker::checkpoint::part_range;
 use medley_worker::checkpoint::shared::Shared;
-use medley_worker::checkpoint::writer::{Part, Writer};
+use medley_worker::checkpoint::writer::{Outcome, Part, Writer};
 use medley_worker::objects::Objects;
 use medley_worker::rank::memory::peak_bytes;
 use std::fs::File;
@@ -87,7 +87,7 @@ struct Row {
 
 struct Bench<'a> {
     state: Shared,
-    writer: Option<Writer>,
+    writer: Writer,
     written: mpsc::Receiver<Instant>,
     directory: &'a Path,
     /// Most memory before the first snapshot.
@@ -99,11 +99,14 @@ impl<'a> Bench<'a> {
         std::fs::create_dir_all(directory).expect("a directory that can be made");
         let objects = Objects::open(&format!("file://{}", directory.display())).expect("a store");
         let (say, written) = mpsc::channel();
-        let said = move |_| say.send(Instant::now()).expect("the bench listens");
+        let said = move |outcome| match outcome {
+            Outcome::Written(_) => say.send(Instant::now()).expect("the bench listens"),
+            Outcome::Refused { reason, .. } => panic!("the store takes it: {reason}"),
+        };
         let writer = Writer::start(objects, StageId::generate(), said).expect("threads");
         Self {
             state: state.into(),
-            writer: Some(writer),
+            writer,
             written,
             directory,
             before: peak_bytes().unwrap_or(0),
@@ -139,8 +142,7 @@ impl<'a> Bench<'a> {
             part: 0,
             parts: RANKS,
         };
-        let writer = self.writer.take().expect("it was given back");
-        self.writer = Some(writer.write(part).expect("the store takes it"));
+        self.writer.write(part);
         let mut number = 1.0_f64;
         while began.elapsed() < step {
             number = black_box(number * 1.000_000_1);

@@ -4,14 +4,15 @@ use super::auth::{Operator, Submitter, Viewer};
 use super::extract::{Body, Path, Query};
 use super::{App, Error, Result, submission};
 use crate::domain::{Event, Job, Stage};
-use crate::store::Saved;
+use crate::store::{DamageOutcome, Saved};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use medley_protocol::ids::{JobId, StageId};
+use medley_protocol::ids::{CheckpointId, JobId, StageId};
 use medley_protocol::rest::{
-    CheckpointRequestView, CheckpointView, DatasetView, EventView, JobDetail, JobView, LedgerPage, MetricsPage, Page,
+    CheckpointRequestView, CheckpointView, DamageFound, DatasetView, EventView, JobDetail, JobView, LedgerPage,
+    MetricsPage, Page,
 };
 use medley_protocol::stage::StageState;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ const MAX_LIMIT: i64 = 1000;
 const MAX_METRICS: i64 = 10_000;
 /// Most entries of the ledger of a page.
 const MAX_LEDGER: i64 = 1000;
+/// Longest description of what is wrong with an object.
+const MAX_CAUSE: usize = 1000;
 /// A transition that others keep overtaking is given up after so many tries.
 const MAX_TRIES: u32 = 20;
 
@@ -39,6 +42,7 @@ pub(super) fn routes() -> Router<App> {
             "/jobs/{job}/checkpoints",
             get(list_checkpoints).post(request_checkpoint),
         )
+        .route("/checkpoints/{checkpoint}/damage", post(report_damage))
         .route("/jobs/{job}/datasets", get(list_datasets))
         .route("/jobs/{job}/events", get(list_events))
 }
@@ -151,13 +155,42 @@ async fn must_have(app: &App, job: JobId, stage: StageId) -> Result<()> {
     stage.ok_or_else(|| Error::not_found("this job has no stage of this id"))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointsQuery {
+    #[serde(default)]
+    damaged: bool,
+}
+
 async fn list_checkpoints(
     _: Viewer,
     State(app): State<App>,
     Path(job): Path<JobId>,
+    Query(query): Query<CheckpointsQuery>,
 ) -> Result<Json<Vec<CheckpointView>>> {
     app.store.job(job).await?.ok_or_else(no_job)?;
-    Ok(Json(app.store.list_checkpoints(job).await?))
+    Ok(Json(app.store.list_checkpoints(job, query.damaged).await?))
+}
+
+async fn report_damage(
+    Operator(holder): Operator,
+    State(app): State<App>,
+    Path(checkpoint): Path<CheckpointId>,
+    Body(found): Body<DamageFound>,
+) -> Result<StatusCode> {
+    if found.cause.is_empty() || found.cause.len() > MAX_CAUSE {
+        let rule = format!("say what is wrong, in 1 to {MAX_CAUSE} bytes");
+        return Err(Error::invalid("cause", rule));
+    }
+    match app.store.report_damage(checkpoint, &found, &holder.name).await? {
+        DamageOutcome::Marked => app.control.wake(),
+        DamageOutcome::Known => {}
+        DamageOutcome::NoCheckpoint => return Err(Error::not_found("there is no checkpoint of this id that is kept")),
+        DamageOutcome::NoObject => {
+            return Err(Error::invalid("object", "is the key of no object of this checkpoint"));
+        }
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn request_checkpoint(

@@ -11,12 +11,14 @@ use axum::{Json, Router};
 use medley_protocol::checkpoint::{CheckpointPart, ObjectRef};
 use medley_protocol::ids::StageId;
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough, StepMetrics};
-use medley_protocol::rest::PartHandedIn;
+use medley_protocol::rest::{PartHandedIn, PartRefused};
 
 /// Most rows of a chunk.
 const MAX_ROWS: usize = 10_000;
 /// Most parts of a checkpoint.
 const MAX_PARTS: u32 = 4096;
+/// Longest reason.
+const MAX_REASON: usize = 4000;
 /// Counts that a database column holds.
 const MAX_COUNT: u64 = i64::MAX as u64;
 
@@ -26,6 +28,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/stages/{stage}/metrics/through", get(metrics_through))
         .route("/stages/{stage}/metrics", post(add_metrics))
         .route("/stages/{stage}/checkpoints/parts", post(hand_in_part))
+        .route("/stages/{stage}/checkpoints/refused", post(note_refusal))
 }
 
 async fn metrics_through(
@@ -91,6 +94,25 @@ async fn hand_in_part(
         PartOutcome::NoStage => return Err(no_stage()),
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn note_refusal(
+    _: NodeToken,
+    State(app): State<App>,
+    Path(stage): Path<StageId>,
+    Body(refused): Body<PartRefused>,
+) -> Result<StatusCode> {
+    if refused.step > MAX_COUNT || refused.reason.len() > MAX_REASON {
+        return Err(Error::invalid(
+            "reason",
+            format!("say why in at most {MAX_REASON} bytes"),
+        ));
+    }
+    if app.store.note_refusal(stage, &refused).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_stage())
+    }
 }
 
 fn check_part(part: &CheckpointPart) -> Result<()> {

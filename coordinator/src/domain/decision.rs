@@ -2,6 +2,7 @@
 
 use super::course::Course;
 use super::{Event, Job};
+use medley_protocol::checkpoint::Damage;
 use medley_protocol::ids::{JobId, StageId};
 use std::collections::BTreeSet;
 
@@ -31,6 +32,13 @@ pub enum Effect {
         stage: StageId,
         /// Ranks that failed: their attempts count, those of the others do not.
         failed: Vec<u32>,
+    },
+    /// A checkpoint cannot be loaded: no generation starts from it any more. Harmless when repeated.
+    MarkDamaged {
+        /// What is wrong with it.
+        damage: Damage,
+        /// What is said of it, the first time.
+        event: Event,
     },
 }
 

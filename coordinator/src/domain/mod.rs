@@ -11,6 +11,7 @@ pub mod graph;
 pub mod inputs;
 pub mod job;
 pub mod node;
+pub mod retention;
 pub mod stage;
 
 pub use event::Event;

@@ -34,7 +34,8 @@ pub struct Stage {
     pub setbacks: Setbacks,
     /// Steps of a training stage, once known.
     pub course: Option<Course>,
-    /// What ranks have handed in. Facts only grow, so nothing here guards a transition.
+    /// What ranks have handed in. Facts only grow, but for checkpoints that are found damaged; so nothing here guards a
+    /// transition.
     pub facts: Facts,
 }
 
@@ -123,10 +124,10 @@ pub struct Setbacks {
     pub progress: u64,
 }
 
-/// What ranks have handed in.
+/// What ranks have handed in, and found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
-    /// The last committed checkpoint.
+    /// The last committed checkpoint that is not known to be damaged.
     pub checkpoint: Option<Manifest>,
     /// Steps whose metrics are stored.
     pub metrics_through: u64,
@@ -338,6 +339,15 @@ impl Stage {
             setbacks,
             ..self.with(state)
         })
+    }
+
+    /// Starting or Running → Waiting: the checkpoint to go on from is damaged. That is no setback: there are only so many.
+    pub fn fall_back(self, reason: &str) -> Result<Self, InvalidTransition> {
+        let Some(number) = self.present().map(|generation| generation.number) else {
+            return Err(self.invalid("set back"));
+        };
+        let reason = format!("generation {number} is over: {reason}");
+        Ok(self.with(State::Waiting { reason }))
     }
 
     /// Waiting, Starting or Running → Done. Waiting too: facts may complete a stage after its generation is over.

@@ -104,6 +104,22 @@ impl Pass<'_> {
         self.evidence.now.saturating_sub(broken.since) < patience
     }
 
+    /// Marks the checkpoints that ranks of a generation could not load. True if the stage's last is among them: what is the
+    /// last one then is known after that.
+    pub(super) fn mark_damaged(&mut self, job: &Job, stage: &Stage, end: &End) -> bool {
+        for found in &end.damaged {
+            let message = format!("{}: {}; that checkpoint is not used any more", stage.name, found.text);
+            let event = Event {
+                node: Some(found.node),
+                ..Event::of_stage(job.id, stage, "checkpoint-damaged", message)
+            };
+            let damage = found.damage.clone();
+            self.decision.effects.push(Effect::MarkDamaged { damage, event });
+        }
+        let last = stage.facts.checkpoint.as_ref().map(|manifest| manifest.id);
+        end.damaged.iter().any(|found| Some(found.damage.checkpoint) == last)
+    }
+
     /// A generation is over: its stage is set back, unless ranks of it are worth to be kept until it is placed anew.
     pub(super) fn end(
         &mut self,
@@ -126,7 +142,7 @@ impl Pass<'_> {
             survivors,
             end,
         };
-        let next = stage.clone().set_back(&broken.end.reason)?;
+        let next = broken.end.set_back(stage.clone())?;
         // What fails again and again may do better with new processes.
         let is_tired = next.setbacks.in_a_row > MAX_SETBACKS / 2;
         let may_be_worth_it = broken.step() > stage.checkpoint_step() || self.evidence.awaits_a_word(generation);
@@ -153,7 +169,7 @@ impl Pass<'_> {
             let (stage, failed) = (stage.id, end.failed.clone());
             self.decision.effects.push(Effect::ReleaseTasks { stage, failed });
         }
-        let next = stage.clone().set_back(reason)?;
+        let next = end.set_back(stage.clone())?;
         if let State::Failed { reason } = &next.state {
             let message = format!("{} failed: {reason}", next.name);
             let failed = Event::of_stage(job.id, &next, "stage-failed", message);

@@ -202,6 +202,7 @@ impl Pass<'_> {
         match self.evidence.judge(stage, generation) {
             Verdict::Hopeless { reason } => self.fail(job, stage.clone(), reason).map(Some),
             Verdict::Unexplained | Verdict::Over(_) if stage.has_last_checkpoint() => self.finish(job, stage).map(Some),
+            Verdict::Over(end) if self.mark_damaged(job, stage, &end) => Ok(None),
             Verdict::Over(end) => {
                 self.doubted.extend(&end.silent);
                 self.learn_from(stage.id, generation.number, &end);

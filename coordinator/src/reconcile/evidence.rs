@@ -4,9 +4,10 @@ use super::Settings;
 use super::orders::Told;
 use super::sight::{Report, Seen, Sight};
 use super::standstill::{self, Cause, Look};
-use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
+use crate::domain::{InvalidTransition, Stage};
 use medley_protocol::agent::RankState;
+use medley_protocol::checkpoint::Damage;
 use medley_protocol::ids::NodeId;
 use medley_protocol::stage::StageState;
 use std::collections::BTreeMap;
@@ -41,6 +42,30 @@ pub struct End {
     pub silent: Vec<NodeId>,
     /// Whether it got nowhere by nobody's known fault.
     pub is_stuck: bool,
+    /// Checkpoints that ranks could not load, each once.
+    pub damaged: Vec<Found>,
+}
+
+impl End {
+    /// The stage once its generation has ended so.
+    pub(super) fn set_back(&self, stage: Stage) -> Result<Stage, InvalidTransition> {
+        if self.damaged.is_empty() {
+            stage.set_back(&self.reason)
+        } else {
+            stage.fall_back(&self.reason)
+        }
+    }
+}
+
+/// A checkpoint that a rank found damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What is wrong with it.
+    pub damage: Damage,
+    /// Where that was found.
+    pub node: NodeId,
+    /// By whom and what, in words.
+    pub text: String,
 }
 
 /// A rank that holds the state of its stage in memory.
@@ -61,6 +86,7 @@ struct Finding {
     /// Whether starting again may help.
     retry: bool,
     what: What,
+    damage: Option<Damage>,
 }
 
 /// What a finding is about.
@@ -232,7 +258,7 @@ impl Evidence<'_> {
                 | RankState::Broken { committed, .. }
                 | RankState::Finished { committed } => committed,
                 RankState::Listening { committed, .. } => committed?,
-                RankState::Starting | RankState::Failed { .. } => return None,
+                RankState::Starting | RankState::Failed { .. } | RankState::Damaged { .. } => return None,
             };
             let (rank, node) = (seat.rank, seat.node);
             Some(Survivor { rank, node, committed })
@@ -309,6 +335,7 @@ impl Evidence<'_> {
             text,
             retry,
             what,
+            damage: None,
         };
         // Whoever has lost others is not the one that they have lost.
         let report = self.report(stage, generation, seat);
@@ -320,7 +347,15 @@ impl Evidence<'_> {
         };
         let (text, retry, what) = self.rank_finding(stage, generation, seat, seen)?;
         let text = format!("rank {} on {} {text}", seat.rank, seen.node.name);
-        Some(finding(text, retry, what))
+        let report = seen.ranks.get(&(stage.id, generation.number, seat.rank));
+        let damage = report.and_then(|report| match &report.state {
+            RankState::Damaged { damage } => Some(damage.clone()),
+            _ => None,
+        });
+        Some(Finding {
+            damage,
+            ..finding(text, retry, what)
+        })
     }
 
     fn rank_finding(
@@ -341,6 +376,7 @@ impl Evidence<'_> {
         let seconds = lasted.as_secs();
         match &report.state {
             RankState::Failed { reason, retry } => Some((format!("failed: {reason}"), *retry, What::Rank)),
+            RankState::Damaged { damage } => Some((format!("cannot go on: {damage}"), true, What::Rank)),
             RankState::Broken { reason, .. } => Some((format!("broke off: {reason}"), true, What::Peers(report.since))),
             RankState::Starting => {
                 let text = format!("has been starting for {seconds} s");
@@ -393,6 +429,9 @@ fn end(mut findings: Vec<Finding>) -> End {
         .filter(|finding| finding.what == What::Node { is_silent: true });
     let silent = silent.map(|finding| finding.seat.node).collect();
     let is_stuck = findings.iter().any(|finding| finding.what == What::Stuck);
+    let mut damaged: Vec<Found> = findings.iter().filter_map(found).collect();
+    damaged.sort_by_key(|found| found.damage.checkpoint);
+    damaged.dedup_by_key(|found| found.damage.checkpoint);
     // Causes come before what follows from them.
     findings.sort_by_key(|finding| finding.what);
     // Ranks of a lost node say the same.
@@ -409,5 +448,14 @@ fn end(mut findings: Vec<Finding>) -> End {
         failed,
         silent,
         is_stuck,
+        damaged,
     }
+}
+
+fn found(finding: &Finding) -> Option<Found> {
+    Some(Found {
+        damage: finding.damage.clone()?,
+        node: finding.seat.node,
+        text: finding.text.clone(),
+    })
 }

@@ -4,13 +4,13 @@
 //! makes a checkpoint whole commits its manifest in the same transaction.
 
 use super::value::{count, json, read, stored};
-use super::{Store, events, stages};
+use super::{Store, events, retention, stages};
 use crate::domain::Event;
 use chrono::{DateTime, Utc};
 use medley_protocol::agent::CheckpointWanted;
-use medley_protocol::checkpoint::{CheckpointPart, Manifest};
+use medley_protocol::checkpoint::{CheckpointPart, Damage, Manifest};
 use medley_protocol::ids::{CheckpointId, CheckpointRequestId, JobId, StageId};
-use medley_protocol::rest::{CheckpointView, PartHandedIn};
+use medley_protocol::rest::{CheckpointView, DamageFound, PartHandedIn, PartRefused};
 use serde_json::Value;
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
@@ -25,6 +25,19 @@ pub enum PartOutcome {
     Committed,
     /// No such stage.
     NoStage,
+}
+
+/// What became of a report of damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DamageOutcome {
+    /// The checkpoint is given up.
+    Marked,
+    /// It was before.
+    Known,
+    /// No such checkpoint is kept.
+    NoCheckpoint,
+    /// It has no such object.
+    NoObject,
 }
 
 impl Store {
@@ -48,6 +61,9 @@ impl Store {
         let Some((job, name)) = owner else {
             return Ok(PartOutcome::NoStage);
         };
+        if is_old_news(&mut transaction, stage, part.step, *generation).await? {
+            return Ok(PartOutcome::Stored);
+        }
         stages::note_peak(&mut transaction, stage.as_uuid(), *peak_bytes).await?;
         insert_part(&mut transaction, stage, *generation, part).await?;
         let committed = match whole(&mut transaction, stage, part).await? {
@@ -68,7 +84,8 @@ impl Store {
             };
             events::add(&mut transaction, &[event]).await?;
             answer_requests(&mut transaction, stage, part.step).await?;
-            drop_oldest(&mut transaction, stage).await?;
+            retention::note_loss(&mut transaction, stage, part.step).await?;
+            retention::drop_surplus(&mut transaction, stage).await?;
         }
         transaction.commit().await?;
         Ok(if committed {
@@ -76,6 +93,35 @@ impl Store {
         } else {
             PartOutcome::Stored
         })
+    }
+
+    /// Makes it known, once for each step and node, that a part cannot be written. False if there is no such stage.
+    pub async fn note_refusal(&self, stage: StageId, refused: &PartRefused) -> sqlx::Result<bool> {
+        let PartRefused { node, step, reason } = refused;
+        let done = sqlx::query(
+            "INSERT INTO events (job, stage, node, kind, message)
+             SELECT s.job, s.id, n.id, 'checkpoint-not-written',
+                    format('%s: the checkpoint at step %s cannot be written on %s, which goes on and tries again: %s',
+                           s.name, $2, n.name, $4)
+             FROM stages s, nodes n
+             WHERE s.id = $1 AND n.id = $3
+               AND NOT EXISTS (SELECT FROM events e
+                               WHERE e.stage = s.id AND e.node = n.id AND e.kind = 'checkpoint-not-written'
+                                 AND starts_with(e.message, format('%s: the checkpoint at step %s cannot', s.name, $2)))",
+        )
+        .bind(stage.as_uuid())
+        .bind(stored(*step))
+        .bind(node.as_uuid())
+        .bind(reason)
+        .execute(&self.pool)
+        .await?;
+        if done.rows_affected() == 1 {
+            return Ok(true);
+        }
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM stages WHERE id = $1)")
+            .bind(stage.as_uuid())
+            .fetch_one(&self.pool)
+            .await
     }
 
     /// Asks a stage for a checkpoint; gives the open request if there is one already.
@@ -113,19 +159,66 @@ impl Store {
         })
     }
 
-    /// The checkpoints of a job that are kept, newest first.
-    pub async fn list_checkpoints(&self, job: JobId) -> sqlx::Result<Vec<CheckpointView>> {
-        let rows: Vec<(String, Value, DateTime<Utc>)> = sqlx::query_as(
-            "SELECT s.name, c.manifest, c.committed_at
+    /// Gives up a checkpoint that somebody found damaged.
+    pub async fn report_damage(
+        &self,
+        checkpoint: CheckpointId,
+        found: &DamageFound,
+        by: &str,
+    ) -> sqlx::Result<DamageOutcome> {
+        let mut transaction = self.pool.begin().await?;
+        let row: Option<(Uuid, Uuid, String, Value)> = sqlx::query_as(
+            "SELECT s.job, s.id, s.name, c.manifest
              FROM checkpoints c
              JOIN stages s ON s.id = c.stage
-             WHERE s.job = $1 AND c.dropped_at IS NULL
+             WHERE c.id = $1 AND c.dropped_at IS NULL",
+        )
+        .bind(checkpoint.as_uuid())
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some((job, stage, name, manifest)) = row else {
+            return Ok(DamageOutcome::NoCheckpoint);
+        };
+        let manifest: Manifest = read(manifest)?;
+        if !manifest.parts.iter().any(|part| part.object.key == found.object) {
+            return Ok(DamageOutcome::NoObject);
+        }
+        let damage = Damage {
+            checkpoint,
+            step: manifest.step,
+            object: Some(found.object.clone()),
+            cause: found.cause.clone(),
+        };
+        let event = Event {
+            job: Some(JobId::from_uuid(job)),
+            stage: Some(StageId::from_uuid(stage)),
+            node: None,
+            kind: "checkpoint-damaged",
+            message: format!("{name}: {by} found that {damage}; that checkpoint is not used any more"),
+        };
+        let is_new = mark_damaged(&mut transaction, &damage, &event).await?;
+        transaction.commit().await?;
+        Ok(if is_new {
+            DamageOutcome::Marked
+        } else {
+            DamageOutcome::Known
+        })
+    }
+
+    /// The checkpoints of a job that are kept, newest first; `damaged` ones too, if asked for.
+    pub async fn list_checkpoints(&self, job: JobId, damaged: bool) -> sqlx::Result<Vec<CheckpointView>> {
+        let rows: Vec<(String, Value, DateTime<Utc>, Option<String>)> = sqlx::query_as(
+            "SELECT s.name, c.manifest, c.committed_at, c.damage
+             FROM checkpoints c
+             JOIN stages s ON s.id = c.stage
+             WHERE s.job = $1 AND c.dropped_at IS NULL AND ($2 OR c.damaged_at IS NULL)
              ORDER BY c.committed_at DESC, c.id DESC",
         )
         .bind(job.as_uuid())
+        .bind(damaged)
         .fetch_all(&self.pool)
         .await?;
-        let view = |(stage_name, manifest, committed_at)| {
+        let view = |(stage_name, manifest, committed_at, damage)| {
             let manifest: Manifest = read(manifest)?;
             Ok(CheckpointView {
                 id: manifest.id,
@@ -135,10 +228,45 @@ impl Store {
                 state_bytes: manifest.state_bytes,
                 parts: manifest.parts,
                 committed_at,
+                damage,
             })
         };
         rows.into_iter().map(view).collect()
     }
+}
+
+/// Whether a part is of a checkpoint that was given up since: its generation wrote it before.
+async fn is_old_news(connection: &mut PgConnection, stage: StageId, step: u64, generation: u64) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM checkpoints WHERE stage = $1 AND step = $2 AND closed_in >= $3)")
+        .bind(stage.as_uuid())
+        .bind(stored(step))
+        .bind(stored(generation))
+        .fetch_one(connection)
+        .await
+}
+
+/// Gives a checkpoint up that cannot be loaded. False if it was before. Its step may have another one, of parts that a later
+/// generation writes.
+pub(super) async fn mark_damaged(connection: &mut PgConnection, damage: &Damage, event: &Event) -> sqlx::Result<bool> {
+    let marked = sqlx::query(
+        "WITH marked AS (
+            UPDATE checkpoints c
+            SET damaged_at = now(), damage = $2, closed_in = (SELECT generation FROM stages WHERE id = c.stage)
+            WHERE c.id = $1 AND c.damaged_at IS NULL
+            RETURNING c.stage, c.step
+         ), forgotten AS (
+            DELETE FROM checkpoint_parts p USING marked m WHERE p.stage = m.stage AND p.step = m.step
+         )
+         SELECT FROM marked",
+    )
+    .bind(damage.checkpoint.as_uuid())
+    .bind(damage.to_string())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if marked.is_some() {
+        events::add(connection, std::slice::from_ref(event)).await?;
+    }
+    Ok(marked.is_some())
 }
 
 async fn insert_part(
@@ -233,30 +361,7 @@ async fn answer_requests(connection: &mut PgConnection, stage: StageId, step: u6
     .map(drop)
 }
 
-/// Retention: keeps the last checkpoints, as many as the spec says, and those that the present generation started from and
-/// the following one would, which slow ranks may still be reading.
-async fn drop_oldest(connection: &mut PgConnection, stage: StageId) -> sqlx::Result<()> {
-    sqlx::query(
-        "UPDATE checkpoints SET dropped_at = now()
-         WHERE stage = $1 AND dropped_at IS NULL
-           AND step < (SELECT min(step)
-                       FROM (SELECT c.step
-                             FROM checkpoints c
-                             WHERE c.stage = $1
-                             ORDER BY c.step DESC
-                             LIMIT (SELECT (j.spec #>> '{checkpoint,keep}')::bigint
-                                    FROM jobs j JOIN stages s ON s.job = j.id
-                                    WHERE s.id = $1)) AS kept)
-           AND id::text IS DISTINCT FROM (SELECT membership #>> '{generation,resume,id}' FROM stages WHERE id = $1)
-           AND id::text IS DISTINCT FROM (SELECT membership #>> '{next,resume,id}' FROM stages WHERE id = $1)",
-    )
-    .bind(stage.as_uuid())
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-/// The last checkpoint of each stage of these jobs.
+/// The last good checkpoint of each stage of these jobs.
 pub(super) async fn last_of_jobs(
     connection: &mut PgConnection,
     jobs: &[Uuid],
@@ -265,7 +370,7 @@ pub(super) async fn last_of_jobs(
         "SELECT DISTINCT ON (c.stage) c.stage, c.manifest
          FROM checkpoints c
          JOIN stages s ON s.id = c.stage
-         WHERE s.job = ANY($1) AND c.dropped_at IS NULL
+         WHERE s.job = ANY($1) AND c.dropped_at IS NULL AND c.damaged_at IS NULL
          ORDER BY c.stage, c.step DESC",
     )
     .bind(jobs)

@@ -1,6 +1,6 @@
 //! The scheduling transaction: a decision is written whole, in the leader's term, or not at all.
 
-use super::{Store, epochs, events, jobs, leader, nodes, tasks, value};
+use super::{Store, checkpoints, epochs, events, jobs, leader, nodes, retention, tasks, value};
 use crate::domain::decision::{Decision, Effect};
 use medley_protocol::ids::NodeId;
 use sqlx::PgConnection;
@@ -73,8 +73,13 @@ impl Store {
 async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Result<()> {
     match effect {
         Effect::OpenEpochs { stage, course } => epochs::open(connection, *stage, *course).await,
-        Effect::CloseEpochs { stage } => epochs::close_through(connection, *stage, value::stored(u64::MAX)).await,
+        Effect::CloseEpochs { stage } => {
+            epochs::close_through(connection, *stage, value::stored(u64::MAX)).await?;
+            // Nobody reads any more what its last generation started from.
+            retention::drop_surplus(connection, *stage).await
+        }
         Effect::AddMerge { stage } => tasks::add_merge(connection, *stage).await,
+        Effect::MarkDamaged { damage, event } => checkpoints::mark_damaged(connection, damage, event).await.map(drop),
         Effect::ReleaseTasks { stage, failed } => tasks::release(connection, *stage, failed).await,
     }
 }

@@ -113,12 +113,18 @@ pub struct EvaluateSpec {
     pub batch: u32,
 }
 
-/// When checkpoints are taken; one is always taken at the end of a training stage.
+/// When checkpoints are taken, and which of a stage's are kept; one is always taken at the end of a training stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointSpec {
     /// Every so many steps; 0 for only at epochs' ends.
     pub every_steps: u64,
-    /// How many of a stage's checkpoints are kept while it runs.
+    /// How many of a stage's last checkpoints are kept.
     pub keep: u32,
+    /// Besides those, every checkpoint at a multiple of so many steps is kept; 0 for none.
+    #[serde(default)]
+    pub keep_every_steps: u64,
+    /// Besides those, so many are kept before which the mean loss was lowest, counted from the checkpoint before; 0 for none.
+    #[serde(default)]
+    pub keep_best: u32,
 }

@@ -139,7 +139,7 @@ fn small(size: &Small) -> Value {
         "capfilt": { "top_p": 0.6, "top_k": 0, "repetition_penalty": 1.0, "min_tokens": 3, "max_tokens": 20,
                      "threshold": 0.5, "batch": 50 },
         "evaluate": { "rerank": 16, "resamples": 1000, "batch": 50 },
-        "checkpoint": { "every_steps": (size.pretrain_steps / 10).max(5), "keep": 2 },
+        "checkpoint": { "every_steps": (size.pretrain_steps / 10).max(5), "keep": 2, "keep_every_steps": 0, "keep_best": 0 },
     })
 }
 
@@ -219,6 +219,6 @@ fn paper(size: &Paper) -> Value {
         "capfilt": { "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1, "min_tokens": 5, "max_tokens": 20,
                      "threshold": 0.5, "batch": 16 },
         "evaluate": { "rerank": 256, "resamples": 1000, "batch": 64 },
-        "checkpoint": { "every_steps": 1000, "keep": 3 },
+        "checkpoint": { "every_steps": 1000, "keep": 3, "keep_every_steps": 0, "keep_best": 0 },
     })
 }

@@ -113,7 +113,29 @@ fn general(spec: &Spec, report: &mut Report) {
     report.require((64..=MAX_DIM).contains(&spec.vocab.max_size), "vocab.max_size", || {
         format!("is {}: use a whole number from 64 to {MAX_DIM}", spec.vocab.max_size)
     });
-    report.count(spec.checkpoint.keep, 1000, "checkpoint.keep");
+    checkpoint(spec, report);
+}
+
+fn checkpoint(spec: &Spec, report: &mut Report) {
+    let checkpoint = spec.checkpoint;
+    let (every, kept, best) = (
+        checkpoint.every_steps,
+        checkpoint.keep_every_steps,
+        checkpoint.keep_best,
+    );
+    report.count(checkpoint.keep, 1000, "checkpoint.keep");
+    report.require(
+        every == 0 || kept.is_multiple_of(every),
+        "checkpoint.keep_every_steps",
+        || {
+            format!(
+                "is {kept}: checkpoints are taken every {every} steps (checkpoint.every_steps); use a multiple of that, or 0"
+            )
+        },
+    );
+    report.require(best <= 1000, "checkpoint.keep_best", || {
+        format!("is {best}: use a whole number from 0 to 1000")
+    });
 }
 
 fn lanes(spec: &Spec, report: &mut Report) {

@@ -45,6 +45,8 @@ impl Running {
             .args(["--listen", "127.0.0.1:0", "--state-dir"])
             .arg(state_dir)
             .env_remove("DATABASE_URL")
+            // What nothing needs is deleted at once: a test that needs it finds out.
+            .env("MEDLEY_OBJECT_GRACE_S", "0")
             .stdout(log.try_clone().expect("a log can be shared"))
             .stderr(log)
             .spawn()

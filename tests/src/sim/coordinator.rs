@@ -177,6 +177,8 @@ impl Coordinator {
                 }
                 Ok(Reply::Done)
             }
+            // The played store takes everything.
+            Request::Refused { .. } => Ok(Reply::Done),
             Request::Lease { stage, body, .. } => {
                 let lease = table.claim(*stage, body, now);
                 lease.map(Reply::Lease).map_err(|Stale| refused(Code::Stale))

@@ -153,6 +153,8 @@ impl Table {
                 Effect::OpenEpochs { .. } | Effect::CloseEpochs { .. } => {}
                 Effect::AddMerge { stage } => self.add_merge(*stage),
                 Effect::ReleaseTasks { stage, failed } => self.release(*stage, failed),
+                // Objects do not rot here, and ranks say no such thing.
+                Effect::MarkDamaged { .. } => {}
             }
         }
         let mut revisions = BTreeMap::new();

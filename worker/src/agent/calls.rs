@@ -100,6 +100,10 @@ async fn exchange(client: &Client, request: &Request) -> Result<Reply, Error> {
             let path = format!("/stages/{stage}/checkpoints/parts");
             client.tell(&path, body).await.map(|()| Reply::Done)
         }
+        Request::Refused { stage, body } => {
+            let path = format!("/stages/{stage}/checkpoints/refused");
+            client.tell(&path, body).await.map(|()| Reply::Done)
+        }
         Request::Renew { task, body } => {
             let path = format!("/tasks/{task}/renew");
             client.tell(&path, body).await.map(|()| Reply::Done)

@@ -1,8 +1,10 @@
 //! Checkpoints: when they are taken, who writes which bytes, and how they are read back.
 //!
 //! A checkpoint is the canonical bytes of a [`State`], cut into as many parts as the generation has ranks; it is loaded
-//! by any number of ranks. A part is copied while the next step is computed, which cannot be committed before
-//! ([`shared`]), and then written ([`writer`]); it counts only when it was read back with the right hash.
+//! by any number of ranks. A part is copied while the next step is computed, which cannot be committed before ([`shared`]),
+//! and then written ([`writer`]); it counts only when it was read back with the right hash. What cannot be read is tried again
+//! for a while; what is read and differs, or is not there in a store that answers, is [damage](Error::damage), and the
+//! coordinator falls back to an earlier checkpoint.
 
 pub mod shared;
 pub mod writer;
@@ -11,9 +13,16 @@ use crate::objects::{self, Objects};
 use medley_model::blip::Blip;
 use medley_model::flat::Flat;
 use medley_model::state::State;
-use medley_protocol::checkpoint::{CheckpointPart, Manifest};
+use medley_protocol::checkpoint::{CheckpointPart, Damage, Manifest, ObjectRef};
 use medley_protocol::spec::CheckpointSpec;
 use std::ops::Range;
+use std::thread;
+use std::time::Duration;
+
+/// Pauses before an object is read once more.
+const PAUSES_MS: [u64; 5] = [250, 1000, 4000, 8000, 16_000];
+/// Reads of an object that is not what it should be. More than one: the fault may lie in what is between store and rank.
+const DAMAGED_READS: usize = 2;
 
 /// Why a checkpoint cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +53,38 @@ pub enum Error {
         /// What does not fit.
         cause: String,
     },
+}
+
+impl Error {
+    /// What is wrong with the checkpoint itself; none if it may only not be read now or here, or belongs to another model.
+    pub fn damage(&self, manifest: &Manifest) -> Option<Damage> {
+        let (object, cause) = match self {
+            Self::Part { part, cause, .. } => match cause {
+                objects::Error::Damaged { key, cause, .. } => (Some(key.clone()), format!("part {part}: {cause}")),
+                objects::Error::Missing { key, .. } => (Some(key.clone()), format!("part {part} is missing")),
+                objects::Error::Failed { .. } | objects::Error::Url { .. } => return None,
+            },
+            Self::Torn { cause, .. } => (None, cause.clone()),
+            Self::Other { .. } => return None,
+        };
+        Some(Damage {
+            checkpoint: manifest.id,
+            step: manifest.step,
+            object,
+            cause,
+        })
+    }
+
+    /// Whether another try may help.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Part {
+                cause: objects::Error::Failed { .. },
+                ..
+            }
+        )
+    }
 }
 
 /// Whether the spec plans a checkpoint once `committed` steps are done.
@@ -92,7 +133,7 @@ fn read(objects: &Objects, manifest: &Manifest, end: usize) -> Result<Vec<u8>, E
     check_parts(manifest)?;
     let mut bytes = Vec::new();
     for part in manifest.parts.iter().take_while(|part| part.offset_bytes < end as u64) {
-        let piece = objects.get(&part.object).map_err(|cause| Error::Part {
+        let piece = patiently(objects, &part.object).map_err(|cause| Error::Part {
             part: part.part,
             step: manifest.step,
             cause,
@@ -105,6 +146,24 @@ fn read(objects: &Objects, manifest: &Manifest, end: usize) -> Result<Vec<u8>, E
         }
     }
     Ok(bytes)
+}
+
+/// Reads an object, again and again if it cannot be read.
+fn patiently(objects: &Objects, object: &ObjectRef) -> Result<Vec<u8>, objects::Error> {
+    let mut read = objects.get(object);
+    for (tries, pause) in (1..).zip(PAUSES_MS) {
+        match &read {
+            Err(objects::Error::Failed { .. }) => {}
+            Err(_) if tries < DAMAGED_READS => {}
+            _ => break,
+        }
+        if let Err(error) = &read {
+            tracing::warn!("reads once more in {pause} ms: {error}");
+        }
+        thread::sleep(Duration::from_millis(pause));
+        read = objects.get(object);
+    }
+    read
 }
 
 fn check_size(manifest: &Manifest, expected: usize) -> Result<(), Error> {

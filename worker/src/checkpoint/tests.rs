@@ -1,7 +1,7 @@
 //! Writing, reading back and refusing, on a real model's state.
 
 use super::shared::Shared;
-use super::writer::{Part, Writer};
+use super::writer::{Outcome, Part, Writer};
 use super::*;
 use medley_model::blip::Blip;
 use medley_model::params::Vocabulary;
@@ -27,14 +27,18 @@ pub(super) fn blip() -> Blip {
 fn written(objects: &Objects, state: &State) -> Manifest {
     let stage = StageId::generate();
     let (tx, rx) = mpsc::channel();
-    let mut writer = Writer::start(objects.clone(), stage, move |part| tx.send(part).unwrap()).unwrap();
+    let report = move |outcome| match outcome {
+        Outcome::Written(part) => tx.send(part).unwrap(),
+        Outcome::Refused { reason, .. } => panic!("{reason}"),
+    };
+    let writer = Writer::start(objects.clone(), stage, report).unwrap();
     let mut shared = Shared::from(state.clone());
     for part in 0..3 {
         let state = shared.view();
-        writer = writer.write(Part { state, part, parts: 3 }).unwrap();
+        writer.write(Part { state, part, parts: 3 });
     }
     shared.change().step += 1;
-    writer.finish().unwrap();
+    writer.finish(Duration::from_mins(1)).unwrap();
     Manifest {
         id: CheckpointId::generate(),
         stage,
@@ -112,6 +116,96 @@ fn a_damaged_part_is_named() {
 }
 
 #[test]
+fn what_is_wrong_with_the_bytes_is_damage_and_what_may_pass_is_none() {
+    let case = case();
+    let part = &case.manifest.parts[2].object;
+    let file = case.dir.path().join(&part.key);
+    let sound = std::fs::read(&file).unwrap();
+    let damage = |bytes: Option<&[u8]>| {
+        match bytes {
+            Some(bytes) => std::fs::write(&file, bytes).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        let error = load(&case.objects, &case.manifest, &mut State::zeros(&case.blip)).unwrap_err();
+        assert!(!error.may_pass(), "{error}");
+        error.damage(&case.manifest).unwrap()
+    };
+    let mut flipped = sound.clone();
+    flipped[5] ^= 128;
+    for (bytes, cause) in [
+        (Some(&flipped[..]), "BLAKE3"),
+        (Some(&sound[..9]), "it has 9 bytes"),
+        (None, "is missing"),
+    ] {
+        let found = damage(bytes);
+        assert_eq!((found.checkpoint, found.step), (case.manifest.id, 9));
+        assert_eq!(found.object.as_ref(), Some(&part.key));
+        let text = found.to_string();
+        assert!(text.contains("part 2") && text.contains(cause), "{text}");
+    }
+    let (key, url) = (part.key.clone(), "file:///away".into());
+    let cause = objects::Error::Failed {
+        key,
+        url,
+        cause: "connection refused".into(),
+    };
+    let error = Error::Part {
+        part: 2,
+        step: 9,
+        cause,
+    };
+    assert!(error.damage(&case.manifest).is_none() && error.may_pass());
+}
+
+/// The whole state at a step, to be written.
+fn whole(shared: &mut Shared, step: u64) -> Part {
+    shared.change().step = step;
+    let state = shared.view();
+    Part { state, part: 0, parts: 1 }
+}
+
+/// A writer whose store refuses everything until the file in its way is removed, and what it says.
+fn refused() -> (tempfile::TempDir, Writer, mpsc::Receiver<Outcome>) {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Objects::open(&format!("file://{}", dir.path().display())).unwrap();
+    std::fs::write(dir.path().join("checkpoints"), "in the way").unwrap();
+    let (tx, rx) = mpsc::channel();
+    let writer = Writer::start(objects, StageId::generate(), move |outcome| tx.send(outcome).unwrap()).unwrap();
+    (dir, writer, rx)
+}
+
+#[test]
+fn a_store_that_refuses_holds_nothing_up_and_gets_the_newest_part_once_it_takes_it() {
+    let (dir, writer, said) = refused();
+    let mut shared = Shared::from(State::zeros(&blip()));
+    for step in 1..=4 {
+        writer.write(whole(&mut shared, step));
+        let Outcome::Refused { step: of, reason } = said.recv_timeout(Duration::from_mins(1)).unwrap() else {
+            panic!("it is written through a file");
+        };
+        assert!(of == step && reason.contains("checkpoints"), "{of}: {reason}");
+    }
+    std::fs::remove_file(dir.path().join("checkpoints")).unwrap();
+    writer.finish(Duration::from_mins(1)).unwrap();
+    let written: Vec<Outcome> = said.iter().collect();
+    assert!(
+        matches!(&written[..], [Outcome::Written(part)] if part.step == 4),
+        "{written:?}"
+    );
+}
+
+#[test]
+fn the_last_part_is_waited_for_with_a_limit_and_then_the_reason_is_said() {
+    let (_dir, writer, _said) = refused();
+    writer.write(whole(&mut Shared::from(State::zeros(&blip())), 7));
+    let reason = writer.finish(Duration::from_millis(100)).unwrap_err();
+    assert!(
+        reason.contains("last checkpoint") && reason.contains("checkpoints"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn parts_with_a_gap_are_refused_before_anything_is_read() {
     let mut case = case();
     case.manifest.parts.remove(1);
@@ -138,7 +232,12 @@ fn parts_cover_the_state_for_any_number_of_ranks() {
 
 #[test]
 fn checkpoints_are_planned_periodically_at_epochs_ends_and_at_the_end() {
-    let spec = |every_steps| CheckpointSpec { every_steps, keep: 2 };
+    let spec = |every_steps| CheckpointSpec {
+        every_steps,
+        keep: 2,
+        keep_every_steps: 0,
+        keep_best: 0,
+    };
     let planned = |every, epoch| -> Vec<u64> { (1..=10).filter(|s| is_planned(spec(every), *s, 10, epoch)).collect() };
     assert_eq!(planned(4, None), [4, 8, 10]);
     assert_eq!(planned(0, Some(3)), [3, 6, 9, 10]);

@@ -1,13 +1,23 @@
 //! Threads that copy and write checkpoint parts while the next steps are computed.
+//!
+//! A store that refuses (it is full, or read-only) does not stop the training: the part is kept and tried again, ever more
+//! slowly, until it is written or a newer one takes its place. A store that is merely slow is waited for: if a rank left out
+//! what others write, no checkpoint would ever be whole.
 
 use super::part_range;
 use super::shared::View;
 use crate::objects::Objects;
+use bytes::Bytes;
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::StageId;
 use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Shortest and longest pause before a part is tried again.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// A part to be written: a range of the state's canonical bytes.
 #[derive(Debug)]
@@ -20,6 +30,20 @@ pub struct Part {
     pub parts: u32,
 }
 
+/// What became of a part.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in the store, and was read back.
+    Written(CheckpointPart),
+    /// It could not be written, for the first time; it is tried again.
+    Refused {
+        /// Its committed step.
+        step: u64,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
 /// A part that was copied.
 #[derive(Debug)]
 struct Copied {
@@ -28,111 +52,221 @@ struct Copied {
     parts: u32,
     offset_bytes: u64,
     state_bytes: u64,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 /// Copies and writes parts in order: one is written while the next one is copied.
 #[derive(Debug)]
 pub struct Writer {
-    waiting: SyncSender<Part>,
+    parts: SyncSender<Part>,
     copying: JoinHandle<()>,
-    writing: JoinHandle<Result<(), String>>,
+    desk: Arc<Desk>,
+    writing: JoinHandle<()>,
+}
+
+/// What the thread that copies and the one that writes share.
+#[derive(Debug, Default)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Option<Copied>,
+    /// Why the store refuses the part that is being written.
+    refused: Option<String>,
+    /// Nothing more will come; writing ends when nothing is left, or at once from this time on.
+    end_by: Option<Instant>,
+    /// Nobody writes any more.
+    has_ended: bool,
 }
 
 impl Writer {
-    /// Starts the threads. `written` is called for each part once it is in the store and verified.
+    /// Starts the threads. `report` is called with what becomes of each part.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(
-        objects: Objects,
-        stage: StageId,
-        written: impl FnMut(CheckpointPart) + Send + 'static,
-    ) -> io::Result<Self> {
-        let (waiting, parts) = mpsc::sync_channel(1);
-        let (copied, copies) = mpsc::sync_channel(0);
+    pub fn start(objects: Objects, stage: StageId, report: impl FnMut(Outcome) + Send + 'static) -> io::Result<Self> {
+        let (parts, given) = mpsc::sync_channel(1);
+        let desk = Arc::<Desk>::default();
         let named = |name: &str| thread::Builder::new().name(name.into());
-        let copying = named("snapshot").spawn(move || copy_all(&parts, &copied))?;
-        let writing = named("checkpoint").spawn(move || write_all(&objects, stage, &copies, written))?;
+        let (copier, writer) = (Arc::clone(&desk), Arc::clone(&desk));
+        let copying = named("snapshot").spawn(move || copier.copy(&given))?;
+        let writing = named("checkpoint").spawn(move || writer.serve(&objects, stage, report))?;
         Ok(Self {
-            waiting,
+            parts,
             copying,
+            desk,
             writing,
         })
     }
 
-    /// Hands a part over; its state can change again when it was copied, which waits only for earlier parts that are not
-    /// written yet.
-    ///
-    /// # Errors
-    /// Why an earlier part could not be written.
-    pub fn write(self, part: Part) -> Result<Self, String> {
-        match self.waiting.send(part) {
-            Ok(()) => Ok(self),
-            Err(_) => Err(self.finish().err().unwrap_or_else(|| "the writer ended".into())),
-        }
+    /// Hands a part over. Its state can change again when it was copied, which waits only if two earlier parts are not written
+    /// yet and the store does not refuse them.
+    pub fn write(&self, part: Part) {
+        // A thread that failed is reported at the end.
+        let _ = self.parts.send(part);
     }
 
-    /// Waits until everything is written.
+    /// Waits until everything is written, for so long at most.
     ///
     /// # Errors
     /// Why a part could not be written.
-    pub fn finish(self) -> Result<(), String> {
-        drop(self.waiting);
-        // Every operation on the store has a deadline.
-        let copied = self.copying.join().map_err(|_| "copying a part failed".to_owned());
-        let written = self.writing.join().unwrap_or_else(|_| Err("the writer failed".into()));
-        copied.and(written)
+    pub fn finish(self, patience: Duration) -> Result<(), String> {
+        drop(self.parts);
+        // Every operation on the store has a deadline, so this ends.
+        let copied = self.copying.join();
+        self.desk.lock().end_by = Some(Instant::now() + patience);
+        self.desk.changed.notify_all();
+        let written = self.writing.join();
+        if copied.is_err() || written.is_err() {
+            return Err("the writer of checkpoints failed".into());
+        }
+        let mut state = self.desk.lock();
+        state.refused.take().map_or(Ok(()), |reason| {
+            Err(format!(
+                "the last checkpoint could not be written for {} s, and nothing else is left to do: {reason}",
+                patience.as_secs()
+            ))
+        })
     }
 }
 
-fn copy_all(waiting: &Receiver<Part>, copied: &SyncSender<Copied>) {
-    while let Ok(Part { state, part, parts }) = waiting.recv() {
-        let state_bytes = state.num_bytes() as u64;
-        let range = part_range(state_bytes, part, parts);
-        let copy = Copied {
-            step: state.step,
-            part,
-            parts,
-            offset_bytes: range.start,
-            state_bytes,
-            bytes: state.copy_bytes(range.start as usize..range.end as usize),
-        };
-        drop(state);
-        if copied.send(copy).is_err() {
-            // The writer says why.
-            return;
+/// Says, when it is dropped, that nobody writes any more.
+struct Ending<'a>(&'a Desk);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.lock().has_ended = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout(state, most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Copies parts, each before its state may change.
+    fn copy(&self, parts: &Receiver<Part>) {
+        while let Ok(Part { state, part, parts }) = parts.recv() {
+            let state_bytes = state.num_bytes() as u64;
+            let range = part_range(state_bytes, part, parts);
+            let copied = Copied {
+                step: state.step,
+                part,
+                parts,
+                offset_bytes: range.start,
+                state_bytes,
+                bytes: state.copy_bytes(range.start as usize..range.end as usize).into(),
+            };
+            drop(state);
+            self.put_down(copied);
+        }
+    }
+
+    /// Leaves a part to be written: waits for the earlier one to be taken up, unless the store refuses what came before.
+    fn put_down(&self, copied: Copied) {
+        let mut state = self.lock();
+        while state.waiting.is_some() && state.refused.is_none() && !state.has_ended {
+            state = self.wait(state, PAUSES[1]);
+        }
+        if let Some(older) = state.waiting.replace(copied) {
+            tracing::warn!(
+                "the checkpoint at step {} is not written: a newer one is due",
+                older.step
+            );
+        }
+        self.changed.notify_all();
+    }
+
+    /// The next part to write; none when nothing will come.
+    fn next(&self) -> Option<Copied> {
+        let mut state = self.lock();
+        loop {
+            if let Some(copied) = state.waiting.take() {
+                state.refused = None;
+                self.changed.notify_all();
+                return Some(copied);
+            }
+            if state.end_by.is_some() {
+                return None;
+            }
+            state = self.wait(state, PAUSES[1]);
+        }
+    }
+
+    fn serve(&self, objects: &Objects, stage: StageId, mut report: impl FnMut(Outcome)) {
+        let _ending = Ending(self);
+        while let Some(copied) = self.next() {
+            for tries in 0.. {
+                match put(objects, stage, &copied) {
+                    Ok(part) => {
+                        self.lock().refused = None;
+                        report(Outcome::Written(part));
+                        break;
+                    }
+                    Err(reason) => {
+                        let step = copied.step;
+                        tracing::warn!("the checkpoint at step {step} is tried again: {reason}");
+                        if tries == 0 {
+                            let reason = reason.clone();
+                            report(Outcome::Refused { step, reason });
+                        }
+                        if !self.pause(reason, tries) {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits before the same part is tried again. False if it is not to be.
+    fn pause(&self, reason: String, tries: u32) -> bool {
+        let [shortest, longest] = PAUSES;
+        let until = Instant::now() + shortest.saturating_mul(1 << tries.min(10)).min(longest);
+        let mut state = self.lock();
+        state.refused = Some(reason);
+        self.changed.notify_all();
+        loop {
+            let now = Instant::now();
+            if state.waiting.is_some() || state.end_by.is_some_and(|end| end <= now) {
+                return false;
+            }
+            let until = state.end_by.map_or(until, |end| end.min(until));
+            if until <= now {
+                return true;
+            }
+            state = self.wait(state, until - now);
         }
     }
 }
 
-fn write_all(
-    objects: &Objects,
-    stage: StageId,
-    copies: &Receiver<Copied>,
-    mut written: impl FnMut(CheckpointPart),
-) -> Result<(), String> {
-    while let Ok(copied) = copies.recv() {
-        let Copied {
-            step,
-            part,
-            parts,
-            offset_bytes,
-            state_bytes,
-            bytes,
-        } = copied;
-        let name = format!("checkpoints/{stage}/{step}-part-{part}-of-{parts}");
-        let object = objects
-            .put(&name, bytes)
-            .map_err(|e| format!("checkpoint at step {step}: {e}"))?;
-        written(CheckpointPart {
-            step,
-            part,
-            parts,
-            offset_bytes,
-            state_bytes,
-            object,
-        });
-    }
-    Ok(())
+fn put(objects: &Objects, stage: StageId, copied: &Copied) -> Result<CheckpointPart, String> {
+    let Copied {
+        step,
+        part,
+        parts,
+        offset_bytes,
+        state_bytes,
+        bytes,
+    } = copied;
+    let name = format!("checkpoints/{stage}/{step}-part-{part}-of-{parts}");
+    let object = objects.put(&name, bytes.clone()).map_err(|e| e.to_string())?;
+    Ok(CheckpointPart {
+        step: *step,
+        part: *part,
+        parts: *parts,
+        offset_bytes: *offset_bytes,
+        state_bytes: *state_bytes,
+        object,
+    })
 }

@@ -96,7 +96,7 @@ impl World {
             store,
             spec: Self::spec(),
             kind,
-            vocab: objects.put("vocabulary", VOCABULARY.into()).unwrap(),
+            vocab: objects.put("vocabulary", VOCABULARY).unwrap(),
             manifest,
         }))
     }

@@ -121,6 +121,7 @@ impl Gang {
             }
             RankState::Finished { .. } => self.finished += 1,
             RankState::Failed { reason, .. } | RankState::Broken { reason, .. } => bail!("rank {rank}: {reason}"),
+            RankState::Damaged { damage } => bail!("rank {rank}: {damage}"),
             RankState::Starting | RankState::Running { .. } => {}
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! The store may be a directory (`file://`) or whatever else the `object_store` crate was built with. Calls block: ranks
 //! are threads, not tasks; a small runtime of its own drives the crate underneath.
 
+use bytes::Bytes;
 use medley_protocol::checkpoint::ObjectRef;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -35,7 +36,15 @@ pub enum Error {
         /// How it was noticed.
         cause: String,
     },
-    /// The store did not do as asked.
+    /// The store answers, and has no such object.
+    #[error("object {key} in {url} is missing")]
+    Missing {
+        /// Key.
+        key: String,
+        /// The store.
+        url: String,
+    },
+    /// The store did not do as asked: it may do so later, or for others.
     #[error("object {key} in {url}: {cause}")]
     Failed {
         /// Key.
@@ -88,7 +97,8 @@ impl Objects {
     ///
     /// # Errors
     /// [`Error::Failed`] if it cannot be written, [`Error::Damaged`] if what is read back differs.
-    pub fn put(&self, name: &str, bytes: Vec<u8>) -> Result<ObjectRef, Error> {
+    pub fn put(&self, name: &str, bytes: impl Into<Bytes>) -> Result<ObjectRef, Error> {
+        let bytes = bytes.into();
         let blake3 = blake3::hash(&bytes).to_hex().to_string();
         let object = ObjectRef {
             key: format!("{name}-{blake3}"),
@@ -111,7 +121,8 @@ impl Objects {
     /// Reads an object and verifies size and hash; nothing larger than it should be is read.
     ///
     /// # Errors
-    /// [`Error::Failed`] if it is not there or cannot be read, [`Error::Damaged`] if it is not what it should be.
+    /// [`Error::Missing`] if it is not there, [`Error::Failed`] if it cannot be read, [`Error::Damaged`] if it is not what
+    /// it should be.
     pub fn get(&self, object: &ObjectRef) -> Result<Vec<u8>, Error> {
         let path = self.path(object)?;
         let size = self.wait(&object.key, self.store.head(&path))?.size;
@@ -149,6 +160,10 @@ impl Objects {
             .block_on(async { tokio::time::timeout(PATIENCE, operation).await });
         match limited {
             Ok(Ok(value)) => Ok(value),
+            Ok(Err(object_store::Error::NotFound { .. })) => Err(Error::Missing {
+                key: key.into(),
+                url: self.url.clone(),
+            }),
             Ok(Err(e)) => Err(self.failed(key, e.to_string())),
             Err(_) => Err(self.failed(key, format!("no answer within {} s", PATIENCE.as_secs()))),
         }
@@ -213,7 +228,7 @@ mod tests {
             blake3: String::new(),
             size_bytes: 1,
         };
-        assert!(matches!(objects.get(&object), Err(Error::Failed { .. })));
+        assert!(matches!(objects.get(&object), Err(Error::Missing { .. })));
         let escaping = ObjectRef {
             key: "../x".into(),
             ..object

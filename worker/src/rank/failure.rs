@@ -4,6 +4,7 @@ use crate::checkpoint;
 use crate::collective::deal;
 use crate::objects;
 use medley_data::loader::Fault;
+use medley_protocol::checkpoint::Damage;
 use std::io::ErrorKind;
 
 /// A rank's last words.
@@ -14,19 +15,43 @@ pub struct Failure {
     pub reason: String,
     /// Whether starting again may help: false for errors of the spec or the data.
     pub retry: bool,
+    /// The checkpoint that the stage cannot go on from, if that is why: an earlier one helps.
+    pub damage: Option<Damage>,
 }
 
 impl Failure {
     /// Something that another start may not meet: a peer, a file system, a deadline.
     pub fn passing(reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self { reason, retry: true }
+        Self {
+            reason: reason.into(),
+            retry: true,
+            damage: None,
+        }
     }
 
     /// Something that stays wrong until a person changes the spec or the data.
     pub fn lasting(reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self { reason, retry: false }
+        Self {
+            retry: false,
+            ..Self::passing(reason)
+        }
+    }
+
+    /// One of these, by whether another start may help.
+    pub fn new(reason: impl Into<String>, retry: bool) -> Self {
+        Self {
+            retry,
+            ..Self::passing(reason)
+        }
+    }
+
+    /// The checkpoint that the stage was to go on from is damaged.
+    pub fn damaged(damage: Damage) -> Self {
+        Self {
+            reason: damage.to_string(),
+            retry: true,
+            damage: Some(damage),
+        }
     }
 }
 
@@ -44,23 +69,21 @@ impl From<deal::Error> for Failure {
 
 impl From<checkpoint::Error> for Failure {
     fn from(error: checkpoint::Error) -> Self {
-        Self::lasting(error.to_string())
+        Self::new(error.to_string(), error.may_pass())
     }
 }
 
 impl From<objects::Error> for Failure {
     fn from(error: objects::Error) -> Self {
-        let retry = matches!(error, objects::Error::Failed { .. });
-        let reason = error.to_string();
-        Self { reason, retry }
+        let retry = matches!(error, objects::Error::Failed { .. } | objects::Error::Missing { .. });
+        Self::new(error.to_string(), retry)
     }
 }
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        let reason = fault.to_string();
         // A read may succeed later; a file that is gone or changed stays so until someone puts it back.
         let retry = matches!(&fault, Fault::Read { source, .. } if source.kind() != ErrorKind::NotFound);
-        Self { reason, retry }
+        Self::new(fault.to_string(), retry)
     }
 }

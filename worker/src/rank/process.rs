@@ -36,8 +36,11 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!(retry = failure.retry, "{failure}");
-            let Failure { reason, retry } = failure;
-            voice.state(RankState::Failed { reason, retry });
+            let Failure { reason, retry, damage } = failure;
+            voice.state(match damage {
+                Some(damage) => RankState::Damaged { damage },
+                None => RankState::Failed { reason, retry },
+            });
             ExitCode::FAILURE
         }
     }

@@ -156,9 +156,7 @@ pub fn begun(spec: &Spec, blip: &Blip, files: &[String], momentum: f64) -> Resul
 
 impl From<WeightsError> for Failure {
     fn from(error: WeightsError) -> Self {
-        let reason = error.to_string();
-        let retry = error.may_pass();
-        Self { reason, retry }
+        Self::new(error.to_string(), error.may_pass())
     }
 }
 

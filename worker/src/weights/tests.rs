@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::checkpoint::shared::Shared;
-use crate::checkpoint::writer::{Part, Writer};
+use crate::checkpoint::writer::{Outcome, Part, Writer};
 use medley_protocol::ids::StageId;
 use std::sync::mpsc;
+use std::time::Duration;
 
 const VOCABULARY: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[DEC]\n[ENC]\na\nred\nring\n";
 
@@ -21,20 +22,21 @@ fn world() -> World {
     fs::write(dir.path().join("spec.json"), spec.to_string()).unwrap();
     let spec = read_spec(&dir.path().join("spec.json")).unwrap();
     let objects = Objects::open(&format!("file://{}/store", dir.path().display())).unwrap();
-    objects.put("vocabularies/wordpiece", VOCABULARY.into()).unwrap();
+    objects.put("vocabularies/wordpiece", VOCABULARY).unwrap();
     let blip = inputs::blip(&spec, 32, &Vocabulary::parse(VOCABULARY).unwrap());
     let mut state = State::fresh(&blip, 5);
     state.step = 7;
     let stage = StageId::generate();
     let (said, heard) = mpsc::channel();
-    let mut writer = Writer::start(objects, stage, move |part| said.send(part).unwrap()).unwrap();
+    let writer = Writer::start(objects, stage, move |outcome| said.send(outcome).unwrap()).unwrap();
     let mut shared = Shared::from(state.clone());
     for part in 0..2 {
         let state = shared.view();
-        writer = writer.write(Part { state, part, parts: 2 }).unwrap();
+        writer.write(Part { state, part, parts: 2 });
     }
-    writer.finish().unwrap();
-    assert_eq!(heard.iter().count(), 2);
+    writer.finish(Duration::from_mins(1)).unwrap();
+    let written = |outcome: &Outcome| matches!(outcome, Outcome::Written(_));
+    assert_eq!(heard.iter().filter(written).count(), 2);
     World { dir, stage, state }
 }
 

@@ -93,7 +93,7 @@ pub(super) struct Cluster {
     pub(super) api: Api,
     pub(super) leader: Leader,
     pub(super) nodes: Vec<Node>,
-    store: Store,
+    pub(super) store: Store,
     clock_ms: Arc<AtomicU64>,
     data: TempDir,
 }

@@ -1,7 +1,9 @@
 //! Whole jobs through the router, with agents and ranks played by the test and a clock that it moves.
 
 mod cluster;
+mod damage;
 mod failures;
 mod node;
 mod refusals;
+mod retention;
 mod whole_jobs;

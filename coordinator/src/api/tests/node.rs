@@ -175,7 +175,7 @@ impl Node {
             parts: assignment.world,
             offset_bytes,
             state_bytes: STATE_BYTES,
-            object: object("part", end - offset_bytes),
+            object: object(&format!("{step}-part-{rank}-of-{parts}"), end - offset_bytes),
         };
         let handed = PartHandedIn {
             generation: assignment.generation,

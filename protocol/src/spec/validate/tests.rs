@@ -86,6 +86,18 @@ fn weights_are_named_by_absolute_paths_and_replace_stages_of_a_bootstrap_job_onl
 }
 
 #[test]
+fn checkpoints_are_kept_at_multiples_of_the_steps_at_which_they_are_taken() {
+    let found = problems(&json!({"checkpoint": {"every_steps": 20, "keep_every_steps": 50, "keep_best": 1001}}));
+    let paths: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, ["checkpoint.keep_every_steps", "checkpoint.keep_best"]);
+    assert!(
+        found[0].1.contains("is 50") && found[0].1.contains("every 20 steps"),
+        "{}",
+        found[0].1
+    );
+}
+
+#[test]
 fn more_ranks_than_lanes_are_refused() {
     assert_eq!(
         problems(&json!({"cluster": {"max_ranks": 99}}))[0].0,

@@ -87,7 +87,7 @@ fn outdated(state: &mut State, lane: Lane, request: Request, detail: &str, now: 
             out.push(Output::Warn(format!("{} is sent again: {detail}", request.describe())));
             state.courier.push_later(lane, request, now + RETRY_PAUSE);
         }
-        Request::Part { .. } => drop_with_warning(&request, detail, out),
+        Request::Part { .. } | Request::Refused { .. } => drop_with_warning(&request, detail, out),
         // The lease has ended: another rank has the task, or has finished it.
         Request::Renew { .. } | Request::Finish { .. } | Request::Fail { .. } => {
             out.push(Output::Info(format!("{} comes too late: {detail}", request.describe())));

@@ -10,7 +10,7 @@ use crate::rank::membership::LEADER;
 use crate::supervise::Event;
 use medley_protocol::agent::{FromRank, RankState};
 use medley_protocol::ids::StageId;
-use medley_protocol::rest::{PartHandedIn, TaskFinished, TaskGivenUp, TaskRenewal};
+use medley_protocol::rest::{PartHandedIn, PartRefused, TaskFinished, TaskGivenUp, TaskRenewal};
 use std::time::Duration;
 
 pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration, out: &mut Vec<Output>) {
@@ -57,6 +57,16 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
                 peak_bytes,
             };
             state.courier.push(Lane::Parts(stage), Request::Part { stage, body });
+        }
+        FromRank::PartRefused { step, reason } => {
+            let what = process.describe();
+            out.push(Output::Warn(format!(
+                "{what} cannot write its part of the checkpoint at step {step}, and tries it again: {reason}"
+            )));
+            if let Some(node) = state.link.node() {
+                let body = PartRefused { node, step, reason };
+                state.courier.push(Lane::Parts(stage), Request::Refused { stage, body });
+            }
         }
         FromRank::LeaseWanted => state.ranks.wants_task(id, now),
         FromRank::TaskDone {

@@ -5,7 +5,7 @@ use medley_protocol::agent::{Beat, Orders, Register, Registered, ToRank};
 use medley_protocol::error::Code;
 use medley_protocol::ids::{StageId, TaskId};
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough};
-use medley_protocol::rest::{LeaseRequest, PartHandedIn, TaskFinished, TaskGivenUp, TaskRenewal};
+use medley_protocol::rest::{LeaseRequest, PartHandedIn, PartRefused, TaskFinished, TaskGivenUp, TaskRenewal};
 use medley_protocol::tasks::Lease;
 use std::time::Duration;
 
@@ -117,6 +117,13 @@ pub enum Request {
         /// The part.
         body: PartHandedIn,
     },
+    /// A part of a checkpoint that the store refuses, so that people learn of it.
+    Refused {
+        /// The stage.
+        stage: StageId,
+        /// Which and why.
+        body: PartRefused,
+    },
     /// A rank wants a task.
     Lease {
         /// The process that gets the answer.
@@ -160,6 +167,12 @@ impl Request {
                 format!(
                     "part {} of {} of the checkpoint of stage {stage} at step {}",
                     part.part, part.parts, part.step
+                )
+            }
+            Self::Refused { stage, body } => {
+                format!(
+                    "the word that the store refuses the checkpoint of stage {stage} at step {}",
+                    body.step
                 )
             }
             Self::Lease { stage, body, .. } => format!("the request of rank {} of stage {stage} for a task", body.rank),

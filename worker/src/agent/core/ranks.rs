@@ -261,7 +261,7 @@ impl Ranks {
 
     /// A rank says what it does in a generation.
     pub(super) fn reached(&mut self, id: ProcessId, generation: u64, state: RankState) {
-        if matches!(state, RankState::Failed { .. }) {
+        if has_failed(&state) {
             return self.failed(id, &state);
         }
         let Some(process) = self.processes.get_mut(&id) else {
@@ -330,5 +330,9 @@ impl Slot {
 }
 
 fn is_final(state: &RankState) -> bool {
-    matches!(state, RankState::Finished { .. } | RankState::Failed { .. })
+    has_failed(state) || matches!(state, RankState::Finished { .. })
+}
+
+pub(super) fn has_failed(state: &RankState) -> bool {
+    matches!(state, RankState::Failed { .. } | RankState::Damaged { .. })
 }

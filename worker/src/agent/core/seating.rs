@@ -6,8 +6,8 @@
 //! fills a slot in each.
 
 use super::message::{Output, ProcessId};
-use super::ranks::{Ranks, Seat, Slot};
-use medley_protocol::agent::{Assignment, Orders, RankState, ToRank};
+use super::ranks::{Ranks, Seat, Slot, has_failed};
+use medley_protocol::agent::{Assignment, Orders, ToRank};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Ranks {
     /// Living processes that may get another slot: where they work, and the latest generation in which they have one.
     fn survivors(&self) -> BTreeMap<ProcessId, (Seat, u64)> {
         let left_out: BTreeSet<ProcessId> = self.left_out().collect();
-        let is_sound = |slot: &Slot| !matches!(slot.state, RankState::Failed { .. });
+        let is_sound = |slot: &Slot| !has_failed(&slot.state);
         let mut survivors: BTreeMap<ProcessId, (Seat, u64)> = BTreeMap::new();
         for (seat, slot) in self.slots.iter().filter(|(_, slot)| is_sound(slot)) {
             let living = slot.process.and_then(|id| Some((id, self.processes.get(&id)?)));

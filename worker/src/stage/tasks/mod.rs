@@ -79,7 +79,7 @@ fn report(lease: Lease, result: Result<TaskOutput, Failure>) -> FromRank {
                 peak_bytes: peak_bytes(),
             }
         }
-        Err(Failure { reason, retry }) => {
+        Err(Failure { reason, retry, .. }) => {
             tracing::warn!(task = %lease.task, retry, "cannot be done: {reason}");
             FromRank::TaskFailed { lease, reason, retry }
         }

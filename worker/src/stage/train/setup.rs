@@ -1,6 +1,7 @@
 //! What is settled before the first step: data, model and schedule, and where a state comes from that nobody holds.
 
 use super::shares::LaneShare;
+use crate::checkpoint;
 use crate::objects::Objects;
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
@@ -137,8 +138,12 @@ pub(super) fn stored_state(
     train: &TrainSpec,
 ) -> Result<State, Failure> {
     let StageInputs { start, resume, .. } = &assignment.inputs;
-    if resume.is_some() {
-        return inputs::state(objects, blip, resume.as_ref(), "checkpoint to go on from");
+    if let Some(manifest) = resume {
+        let mut state = State::zeros(blip);
+        let loaded = checkpoint::load(objects, manifest, &mut state);
+        // Of the stage's own checkpoints there may be an earlier one.
+        loaded.map_err(|error| error.damage(manifest).map_or_else(|| error.into(), Failure::damaged))?;
+        return Ok(state);
     }
     let spec = &assignment.spec;
     let pretrains = assignment.kind == StageKind::Pretrain;

@@ -9,7 +9,7 @@ use super::setup::{Setup, stored_state};
 use super::shares::{Gathered, LaneShare};
 use super::{Left, Stop};
 use crate::checkpoint::shared::Shared;
-use crate::checkpoint::writer::{Part, Writer};
+use crate::checkpoint::writer::{Outcome, Part, Writer};
 use crate::checkpoint::{is_planned, part_range};
 use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
@@ -27,16 +27,18 @@ use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::{Commit, State, gradient_norm};
 use medley_protocol::agent::{Assignment, FromRank, RankState, StepPhase};
-use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::StageId;
 use medley_protocol::ledger::LedgerEntry;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::spec::{CheckpointSpec, Length};
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 /// A prepared step proves 1/64 of the state before it: every byte is compared once in 64 steps.
 const DIGEST_PARTS: u32 = 64;
+/// Longest wait for the store to take the last checkpoint.
+const LAST_PATIENCE: Duration = Duration::from_mins(10);
 const LOSS_NAMES: [&str; 3] = ["ITC", "ITM", "LM"];
 
 /// What a rank keeps from generation to generation.
@@ -252,7 +254,7 @@ impl Trainer {
         }
         self.note(StepPhase::Saving, place);
         if let Some(writer) = self.writer.take() {
-            writer.finish().map_err(Failure::passing)?;
+            writer.finish(LAST_PATIENCE).map_err(Failure::passing)?;
         }
         let committed = self.state.step;
         self.voice.state(RankState::Finished { committed });
@@ -430,17 +432,22 @@ impl Trainer {
             part: place.mesh.rank(),
             parts: place.deal.ranks(),
         };
-        self.writer = Some(writer.write(part).map_err(Failure::passing)?);
+        self.writer.insert(writer).write(part);
         Ok(())
     }
 
     fn start_writer(&self) -> io::Result<Writer> {
         let voice = self.voice.clone();
-        let written = move |part: CheckpointPart| {
-            let peak_bytes = peak_bytes();
-            voice.say(&FromRank::Part { part, peak_bytes });
+        let report = move |outcome| {
+            voice.say(&match outcome {
+                Outcome::Written(part) => FromRank::Part {
+                    part,
+                    peak_bytes: peak_bytes(),
+                },
+                Outcome::Refused { step, reason } => FromRank::PartRefused { step, reason },
+            });
         };
-        Writer::start(self.objects.clone(), self.stage, written)
+        Writer::start(self.objects.clone(), self.stage, report)
     }
 
     /// Digest of a rotating part of the state before the step.

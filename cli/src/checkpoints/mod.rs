@@ -1,4 +1,6 @@
-//! `medley checkpoints`: list and take checkpoints of a job.
+//! `medley checkpoints`: list, take and verify checkpoints of a job.
+
+mod verify;
 
 use crate::Ending;
 use crate::connect::{Connection, explain};
@@ -41,6 +43,8 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// Read checkpoints whole and compare them with what was written.
+    Verify(verify::Args),
 }
 
 /// Runs the command.
@@ -51,7 +55,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
     let client = args.connection.client()?;
     match args.command {
         Command::List { job } => {
-            let mut checkpoints = list(&client, find(&client, &job).await?).await?;
+            let job = find(&client, &job).await?;
+            let path = format!("/jobs/{job}/checkpoints?damaged=true");
+            let mut checkpoints: Vec<CheckpointView> = client.get(&path).await.map_err(explain)?;
             checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.committed_at));
             if json {
                 print_json(&checkpoints)?;
@@ -62,6 +68,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
             }
         }
         Command::Take { job, wait } => take(&client, find(&client, &job).await?, wait, json).await?,
+        Command::Verify(args) => return verify::run(&client, &args, json).await,
     }
     Ok(Ending::Success)
 }
@@ -110,6 +117,7 @@ fn table(checkpoints: &[CheckpointView], now: DateTime<Utc>) -> Table {
         ("parts", Right),
         ("bytes", Right),
         ("committed", Left),
+        ("damage", Left),
     ]);
     for checkpoint in checkpoints {
         table.row([
@@ -119,6 +127,7 @@ fn table(checkpoints: &[CheckpointView], now: DateTime<Utc>) -> Table {
             checkpoint.parts.len().to_string(),
             number(checkpoint.state_bytes),
             ago(checkpoint.committed_at, now),
+            checkpoint.damage.clone().unwrap_or_default(),
         ]);
     }
     table

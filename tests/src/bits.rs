@@ -1,0 +1,105 @@
+//! A short training whose every bit is known: what an undisturbed run leaves, a disturbed one must leave too.
+
+use crate::programs::Running;
+use medley_data::synth::{SynthSpec, generate};
+use medley_protocol::ids::JobId;
+use medley_protocol::metrics::StepMetrics;
+use medley_protocol::rest::{EventView, JobDetail};
+use medley_protocol::stage::JobState;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Steps of the run: enough that it is still in its middle some checkpoints after its begin.
+pub const STEPS: u64 = 300;
+/// Steps between two checkpoints.
+pub const CHECKPOINT_EVERY: u64 = 20;
+/// How many checkpoints are kept.
+pub const KEPT: usize = 3;
+
+/// Draws the corpus of the run.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn corpus(dir: &Path) {
+    let spec = SynthSpec {
+        seed: 11,
+        human: 96,
+        web: 0,
+        test: 0,
+        shard: 24,
+        other: 0.0,
+        half_true: 0.0,
+        boilerplate: 0.0,
+    };
+    generate(&spec, dir, &mut |_, _| {}).expect("a corpus can be drawn");
+}
+
+/// The job.
+pub fn document(data: &Path) -> Value {
+    json!({
+        "name": "bits",
+        "kind": "pretrain",
+        "preset": "nano",
+        "data": { "root": data, "web": "", "test": "" },
+        "pretrain": { "length": { "by": "steps", "count": STEPS }, "warmup_steps": 10 },
+        "checkpoint": { "every_steps": CHECKPOINT_EVERY, "keep": KEPT },
+    })
+}
+
+/// All that a run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The job.
+    pub job: JobDetail,
+    /// What its ranks have logged.
+    pub rank_logs: String,
+    /// What happened to it.
+    pub events: Vec<EventView>,
+    /// Metrics of every step.
+    pub metrics: Vec<StepMetrics>,
+    /// Its last state.
+    pub state: Vec<u8>,
+}
+
+impl Outcome {
+    /// Waits until the job is over.
+    ///
+    /// # Panics
+    /// When it does not succeed.
+    pub async fn of(running: &mut Running, job: JobId) -> Self {
+        let detail = running.finished(job).await;
+        assert_eq!(detail.job.state, JobState::Succeeded, "{}", detail.job.reason);
+        let last = running.checkpoints(job).await.swap_remove(0);
+        assert_eq!((last.step, last.stage), (STEPS, detail.stages[1].id));
+        Self {
+            events: running.events(job).await,
+            metrics: running.metrics(job, detail.stages[1].id).await,
+            state: running.state(&last).await,
+            job: detail,
+            rank_logs: running.rank_logs(),
+        }
+    }
+
+    /// Everything that was computed is what the other run has computed, and every step counts once.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn is_that_of(&self, other: &Self) {
+        let steps: Vec<u64> = self.metrics.iter().map(|row| row.step).collect();
+        assert!(steps.iter().copied().eq(0..STEPS), "each step exactly once: {steps:?}");
+        let differs = self.metrics.iter().zip(&other.metrics).find(|(a, b)| a != b);
+        assert_eq!(differs, None);
+        let first = first_difference(&self.state, &other.state);
+        assert_eq!(first, None, "first byte that differs");
+    }
+
+    /// The messages of the events of a kind.
+    pub fn story(&self, kind: &str) -> Vec<&str> {
+        let of_kind = self.events.iter().filter(|event| event.kind == kind);
+        of_kind.map(|event| event.message.as_str()).collect()
+    }
+}
+
+fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    (0..a.len().max(b.len())).find(|i| a.get(*i) != b.get(*i))
+}

@@ -1,0 +1,251 @@
+//! What a store does to checkpoints: it damages them, it is full, it is to be tidied up. The training goes on to the same bits.
+
+use medley_protocol::ids::JobId;
+use medley_protocol::rest::{CheckpointView, JobDetail};
+use medley_tests::bits::{KEPT, Outcome, STEPS, corpus, document};
+use medley_tests::programs::{Running, Scratch, program};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What becomes of an object while nobody looks.
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Flip,
+    Cut,
+    Remove,
+}
+
+impl Harm {
+    fn befall(self, file: &Path) {
+        let mut bytes = fs::read(file).expect("a part lies in the store");
+        match self {
+            Self::Flip => {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(file, bytes).expect("a test may write");
+            }
+            Self::Cut => {
+                let file = File::options().write(true).open(file).expect("a test may write");
+                file.set_len(bytes.len() as u64 - 1).expect("a file can be cut");
+            }
+            Self::Remove => fs::remove_file(file).expect("a test may remove"),
+        }
+    }
+
+    /// How it is noticed.
+    fn trace(self) -> &'static str {
+        match self {
+            Self::Flip => "its BLAKE3 differs",
+            Self::Cut => "bytes instead of",
+            Self::Remove => "is missing",
+        }
+    }
+}
+
+/// Waits until the store holds the objects of checkpoints that are kept, and no others of checkpoints.
+async fn only_kept_objects_are_left(running: &mut Running, state_dir: &Path, job: JobId) {
+    let kept = running.checkpoints(job).await;
+    assert_eq!(kept.len(), KEPT);
+    let kept: BTreeSet<PathBuf> = kept
+        .iter()
+        .flat_map(|checkpoint| &checkpoint.parts)
+        .map(|part| state_dir.join("store").join(&part.object.key))
+        .collect();
+    let folder = kept
+        .first()
+        .and_then(|path| path.parent())
+        .expect("objects lie in folders")
+        .to_owned();
+    let look = async |_: &Running| {
+        let entries = fs::read_dir(&folder).ok()?;
+        let there: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        (there == kept).then_some(())
+    };
+    running.until("objects that nothing needs are deleted", look).await;
+}
+
+/// `medley checkpoints verify`: its exit status and the number of damaged checkpoints that it lists.
+fn verified(state_dir: &Path, job: JobId) -> (bool, usize) {
+    let said = Command::new(program("medley"))
+        .args([
+            "checkpoints",
+            "verify",
+            &job.to_string(),
+            "--mark",
+            "--json",
+            "--state-dir",
+        ])
+        .arg(state_dir)
+        .output()
+        .expect("medley can be started");
+    let listed: Vec<serde_json::Value> = serde_json::from_slice(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
+    let is_damaged = |one: &&serde_json::Value| one["damage"] != serde_json::json!([]);
+    (said.status.success(), listed.iter().filter(is_damaged).count())
+}
+
+/// Verifying finds nothing, then what is done to one object, and gives that checkpoint up.
+async fn verify(running: &Running, state_dir: &Path, job: JobId) {
+    assert_eq!(verified(state_dir, job), (true, 0));
+    let harmed = running.checkpoints(job).await.swap_remove(1);
+    Harm::Flip.befall(&state_dir.join("store").join(&harmed.parts[0].object.key));
+    assert_eq!(verified(state_dir, job), (false, 1));
+    let left = running.checkpoints(job).await;
+    assert!(
+        left.iter().all(|checkpoint| checkpoint.id != harmed.id),
+        "it is given up"
+    );
+    assert_eq!(verified(state_dir, job), (true, 0));
+}
+
+/// Waits for a checkpoint after this step that others precede; the newest is first.
+async fn checkpoints_after(running: &mut Running, job: JobId, step: u64) -> Vec<CheckpointView> {
+    let look = async |running: &Running| {
+        running.client()?;
+        let checkpoints = running.checkpoints(job).await;
+        let newest = checkpoints.first().map_or(0, |checkpoint| checkpoint.step);
+        (newest > step && checkpoints.len() >= 3).then_some(checkpoints)
+    };
+    running.until("checkpoints are whole", look).await
+}
+
+#[tokio::test]
+async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    corpus(&data);
+    let document = document(&data);
+    let undisturbed = {
+        let mut running = Running::up(&scratch.path("undisturbed"), 1, 1).await;
+        let job = running.submit(&document).await;
+        Outcome::of(&mut running, job).await
+    };
+
+    let state_dir = scratch.path("damaged");
+    let mut running = Running::up(&state_dir, 1, 2).await;
+    let job = running.submit(&document).await;
+    let mut harmed: Vec<(Harm, CheckpointView, String)> = Vec::new();
+    let mut newest = 0;
+    for harms in [&[Harm::Flip][..], &[Harm::Cut], &[Harm::Remove, Harm::Flip]] {
+        let checkpoints = checkpoints_after(&mut running, job, newest).await;
+        newest = checkpoints[0].step;
+        assert!(newest < STEPS, "the run has to be longer to be killed in its middle");
+        running.kill();
+        for (harm, (turn, checkpoint)) in harms.iter().zip(checkpoints.into_iter().enumerate()) {
+            let key = checkpoint.parts[turn % 2].object.key.clone();
+            harm.befall(&state_dir.join("store").join(&key));
+            harmed.push((*harm, checkpoint, key));
+        }
+        running = Running::up(&state_dir, 1, 2).await;
+    }
+    let ended = Outcome::of(&mut running, job).await;
+    ended.is_that_of(&undisturbed);
+    only_kept_objects_are_left(&mut running, &state_dir, job).await;
+    verify(&running, &state_dir, job).await;
+    let said = ended.story("checkpoint-damaged");
+    assert_eq!(said.len(), harmed.len(), "{said:#?}");
+    for ((harm, checkpoint, key), said) in harmed.iter().zip(said) {
+        let step = format!("the checkpoint at step {} is damaged", checkpoint.step);
+        for word in [&step, key.as_str(), harm.trace(), "node-"] {
+            assert!(said.contains(word), "no {word:?} in {said}");
+        }
+    }
+}
+
+/// A small file system in memory, unmounted in the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// None if this machine or user may not mount one.
+    fn mount(at: &Path, mib: u32) -> Option<Self> {
+        fs::create_dir_all(at).expect("a test may make folders");
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(at)
+            .output();
+        mounted
+            .is_ok_and(|said| said.status.success())
+            .then(|| Self(at.to_owned()))
+    }
+
+    /// Waits until nobody writes, if it is to be read-only.
+    fn set_writable(&self, writable: bool) {
+        let options = if writable { "remount,rw" } else { "remount,ro" };
+        let remounted = || Command::new("mount").args(["-o", options]).arg(&self.0).output();
+        let done = (0..500).any(|_| remounted().is_ok_and(|said| said.status.success()));
+        assert!(done, "{options} fails");
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let ballast = File::options().create(true).append(true).open(self.0.join("ballast"));
+        let full = std::io::copy(&mut std::io::repeat(7), &mut ballast.expect("there is room for a name"));
+        assert!(full.is_err(), "it has an end");
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("ballast")).expect("the ballast can be thrown off");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_read_only_one_stop_no_training() {
+    let scratch = Scratch::new();
+    let state_dir = scratch.path("full");
+    let Some(disk) = Disk::mount(&state_dir.join("store"), 64) else {
+        eprintln!("skipped: only root can mount the small file system that this test fills");
+        return;
+    };
+    let data = scratch.path("data");
+    corpus(&data);
+    let document = document(&data);
+    let undisturbed = {
+        let mut running = Running::up(&scratch.path("undisturbed"), 1, 1).await;
+        let job = running.submit(&document).await;
+        Outcome::of(&mut running, job).await
+    };
+    let mut running = Running::up(&state_dir, 1, 2).await;
+    let job = running.submit(&document).await;
+    let refused = async |running: &Running| -> Option<usize> {
+        running.client()?;
+        let events = running.events(job).await;
+        let said = events.iter().filter(|event| event.kind == "checkpoint-not-written");
+        Some(said.count())
+    };
+    checkpoints_after(&mut running, job, 0).await;
+    let goes_on = async |running: &Running| {
+        // Objects of checkpoints that are not kept make room.
+        disk.fill();
+        refused(running).await.filter(|said| *said >= 2)
+    };
+    running.until("the training goes on on a full disk", goes_on).await;
+    disk.make_room();
+    let newest = running.checkpoints(job).await[0].step;
+    checkpoints_after(&mut running, job, newest).await;
+    disk.set_writable(false);
+    let before = refused(&running).await;
+    let said = async |running: &Running| refused(running).await.filter(|said| Some(*said) > before);
+    running.until("a read-only disk is made known", said).await;
+    // The last checkpoint is waited for.
+    let all_steps = async |running: &Running| {
+        let job: JobDetail = running.client()?.get(&format!("/jobs/{job}")).await.ok()?;
+        (job.stages[1].done == STEPS).then_some(())
+    };
+    running.until("all steps are done", all_steps).await;
+    disk.set_writable(true);
+    let ended = Outcome::of(&mut running, job).await;
+    ended.is_that_of(&undisturbed);
+    assert!(ended.story("generation-over").is_empty(), "{:#?}", ended.events);
+    let said = ended.story("checkpoint-not-written");
+    assert!(said.iter().any(|said| said.contains("No space left")), "{said:#?}");
+    assert!(said.iter().any(|said| said.contains("Read-only")), "{said:#?}");
+    drop(running);
+}
