@@ -2,7 +2,7 @@
 //!
 //! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`decide`] what becomes of every job, [`breaks`]
 //! what becomes of a generation that broke, [`placing`] the planner's part in it, [`growth`] how a stage
-//! gets more ranks while it trains, [`orders`] what every node is to run: all pure. [`control`] is the handle that
+//! gets more ranks while it trains, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all pure. [`control`] is the handle that
 //! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
 
 pub mod breaks;
@@ -13,6 +13,7 @@ pub mod growth;
 pub mod orders;
 pub mod placing;
 pub mod sight;
+pub mod stragglers;
 
 mod leader;
 

@@ -1,7 +1,7 @@
 //! What the nodes say of themselves: registrations and heartbeats, kept in the leader's memory alone.
 
 use crate::domain::node::KnownNode;
-use medley_protocol::agent::{Beat, RankState};
+use medley_protocol::agent::{Beat, Doing, RankState};
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct Report {
     pub state: RankState,
     /// Since when the agent has said just this.
     pub since: Duration,
+    /// Where in a step it is, while it trains.
+    pub doing: Option<Doing>,
 }
 
 /// All nodes as they are seen.
@@ -89,7 +91,8 @@ impl Sight {
             news |= before.is_none() && !is_progress_alone(seen.ranks.get(&id), &report.state);
             let since = before.map_or(now, |before| before.since);
             let state = report.state;
-            ranks.insert(id, Report { state, since });
+            let doing = report.doing;
+            ranks.insert(id, Report { state, since, doing });
         }
         seen.ranks = ranks;
         seen.heard_at = now;

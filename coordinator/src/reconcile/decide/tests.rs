@@ -5,6 +5,7 @@ mod growth;
 mod nodes;
 mod random;
 mod rules;
+mod stragglers;
 mod world;
 
 use super::*;

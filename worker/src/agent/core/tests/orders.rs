@@ -141,6 +141,7 @@ fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
         step: 9,
         phase: medley_protocol::agent::StepPhase::Computing,
         for_ms: 4000,
+        lane_us: None,
         usual_step_ms: Some(1000),
     });
     let pulse = |agent: &mut Agent| {
