@@ -2,9 +2,10 @@
 
 use crate::postgres::{self, Durability, Health, Server};
 use crate::state_dir::StateDir;
+use crate::store::MIGRATIONS;
 use anyhow::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +18,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const TRIES: u32 = 6;
 /// Statements that take longer are logged.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+/// What the server ends by itself, so that nothing waits for a coordinator that is paused or cut off. A transaction that
+/// idles may hold the leader's row, and the takeover waits for that.
+const LIMITS: [(&str, &str); 3] = [
+    ("statement_timeout", "20s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+];
 
 /// Where the coordinator keeps its state.
 #[derive(Debug, Clone, clap::Args)]
@@ -73,6 +81,24 @@ impl Database {
         Self::open(place, state).await
     }
 
+    /// Brings the schema up to date, which may take longer than any other statement.
+    ///
+    /// # Errors
+    /// When a migration fails, or the database has been migrated by a newer coordinator.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        // Not one of the pool's: those have limits.
+        let connecting = self.pool.connect_options().connect().await;
+        let mut connection = connecting.context("cannot connect to the database")?;
+        MIGRATIONS
+            .run(&mut connection)
+            .await
+            .context("cannot bring the database's schema up to date")?;
+        connection
+            .close()
+            .await
+            .context("cannot close a connection to the database")
+    }
+
     /// Waits until our own server is gone for good; for ever if the server is not our own. The text says why.
     pub async fn ended(&self) -> String {
         let Some(server) = &self.server else {
@@ -116,6 +142,7 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(|connection, _| Box::pin(limit(connection)))
         .connect_lazy_with(options);
     for attempt in 1..=TRIES {
         match pool.acquire().await {
@@ -128,6 +155,18 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
         }
     }
     anyhow::bail!("the database {place} does not answer")
+}
+
+/// Puts [`LIMITS`] on a connection. They are not among its options, which poolers refuse.
+async fn limit(connection: &mut PgConnection) -> sqlx::Result<()> {
+    for (name, value) in LIMITS {
+        sqlx::query("SELECT set_config($1, $2, false)")
+            .bind(name)
+            .bind(value)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Whether the database may only be starting.
@@ -143,6 +182,43 @@ fn is_passing(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_database;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn a_coordinator_that_stands_still_in_a_transaction_keeps_nobody_from_leading() {
+        let fresh = test_database::fresh().await;
+        let pool = reach((*fresh.connect_options()).clone()).await.unwrap();
+        let mut paused = pool.begin().await.unwrap();
+        sqlx::query("SELECT term FROM leader FOR SHARE")
+            .execute(&mut *paused)
+            .await
+            .unwrap();
+
+        let since = Instant::now();
+        sqlx::query("UPDATE leader SET term = term + 1")
+            .execute(&pool)
+            .await
+            .unwrap();
+        assert!(since.elapsed() > Duration::from_secs(1), "it waited for the paused one");
+        let late = sqlx::query("UPDATE leader SET term = term + 1")
+            .execute(&mut *paused)
+            .await;
+        assert!(late.is_err(), "the paused one's transaction is over");
+    }
+
+    #[tokio::test]
+    async fn migrations_have_no_limits() {
+        let fresh = test_database::fresh().await;
+        let pool = reach((*fresh.connect_options()).clone()).await.unwrap();
+        let database = Database { pool, server: None };
+        database.migrate().await.unwrap();
+        let limit: String = sqlx::query_scalar("SHOW statement_timeout")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(limit, "20s", "of all others");
+    }
 
     #[test]
     fn a_url_of_another_kind_is_refused_without_showing_its_password() {

@@ -7,7 +7,7 @@ use crate::api::{self, App};
 use crate::database::{Database, Place};
 use crate::reconcile::{self, Control, Settings};
 use crate::state_dir::{StateDir, write_public};
-use crate::store::{MIGRATIONS, Store};
+use crate::store::Store;
 use crate::{objects, tokens};
 use anyhow::Context;
 use std::fs::File;
@@ -107,10 +107,7 @@ impl Service {
         };
         let objects = objects::open(&objects_url)?;
         let database = Database::open(&args.place, &state).await?;
-        MIGRATIONS
-            .run(&database.pool)
-            .await
-            .context("cannot bring the database's schema up to date")?;
+        database.migrate().await?;
         let store = Store::new(database.pool.clone());
         tokens::files::ensure(&state, &store).await?;
         let app = App {

@@ -2,7 +2,7 @@
 
 use crate::database::{Database, Place};
 use crate::state_dir::StateDir;
-use crate::store::{MIGRATIONS, Store};
+use crate::store::Store;
 use crate::tokens::{Role, Token};
 use anyhow::Context;
 use std::time::Duration;
@@ -50,10 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn act(database: &Database, action: Action) -> anyhow::Result<()> {
-    MIGRATIONS
-        .run(&database.pool)
-        .await
-        .context("cannot bring the database's schema up to date")?;
+    database.migrate().await?;
     let store = Store::new(database.pool.clone());
     match action {
         Action::Create { role, name } => {

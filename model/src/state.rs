@@ -14,6 +14,7 @@ use crate::ops::sum::squares_f64;
 use crate::params::{self, Objective};
 use crate::positions;
 use medley_protocol::spec::TrainSpec;
+use std::ops::Range;
 
 /// State after some committed steps.
 #[derive(Debug, Clone)]
@@ -273,13 +274,25 @@ impl State {
         header
     }
 
+    /// The canonical bytes behind the header, as they lie in memory.
+    fn stored(&self) -> [&[u8]; 7] {
+        let [params, m, v, ema, images, texts] = self.sections().map(|(_, flat)| flat.as_bytes());
+        [
+            params,
+            m,
+            v,
+            ema,
+            images,
+            texts,
+            bytemuck::cast_slice(&self.queued_identities),
+        ]
+    }
+
     /// Calls `f` with the canonical bytes of `range`, in order and in as few slices as they lie in.
-    pub fn for_bytes(&self, range: std::ops::Range<usize>, mut f: impl FnMut(&[u8])) {
+    pub fn for_bytes(&self, range: Range<usize>, mut f: impl FnMut(&[u8])) {
         let header = self.header();
         let mut at = 0;
-        let sections = self.sections().map(|(_, flat)| flat.as_bytes());
-        let identities = bytemuck::cast_slice(&self.queued_identities);
-        for slice in std::iter::once(&header[..]).chain(sections).chain([identities]) {
+        for slice in std::iter::once(&header[..]).chain(self.stored()) {
             let (from, to) = (range.start.max(at), range.end.min(at + slice.len()));
             if from < to {
                 f(&slice[from - at..to - at]);
@@ -288,8 +301,50 @@ impl State {
         }
     }
 
+    /// Cuts the canonical bytes into pieces of at most `most` bytes, none of which lies in two places in memory.
+    pub fn pieces(&self, most: usize) -> Vec<Range<usize>> {
+        let mut at = 0;
+        let mut pieces = Vec::new();
+        for len in std::iter::once(HEADER).chain(self.stored().map(<[u8]>::len)) {
+            let end = at + len;
+            pieces.extend((at..end).step_by(most).map(|begin| begin..end.min(begin + most)));
+            at = end;
+        }
+        pieces
+    }
+
+    /// The canonical bytes of `range`, if they lie in one place in memory; those of the header do not lie there.
+    pub fn together(&self, range: Range<usize>) -> Option<&[u8]> {
+        let mut at = HEADER;
+        for slice in self.stored() {
+            if at <= range.start && range.end <= at + slice.len() {
+                return Some(&slice[range.start - at..range.end - at]);
+            }
+            at += slice.len();
+        }
+        None
+    }
+
+    /// Has the system give memory for all of it now. Zeros that nobody wrote yet take none, and getting it takes time.
+    pub fn claim_memory(&mut self) {
+        const PAGE: usize = 4096 / size_of::<f32>();
+        let flats = [
+            &mut self.params,
+            &mut self.m,
+            &mut self.v,
+            &mut self.ema,
+            &mut self.image_queue,
+            &mut self.text_queue,
+        ];
+        for flat in flats {
+            flat.iter_mut()
+                .step_by(PAGE)
+                .for_each(|value| *value = std::hint::black_box(*value));
+        }
+    }
+
     /// A copy of some of the canonical bytes.
-    pub fn copy_bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
+    pub fn copy_bytes(&self, range: Range<usize>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(range.len());
         self.for_bytes(range, |slice| bytes.extend_from_slice(slice));
         bytes

@@ -3,6 +3,12 @@
 //! Texts are *packed*: their tokens stand one after the other without padding, and [`Packed`] knows where each begins.
 //! Axes: r rows (tokens), d width.
 
+mod multimodal;
+mod packed;
+
+pub use multimodal::{Grounding, ImageKeys};
+pub use packed::Packed;
+
 use crate::layout::{Layout, ParamId};
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::{Dropout, Place};
@@ -14,74 +20,6 @@ use std::rc::Rc;
 
 /// ε of BERT's layer norms.
 const EPS: f32 = 1e-12;
-
-/// Texts without padding.
-#[derive(Debug, Clone, Default)]
-pub struct Packed {
-    /// Token ids of all texts.
-    pub ids: Vec<u32>,
-    /// Position of each token in its text.
-    pub positions: Vec<u32>,
-    /// Logical place of each token, for dropout.
-    pub places: Vec<Place>,
-    /// First row of each text, and the number of rows.
-    pub starts: Vec<usize>,
-}
-
-impl Packed {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self {
-            starts: vec![0],
-            ..Self::default()
-        }
-    }
-
-    /// Appends a text whose first token is replaced by `first`; `sample` tells it apart for dropout.
-    pub fn push(&mut self, first: u32, text: &[u32], sample: u32) {
-        self.ids.push(first);
-        self.ids.extend_from_slice(&text[1..]);
-        self.positions.extend(0..text.len() as u32);
-        self.places
-            .extend((0..text.len() as u32).map(|position| Place { sample, position }));
-        self.starts.push(self.ids.len());
-    }
-
-    /// Number of texts.
-    pub fn len(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// Whether there is no text.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Rows of a text.
-    pub fn rows(&self, text: usize) -> std::ops::Range<usize> {
-        self.starts[text]..self.starts[text + 1]
-    }
-
-    /// First row of each text.
-    fn firsts(&self) -> Rc<[u32]> {
-        self.starts[..self.len()].iter().map(|&s| s as u32).collect()
-    }
-
-    fn place(&self, text: usize) -> Place {
-        self.places[self.starts[text]]
-    }
-
-    /// Each text attends to itself; with `first_only`, only its first token asks.
-    fn self_sequences(&self, causal: bool, first_only: bool) -> Rc<[Sequence]> {
-        let sequence = |i: usize| Sequence {
-            queries: if first_only { i..i + 1 } else { self.rows(i) },
-            keys: self.rows(i),
-            causal_from: causal.then_some(0),
-            place: self.place(i),
-        };
-        (0..self.len()).map(sequence).collect()
-    }
-}
 
 /// One attention block: projections, output and its layer norm.
 #[derive(Clone, Copy)]
@@ -135,24 +73,6 @@ pub struct Text {
     norm: Pair,
     pub(crate) layers: Vec<Layer>,
     predictions: Option<Predictions>,
-}
-
-/// Keys and values of the images in one layer.
-#[derive(Debug, Clone, Copy)]
-pub struct ImageKeys {
-    /// Keys, (images·n) × d.
-    pub keys: Var,
-    /// Values, (images·n) × d.
-    pub values: Var,
-}
-
-/// Images that the sequences of a packed batch attend to.
-#[derive(Debug, Clone)]
-pub struct Grounding {
-    /// The image of each text.
-    pub image_of: Vec<u32>,
-    /// Tokens of an image.
-    pub tokens: usize,
 }
 
 /// Sites of dropout within a layer; the embeddings have site 0.
@@ -234,7 +154,7 @@ impl Text {
         for (i, layer) in self.layers.iter().enumerate() {
             let first_only = i == last;
             if first_only {
-                places = firsts_of(texts);
+                places = texts.first_places();
             }
             x = tape.scope(|tape| {
                 let x = self.self_attention(tape, (i, &layer.encoder), x, texts, (false, first_only), dropout);
@@ -256,7 +176,7 @@ impl Text {
     ) -> Var {
         let seqs = texts.self_sequences(causal, first_only);
         let (asking, places) = if first_only {
-            (tape.rows(x, &texts.firsts()), firsts_of(texts))
+            (tape.rows(x, &texts.firsts()), texts.first_places())
         } else {
             (x, texts.places.clone().into())
         };
@@ -320,104 +240,6 @@ impl Text {
         layer.norm.norm(tape, y, EPS)
     }
 
-    /// Keys and values of every layer's cross-attention, computed once for all texts that read these images.
-    ///
-    /// # Shapes
-    /// images: (images·n) × width of the image tower
-    pub fn image_keys(&self, tape: &mut Tape, images: Var) -> Vec<ImageKeys> {
-        let cross = self
-            .layers
-            .iter()
-            .map(|layer| layer.cross.expect("the momentum encoder has no cross-attention"));
-        cross
-            .map(|cross| ImageKeys {
-                keys: cross.key.linear(tape, images),
-                values: cross.value.linear(tape, images),
-            })
-            .collect()
-    }
-
-    /// The multimodal layers over matching texts and generated texts as one packed batch: self-attention by each with its
-    /// own weights, cross-attention and feed-forward over all rows at once.
-    ///
-    /// Returns the first token's state of each matching text and every state of the generated ones.
-    ///
-    /// # Shapes
-    /// m matching and g generated texts → m × d, (rows of g) × d
-    pub fn multimodal(
-        &self,
-        tape: &mut Tape,
-        matching: (&Packed, &Grounding),
-        generated: (&Packed, &Grounding),
-        images: &[ImageKeys],
-        dropout: Option<Stream>,
-    ) -> (Option<Var>, Option<Var>) {
-        let embedded = self.embed_both(tape, matching.0, generated.0, dropout);
-        let (mut m, mut g) = split(tape, embedded, matching.0.ids.len(), generated.0.ids.len());
-        let last = self.layers.len() - 1;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let first_only = i == last;
-            let decoder = layer.decoder.as_ref().expect("the momentum encoder has no decoder");
-            m = m.map(|m| self.self_attention(tape, (i, &layer.encoder), m, matching.0, (false, first_only), dropout));
-            g = g.map(|g| self.self_attention(tape, (i, decoder), g, generated.0, (true, false), dropout));
-            let m_rows = m.map_or(0, |m| tape.dims(m).0);
-            let g_rows = g.map_or(0, |g| tape.dims(g).0);
-            let x = join(tape, m, g);
-            let places: Rc<[Place]> = if first_only {
-                firsts_of(matching.0)
-                    .iter()
-                    .chain(&generated.0.places)
-                    .copied()
-                    .collect()
-            } else {
-                matching.0.places.iter().chain(&generated.0.places).copied().collect()
-            };
-            let mut seqs = cross_sequences(matching.0, matching.1, 0, first_only);
-            seqs.extend(cross_sequences(generated.0, generated.1, m_rows, false));
-            let x = self.cross_attention(tape, (i, layer), x, images[i], &seqs.into(), &places, dropout);
-            let x = self.feed(tape, (i, layer), x, &places, dropout);
-            (m, g) = split(tape, x, m_rows, g_rows);
-        }
-        (m, g)
-    }
-
-    fn embed_both(&self, tape: &mut Tape, m: &Packed, g: &Packed, dropout: Option<Stream>) -> Var {
-        let both = Packed {
-            ids: [&m.ids[..], &g.ids].concat(),
-            positions: [&m.positions[..], &g.positions].concat(),
-            places: [&m.places[..], &g.places].concat(),
-            starts: Vec::new(),
-        };
-        self.embed(tape, &both, dropout)
-    }
-
-    fn cross_attention(
-        &self,
-        tape: &mut Tape,
-        (index, layer): (usize, &Layer),
-        x: Var,
-        images: ImageKeys,
-        seqs: &Rc<[Sequence]>,
-        places: &Rc<[Place]>,
-        dropout: Option<Stream>,
-    ) -> Var {
-        let cross = layer
-            .cross
-            .as_ref()
-            .expect("the momentum encoder has no cross-attention");
-        let q = cross.query.linear(tape, x);
-        let probabilities = self.dropout(dropout, index, Site::CrossProbabilities);
-        let attended = self.attend(tape, q, images.keys, images.values, seqs, probabilities);
-        Self::output(
-            tape,
-            cross,
-            attended,
-            x,
-            places,
-            self.dropout(dropout, index, Site::Cross),
-        )
-    }
-
     /// Weights that the decoder reads for every token.
     pub(crate) fn decoding(&self) -> Vec<ParamId> {
         let of_layer = |layer: &Layer| {
@@ -447,46 +269,5 @@ impl Text {
         let x = tape.gelu(x);
         let x = head.norm.norm(tape, x, EPS);
         tape.linear(x, self.word, Some(head.bias))
-    }
-}
-
-fn firsts_of(texts: &Packed) -> Rc<[Place]> {
-    (0..texts.len()).map(|i| texts.place(i)).collect()
-}
-
-/// Each text reads its image; rows of the texts begin at `offset`.
-fn cross_sequences(texts: &Packed, grounding: &Grounding, offset: usize, first_only: bool) -> Vec<Sequence> {
-    let n = grounding.tokens;
-    let sequence = |i: usize| {
-        let rows = if first_only { i..i + 1 } else { texts.rows(i) };
-        let image = grounding.image_of[i] as usize;
-        Sequence {
-            queries: rows.start + offset..rows.end + offset,
-            keys: image * n..(image + 1) * n,
-            causal_from: None,
-            place: texts.place(i),
-        }
-    };
-    (0..texts.len()).map(sequence).collect()
-}
-
-fn join(tape: &mut Tape, a: Option<Var>, b: Option<Var>) -> Var {
-    match (a, b) {
-        (Some(a), Some(b)) => tape.stack(a, b),
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => unreachable!("a multimodal pass has texts"),
-    }
-}
-
-/// The first `a` rows and the other `b` rows; nothing where there are none.
-fn split(tape: &mut Tape, x: Var, a: usize, b: usize) -> (Option<Var>, Option<Var>) {
-    match (a, b) {
-        (_, 0) => (Some(x), None),
-        (0, _) => (None, Some(x)),
-        _ => {
-            let head: Rc<[u32]> = (0..a as u32).collect();
-            let tail: Rc<[u32]> = (a as u32..(a + b) as u32).collect();
-            (Some(tape.rows(x, &head)), Some(tape.rows(x, &tail)))
-        }
     }
 }

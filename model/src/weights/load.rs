@@ -9,6 +9,7 @@ use super::names::{Axes, Family, Meaning, Part, Target, meaning};
 use super::report::{FileReport, Initialised, Matched, Report, Unused};
 use super::source::{Place, Source, Stored};
 use crate::blip::Blip;
+use crate::flat::Flat;
 use crate::layout::ParamId;
 use crate::state::State;
 use std::collections::HashMap;
@@ -34,16 +35,22 @@ impl<P: AsRef<Path>> Start<'_, P> {
     /// # Errors
     /// [`Error`] naming file and tensor: unreadable, of the wrong shape, contradicting its tied twin; or nothing fits.
     pub fn load(self, blip: &Blip) -> Result<(State, Report), Error> {
-        let mut loading = Loading {
-            blip,
-            state: State::fresh(blip, self.seed),
-            given: HashMap::new(),
-            report: Report::default(),
-        };
-        for file in self.files {
-            loading.lay(&mut Source::open(file.as_ref())?)?;
-        }
+        let mut loading = Loading::new(blip, State::fresh(blip, self.seed));
+        loading.lay_all(self.files)?;
         Ok(loading.finish(self.momentum))
+    }
+
+    /// The parameters alone, for inference: momentum encoders and queues are not read, and what no file gives is zero.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn load_params(self, blip: &Blip) -> Result<(Flat, Report), Error> {
+        // Pages of zeros that are never written cost neither time nor memory.
+        let mut loading = Loading::new(blip, State::zeros(blip));
+        loading.only_params = true;
+        loading.lay_all(self.files)?;
+        loading.note_initialised();
+        Ok((loading.state.params, loading.report))
     }
 }
 
@@ -55,10 +62,28 @@ struct Loading<'a> {
     state: State,
     /// How many elements files gave, by slot; of the momentum encoders under `true`.
     given: HashMap<(bool, Slot), usize>,
+    /// Whether momentum encoders and queues are left out.
+    only_params: bool,
     report: Report,
 }
 
-impl Loading<'_> {
+impl<'a> Loading<'a> {
+    fn new(blip: &'a Blip, state: State) -> Self {
+        Self {
+            blip,
+            state,
+            given: HashMap::new(),
+            only_params: false,
+            report: Report::default(),
+        }
+    }
+
+    fn lay_all(&mut self, files: &[impl AsRef<Path>]) -> Result<(), Error> {
+        files
+            .iter()
+            .try_for_each(|file| self.lay(&mut Source::open(file.as_ref())?))
+    }
+
     fn lay(&mut self, source: &mut Source) -> Result<(), Error> {
         let names = source.tensors().iter().map(|tensor| tensor.name.as_str());
         let Some(family) = Family::of(names.clone()) else {
@@ -111,6 +136,7 @@ impl Loading<'_> {
     fn wanted(&self, targets: Vec<Target>, answers_questions: bool) -> Result<Vec<Target>, String> {
         let has = |target: &Target| match target.part {
             Part::Student => self.blip.student_layout.find(&target.name).is_some(),
+            _ if self.only_params => false,
             Part::Momentum => self.blip.momentum_layout.find(&target.name).is_some(),
             Part::ImageQueue | Part::TextQueue | Part::QueueNext => true,
         };
@@ -259,7 +285,7 @@ impl Loading<'_> {
         }))
     }
 
-    fn finish(mut self, momentum: f64) -> (State, Report) {
+    fn note_initialised(&mut self) {
         let layout = &self.blip.student_layout;
         for (id, entry) in layout.iter() {
             let rows = entry.shape.first().copied().unwrap_or(1).max(1);
@@ -272,6 +298,11 @@ impl Loading<'_> {
                 });
             }
         }
+    }
+
+    fn finish(mut self, momentum: f64) -> (State, Report) {
+        self.note_initialised();
+        let layout = &self.blip.student_layout;
         let averaged = self.given.keys().any(|(momentum, _)| *momentum);
         for (id, entry) in self.blip.momentum_layout.iter() {
             if given(&self.given, true, id) == 0 {

@@ -1,11 +1,10 @@
 //! A `medley` command that runs a cluster.
 
-use super::{program, tree};
-use medley_protocol::checkpoint::CheckpointPart;
+use super::{Api, program, tree};
 use medley_protocol::client::Client;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::metrics::StepMetrics;
-use medley_protocol::rest::{CheckpointView, EventView, JobDetail, MetricsPage, NodeView};
+use medley_protocol::rest::{CheckpointView, EventView, JobDetail, NodeView};
 use serde::de::DeserializeOwned;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -101,29 +100,18 @@ impl Running {
         Some(Client::new(url.trim(), token.trim()))
     }
 
+    fn api(&self) -> Api {
+        Api(self.client().expect("the coordinator serves"))
+    }
+
     /// The answer to a GET.
-    ///
-    /// # Panics
-    /// When it is not given.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
-        let client = self.client().expect("the coordinator serves");
-        client
-            .get(path)
-            .await
-            .unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        self.api().get(path).await
     }
 
     /// Submits a job.
-    ///
-    /// # Panics
-    /// When it is refused.
     pub async fn submit(&self, document: &serde_json::Value) -> JobId {
-        let client = self.client().expect("the coordinator serves");
-        let key = uuid::Uuid::now_v7().to_string();
-        let job = client.submit(document, &key).await;
-        job.unwrap_or_else(|error| panic!("{document} is refused: {error}"))
-            .job
-            .id
+        self.api().submit(document).await
     }
 
     /// Waits until a job is over.
@@ -137,47 +125,22 @@ impl Running {
 
     /// The checkpoints of a job, newest first.
     pub async fn checkpoints(&self, job: JobId) -> Vec<CheckpointView> {
-        self.get(&format!("/jobs/{job}/checkpoints")).await
+        self.api().checkpoints(job).await
     }
 
     /// What happened to a job.
     pub async fn events(&self, job: JobId) -> Vec<EventView> {
-        self.get(&format!("/jobs/{job}/events?after=0&limit=1000")).await
+        self.api().events(job).await
     }
 
     /// All metrics of a stage.
     pub async fn metrics(&self, job: JobId, stage: StageId) -> Vec<StepMetrics> {
-        let mut rows = Vec::new();
-        loop {
-            let path = format!("/jobs/{job}/metrics?stage={stage}&from_step={}&limit=1000", rows.len());
-            let page: MetricsPage = self.get(&path).await;
-            if page.rows.is_empty() {
-                return rows;
-            }
-            rows.extend(page.rows);
-        }
+        self.api().metrics(job, stage).await
     }
 
-    /// The whole state that a checkpoint holds, put together from its parts.
-    ///
-    /// # Panics
-    /// When the parts do not make up the state, each byte once.
+    /// The whole state that a checkpoint holds.
     pub async fn state(&self, checkpoint: &CheckpointView) -> Vec<u8> {
-        let mut parts: Vec<&CheckpointPart> = checkpoint.parts.iter().collect();
-        parts.sort_by_key(|part| part.offset_bytes);
-        let client = self.client().expect("the coordinator serves");
-        let mut state = Vec::new();
-        for part in parts {
-            assert_eq!(
-                part.offset_bytes,
-                state.len() as u64,
-                "no byte is in two parts or in none"
-            );
-            let bytes = client.get_bytes(&format!("/objects/{}", part.object.key)).await;
-            state.extend(bytes.expect("every part is in the store"));
-        }
-        assert_eq!(state.len() as u64, checkpoint.state_bytes);
-        state
+        self.api().state(checkpoint).await
     }
 
     /// What ranks have logged, in all lives of the cluster.

@@ -49,6 +49,16 @@ pub fn kill(root: u32) -> Vec<Process> {
     doomed.into_values().collect()
 }
 
+/// The processes that a process has started and that have not ended, oldest first.
+pub fn children(parent: u32) -> Vec<Process> {
+    let mut children: Vec<Process> = living()
+        .into_iter()
+        .filter(|process| process.parent == parent)
+        .collect();
+    children.sort_by_key(|process| process.started);
+    children
+}
+
 /// Sends a signal to one process.
 pub fn tell(pid: u32, name: &str) {
     let _ = Command::new("kill").args([name, &pid.to_string()]).status();

@@ -1,31 +1,84 @@
-//! The agent's calls to the coordinator, each with a deadline.
+//! The agent's calls to the coordinators, each with a deadline.
+//!
+//! Of several coordinators one leads, and the others refuse to be registered with and to be beaten at. So each beat is tried
+//! at one after the other, beginning with the one that answered last; facts go to that one too, although any would take them.
 
 use super::core::{Reply, Request, Trouble};
 use medley_protocol::agent::{Beat, Orders, Register, Registered};
 use medley_protocol::client::{Client, Error};
+use medley_protocol::error::Code;
 use medley_protocol::rest::LeaseAnswer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Longest wait for the answer to anything but a beat.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Registers the node.
-///
-/// # Errors
-/// [`Trouble`], as every call here.
-pub async fn register(client: &Client, body: &Register) -> Result<Registered, Trouble> {
-    within(PATIENCE, client.post("/agent/register", body)).await
+/// The coordinators of a cluster. Cheap to clone; all clones know which one answered last.
+#[derive(Clone)]
+pub struct Coordinators {
+    clients: Arc<[Client]>,
+    /// The one that answered last.
+    found: Arc<AtomicUsize>,
 }
 
-/// Beats, and waits so long for the orders.
-pub async fn beat(client: &Client, body: &Beat, patience: Duration) -> Result<Orders, Trouble> {
-    within(patience, client.post("/agent/beat", body)).await
-}
+impl Coordinators {
+    /// Coordinators at these URLs, which take the same token.
+    pub fn new(urls: &[String], token: &str) -> Self {
+        Self {
+            clients: urls.iter().map(|url| Client::new(url, token)).collect(),
+            found: Arc::default(),
+        }
+    }
 
-/// Sends a request.
-pub async fn send(client: &Client, request: &Request) -> Result<Reply, Trouble> {
-    within(PATIENCE, exchange(client, request)).await
+    /// Registers the node.
+    ///
+    /// # Errors
+    /// [`Trouble`], as every call here.
+    pub async fn register(&self, body: &Register) -> Result<Registered, Trouble> {
+        self.ask("/agent/register", body, PATIENCE).await
+    }
+
+    /// Beats, and waits so long for the orders.
+    pub async fn beat(&self, body: &Beat, patience: Duration) -> Result<Orders, Trouble> {
+        self.ask("/agent/beat", body, patience).await
+    }
+
+    /// Sends a request.
+    pub async fn send(&self, request: &Request) -> Result<Reply, Trouble> {
+        let client = &self.clients[self.found.load(Ordering::Relaxed)];
+        within(PATIENCE, exchange(client, request)).await
+    }
+
+    /// Asks one coordinator after the other until one answers; all together get `patience`.
+    async fn ask<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        patience: Duration,
+    ) -> Result<T, Trouble> {
+        let (first, count) = (self.found.load(Ordering::Relaxed), self.clients.len());
+        let share = patience / u32::try_from(count).unwrap_or(u32::MAX);
+        let mut told = Vec::new();
+        for i in (first..first + count).map(|i| i % count) {
+            match within(share, self.clients[i].post(path, body)).await {
+                Err(Trouble::Away(detail)) => told.push(detail),
+                Err(Trouble::Refused {
+                    code: Code::Unavailable,
+                    detail,
+                }) => told.push(detail),
+                answer => {
+                    self.found.store(i, Ordering::Relaxed);
+                    return answer;
+                }
+            }
+        }
+        Err(Trouble::Away(told.join("; ")))
+    }
 }
 
 async fn exchange(client: &Client, request: &Request) -> Result<Reply, Error> {

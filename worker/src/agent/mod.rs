@@ -9,8 +9,8 @@ pub mod shell;
 
 use crate::rank;
 use anyhow::{Context, bail};
+use calls::Coordinators;
 use medley_protocol::agent::Register;
-use medley_protocol::client::Client;
 use medley_protocol::ids::IncarnationId;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,9 +18,16 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Arguments of `medley-worker agent`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// URL of the coordinator, such as http://127.0.0.1:7700
-    #[arg(long, env = "MEDLEY_URL", value_name = "URL", value_parser = coordinator_url)]
-    coordinator: String,
+    /// URL of the coordinator, such as http://127.0.0.1:7700; several, which share a database, with commas between them
+    #[arg(
+        long,
+        env = "MEDLEY_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true,
+        value_parser = coordinator_url
+    )]
+    coordinator: Vec<String>,
     /// File that holds the coordinator's token for nodes
     #[arg(long, env = "MEDLEY_TOKEN_FILE", value_name = "FILE")]
     token_file: PathBuf,
@@ -48,7 +55,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let token = read_token(&args.token_file)?;
     let settings = shell::Settings {
-        client: Client::new(&args.coordinator, &token),
+        coordinators: Coordinators::new(&args.coordinator, &token),
         register: Register {
             name: args.name,
             incarnation: IncarnationId::generate(),
@@ -66,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     tracing::info!(
         name = settings.register.name,
-        coordinator = args.coordinator,
+        coordinator = args.coordinator.join(" or "),
         "agent starts"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -159,12 +166,20 @@ mod tests {
     }
 
     #[test]
+    fn several_coordinators_are_given_with_commas_or_one_by_one() {
+        let parsed = parse(&["--coordinator", "http://a:1,https://b:2"]).unwrap();
+        assert_eq!(parsed.coordinator, ["http://h:1", "http://a:1", "https://b:2"]);
+    }
+
+    #[test]
     fn wrong_arguments_are_refused_with_what_is_expected() {
         let wrong = [("--devices", "0", "1..=64"), ("--threads", "0", "1..=1024")];
         for (flag, value, expected) in wrong {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains(expected), "{error}");
         }
+        let error = parse(&["--coordinator", "http://a:1,b:2"]).unwrap_err();
+        assert!(error.contains("--coordinator") && error.contains("'b:2'"), "{error}");
         assert!(coordinator_url("127.0.0.1:7700").is_err());
         assert!(coordinator_url("ftp://h").is_err());
         for bad in ["", "Node", "a b", "a.b"] {

@@ -4,11 +4,10 @@
 //! by its deadline and puts the answer into the same channel, so nothing slow delays a beat. Rank processes have threads
 //! of their own that put into it what ranks say; when it is full they wait, and so do their ranks.
 
-use super::calls;
+use super::calls::Coordinators;
 use super::core::{Input, Output, ProcessId, State, step};
 use crate::supervise::{Event, RankProcess};
 use medley_protocol::agent::{Register, ToRank};
-use medley_protocol::client::Client;
 use std::collections::{HashMap, VecDeque};
 use std::fs::OpenOptions;
 use std::future::Future;
@@ -28,8 +27,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// What an agent needs to run.
 pub struct Settings {
-    /// The coordinator.
-    pub client: Client,
+    /// The coordinators, of which one leads.
+    pub coordinators: Coordinators,
     /// What this node is.
     pub register: Register,
     /// The program that is a rank when called with the argument `rank`.
@@ -130,13 +129,13 @@ impl Shell {
     fn perform(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Register(body) => {
-                self.call(async move |client| Input::Registered(calls::register(&client, &body).await));
+                self.call(async move |coordinators| Input::Registered(coordinators.register(&body).await));
             }
             Output::Beat { beat, patience } => {
-                self.call(async move |client| Input::Ordered(calls::beat(&client, &beat, patience).await));
+                self.call(async move |coordinators| Input::Ordered(coordinators.beat(&beat, patience).await));
             }
-            Output::Send { id, request } => self.call(async move |client| {
-                let answer = calls::send(&client, &request).await;
+            Output::Send { id, request } => self.call(async move |coordinators| {
+                let answer = coordinators.send(&request).await;
                 Input::Answered { id, answer }
             }),
             Output::Start { process, device, order } => return self.start(process, device, &order),
@@ -150,8 +149,8 @@ impl Shell {
     }
 
     /// Makes a call in a task of its own; it ends by the call's deadline, and with the agent.
-    fn call<F: Future<Output = Input> + Send + 'static>(&self, call: impl FnOnce(Client) -> F) {
-        let (call, inputs) = (call(self.settings.client.clone()), self.inputs.clone());
+    fn call<F: Future<Output = Input> + Send + 'static>(&self, call: impl FnOnce(Coordinators) -> F) {
+        let (call, inputs) = (call(self.settings.coordinators.clone()), self.inputs.clone());
         tokio::spawn(async move {
             // Nobody listens any more when the agent has ended.
             let _ = inputs.send(call.await).await;

@@ -1,9 +1,10 @@
 //! Checkpoints: when they are taken, who writes which bytes, and how they are read back.
 //!
 //! A checkpoint is the canonical bytes of a [`State`], cut into as many parts as the generation has ranks; it is loaded
-//! by any number of ranks. A part is copied at the commit and written in the background ([`writer`]); it counts only
-//! when it was read back with the right hash.
+//! by any number of ranks. A part is copied while the next step is computed, which cannot be committed before
+//! ([`shared`]), and then written ([`writer`]); it counts only when it was read back with the right hash.
 
+pub mod shared;
 pub mod writer;
 
 use crate::objects::{self, Objects};
@@ -89,14 +90,19 @@ pub fn load_params(objects: &Objects, manifest: &Manifest, blip: &Blip) -> Resul
 /// The canonical bytes up to the end of the part that holds the byte before `end`.
 fn read(objects: &Objects, manifest: &Manifest, end: usize) -> Result<Vec<u8>, Error> {
     check_parts(manifest)?;
-    let mut bytes = Vec::with_capacity(end);
+    let mut bytes = Vec::new();
     for part in manifest.parts.iter().take_while(|part| part.offset_bytes < end as u64) {
         let piece = objects.get(&part.object).map_err(|cause| Error::Part {
             part: part.part,
             step: manifest.step,
             cause,
         })?;
-        bytes.extend_from_slice(&piece);
+        if bytes.is_empty() {
+            // Often the only part: several gigabytes that need not be copied.
+            bytes = piece;
+        } else {
+            bytes.extend_from_slice(&piece);
+        }
     }
     Ok(bytes)
 }

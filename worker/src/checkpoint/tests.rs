@@ -1,6 +1,7 @@
 //! Writing, reading back and refusing, on a real model's state.
 
-use super::writer::{Copied, Writer};
+use super::shared::Shared;
+use super::writer::{Part, Writer};
 use super::*;
 use medley_model::blip::Blip;
 use medley_model::params::Vocabulary;
@@ -8,7 +9,7 @@ use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::spec::Spec;
 use std::sync::mpsc;
 
-fn blip() -> Blip {
+pub(super) fn blip() -> Blip {
     let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
     let spec = Spec::from_document(&document).unwrap();
     let vocab = Vocabulary {
@@ -27,25 +28,18 @@ fn written(objects: &Objects, state: &State) -> Manifest {
     let stage = StageId::generate();
     let (tx, rx) = mpsc::channel();
     let mut writer = Writer::start(objects.clone(), stage, move |part| tx.send(part).unwrap()).unwrap();
-    let state_bytes = state.num_bytes() as u64;
+    let mut shared = Shared::from(state.clone());
     for part in 0..3 {
-        let range = part_range(state_bytes, part, 3);
-        let copied = Copied {
-            step: state.step,
-            part,
-            parts: 3,
-            offset_bytes: range.start,
-            state_bytes,
-            bytes: state.copy_bytes(range.start as usize..range.end as usize),
-        };
-        writer = writer.write(copied).unwrap();
+        let state = shared.view();
+        writer = writer.write(Part { state, part, parts: 3 }).unwrap();
     }
+    shared.change().step += 1;
     writer.finish().unwrap();
     Manifest {
         id: CheckpointId::generate(),
         stage,
         step: state.step,
-        state_bytes,
+        state_bytes: state.num_bytes() as u64,
         parts: rx.iter().collect(),
     }
 }

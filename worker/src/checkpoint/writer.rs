@@ -1,37 +1,46 @@
-//! A thread that writes checkpoint parts while the next steps are computed.
+//! Threads that copy and write checkpoint parts while the next steps are computed.
 
+use super::part_range;
+use super::shared::View;
 use crate::objects::Objects;
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::StageId;
+use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
-/// What a rank has copied and not yet written.
+/// A part to be written: a range of the state's canonical bytes.
 #[derive(Debug)]
-pub struct Copied {
-    /// Committed step whose state it is.
-    pub step: u64,
+pub struct Part {
+    /// The state; it cannot change before the part is copied.
+    pub state: View,
     /// Index of the part.
     pub part: u32,
     /// Number of parts.
     pub parts: u32,
-    /// First byte of the canonical state.
-    pub offset_bytes: u64,
-    /// Size of the canonical state.
-    pub state_bytes: u64,
-    /// The bytes.
-    pub bytes: Vec<u8>,
 }
 
-/// Writes parts in order; at most one waits while one is written.
+/// A part that was copied.
+#[derive(Debug)]
+struct Copied {
+    step: u64,
+    part: u32,
+    parts: u32,
+    offset_bytes: u64,
+    state_bytes: u64,
+    bytes: Vec<u8>,
+}
+
+/// Copies and writes parts in order: one is written while the next one is copied.
 #[derive(Debug)]
 pub struct Writer {
-    waiting: SyncSender<Copied>,
-    thread: JoinHandle<Result<(), String>>,
+    waiting: SyncSender<Part>,
+    copying: JoinHandle<()>,
+    writing: JoinHandle<Result<(), String>>,
 }
 
 impl Writer {
-    /// Starts the thread. `written` is called for each part once it is in the store and verified.
+    /// Starts the threads. `written` is called for each part once it is in the store and verified.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -39,20 +48,26 @@ impl Writer {
         objects: Objects,
         stage: StageId,
         written: impl FnMut(CheckpointPart) + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let (waiting, copies) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("checkpoint".into())
-            .spawn(move || write_all(&objects, stage, &copies, written))?;
-        Ok(Self { waiting, thread })
+    ) -> io::Result<Self> {
+        let (waiting, parts) = mpsc::sync_channel(1);
+        let (copied, copies) = mpsc::sync_channel(0);
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        let copying = named("snapshot").spawn(move || copy_all(&parts, &copied))?;
+        let writing = named("checkpoint").spawn(move || write_all(&objects, stage, &copies, written))?;
+        Ok(Self {
+            waiting,
+            copying,
+            writing,
+        })
     }
 
-    /// Hands a part over; waits only if two earlier ones are not written yet.
+    /// Hands a part over; its state can change again when it was copied, which waits only for earlier parts that are not
+    /// written yet.
     ///
     /// # Errors
     /// Why an earlier part could not be written.
-    pub fn write(self, copied: Copied) -> Result<Self, String> {
-        match self.waiting.send(copied) {
+    pub fn write(self, part: Part) -> Result<Self, String> {
+        match self.waiting.send(part) {
             Ok(()) => Ok(self),
             Err(_) => Err(self.finish().err().unwrap_or_else(|| "the writer ended".into())),
         }
@@ -65,7 +80,29 @@ impl Writer {
     pub fn finish(self) -> Result<(), String> {
         drop(self.waiting);
         // Every operation on the store has a deadline.
-        self.thread.join().unwrap_or_else(|_| Err("the writer failed".into()))
+        let copied = self.copying.join().map_err(|_| "copying a part failed".to_owned());
+        let written = self.writing.join().unwrap_or_else(|_| Err("the writer failed".into()));
+        copied.and(written)
+    }
+}
+
+fn copy_all(waiting: &Receiver<Part>, copied: &SyncSender<Copied>) {
+    while let Ok(Part { state, part, parts }) = waiting.recv() {
+        let state_bytes = state.num_bytes() as u64;
+        let range = part_range(state_bytes, part, parts);
+        let copy = Copied {
+            step: state.step,
+            part,
+            parts,
+            offset_bytes: range.start,
+            state_bytes,
+            bytes: state.copy_bytes(range.start as usize..range.end as usize),
+        };
+        drop(state);
+        if copied.send(copy).is_err() {
+            // The writer says why.
+            return;
+        }
     }
 }
 

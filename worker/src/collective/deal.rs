@@ -4,13 +4,18 @@
 //! a buffer to hold and a partial sum to send; then a node's lanes should lie close together, so that its ranks can
 //! join their sums before anything leaves the node.
 //!
-//! A rank with `l` lanes holds at least as many complete subtrees as `l` has binary digits that are 1, and sizes that
-//! are powers of two, placed largest first, always fit the tree without a gap. So the loads are chosen by a small
-//! dynamic program over digit counts, and the blocks are then laid out in order of size. The count is the smallest
-//! possible when the number of lanes is a power of two; otherwise the rim of the tree has nodes of other sizes, of
-//! which only those that happen to come together are used.
+//! A rank with `l` lanes holds at least as many complete subtrees as `l` has binary digits that are 1. So the loads are
+//! chosen by a small dynamic program over digit counts, and the blocks are then laid out, largest first, in two ways:
+//! - node by node, each node in a range of lanes of its own. Nodes get those loads that make the ranges' ends round, so
+//!   that few sums have parts on two nodes. At a range's rim a block may have to be halved.
+//! - over the whole tree. Blocks of falling size always fit it without a gap, so each rank has the fewest subtrees.
+//!
+//! The layout whose fullest rank has fewer subtrees is taken, the first if both are alike. Over the whole tree the count
+//! is the smallest possible when the number of lanes is a power of two; otherwise the rim of the tree has nodes of other
+//! sizes, of which only those that happen to come together are used.
 
 use super::tree::{Subtree, join};
+use std::cmp::Reverse;
 
 /// Lanes by rank, and ranks by node: all that routes depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +58,10 @@ pub fn deal(lanes: u32, ranks_of_node: &[u32]) -> Result<Deal, Error> {
         return Err(Error::MoreRanksThanLanes { ranks, lanes });
     }
     let root = Subtree::root(lanes);
-    let blocks = blocks_of(&loads(lanes, ranks), &nodes);
-    let mut subtrees = vec![Vec::new(); ranks as usize];
-    for (rank, subtree) in place(root, &blocks) {
-        subtrees[rank as usize].push(subtree);
-    }
-    for own in &mut subtrees {
-        *own = join(root, own, &mut |_| (), &mut |_| ());
-    }
+    let loads = loads(lanes, ranks);
+    let layouts = [by_node(root, &loads, &nodes), by_size(root, &loads, &nodes)];
+    let most = |subtrees: &Vec<Vec<Subtree>>| subtrees.iter().map(Vec::len).max();
+    let subtrees = layouts.into_iter().min_by_key(most).expect("there are two layouts");
     Ok(Deal { root, subtrees, nodes })
 }
 
@@ -125,6 +126,46 @@ fn loads(lanes: u32, ranks: u32) -> Vec<u32> {
     loads
 }
 
+/// Subtrees by rank, each node's within a range of lanes of its own; larger nodes come first.
+fn by_node(root: Subtree, loads: &[u32], nodes: &[Vec<u32>]) -> Vec<Vec<Subtree>> {
+    let mut order: Vec<&Vec<u32>> = nodes.iter().collect();
+    order.sort_by_key(|node| Reverse(node.len()));
+    let mut left = loads.to_vec();
+    let mut of_rank = vec![0; loads.len()];
+    let mut layout = Layout::new(loads.len());
+    let mut begin = 0;
+    for node in order {
+        let first = roundest(&left, node.len(), begin);
+        for (rank, load) in node.iter().zip(left.drain(first..first + node.len())) {
+            of_rank[*rank as usize] = load;
+        }
+        let end = begin + node.iter().map(|rank| of_rank[*rank as usize]).sum::<u32>();
+        layout.free = root.within(&(begin..end));
+        let blocks = blocks_of(&of_rank, std::slice::from_ref(node));
+        blocks.into_iter().for_each(|block| layout.place(block));
+        begin = end;
+    }
+    layout.finish(root)
+}
+
+/// Which `count` neighbours among the loads that are left make a range from `begin` end at the roundest lane.
+fn roundest(left: &[u32], count: usize, begin: u32) -> usize {
+    let roundness = |first: &usize| {
+        let end = begin + left[*first..*first + count].iter().sum::<u32>();
+        (end.trailing_zeros(), Reverse(end.count_ones()), Reverse(*first))
+    };
+    (0..=left.len() - count).max_by_key(roundness).unwrap_or(0)
+}
+
+/// Subtrees by rank, over the whole tree.
+fn by_size(root: Subtree, loads: &[u32], nodes: &[Vec<u32>]) -> Vec<Vec<Subtree>> {
+    let mut layout = Layout::new(loads.len());
+    layout.free = vec![root];
+    let blocks = blocks_of(loads, nodes);
+    blocks.into_iter().for_each(|block| layout.place(block));
+    layout.finish(root)
+}
+
 /// One power of two of lanes for one rank.
 #[derive(Debug, Clone, Copy)]
 struct Block {
@@ -132,8 +173,8 @@ struct Block {
     lanes: u32,
 }
 
-/// The blocks in the order in which they are placed: by size; among equals those of the node that has most of them
-/// come first, because they are the likeliest to join.
+/// The blocks of all ranks of these nodes in the order in which they are placed: by size; among equals those of the node
+/// that has most of them come first, because they are the likeliest to join.
 fn blocks_of(loads: &[u32], nodes: &[Vec<u32>]) -> Vec<Block> {
     let mut blocks = Vec::new();
     for digit in (0..u32::BITS).rev() {
@@ -143,28 +184,52 @@ fn blocks_of(loads: &[u32], nodes: &[Vec<u32>]) -> Vec<Block> {
             node.iter().filter(holds).map(|&rank| Block { rank, lanes }).collect()
         };
         let mut by_node: Vec<Vec<Block>> = nodes.iter().map(holders).collect();
-        by_node.sort_by_key(|blocks| std::cmp::Reverse(blocks.len()));
+        by_node.sort_by_key(|blocks| Reverse(blocks.len()));
         blocks.extend(by_node.into_iter().flatten());
     }
     blocks
 }
 
-/// Places blocks, largest first, each at the first free node of its size.
-fn place(root: Subtree, blocks: &[Block]) -> Vec<(u32, Subtree)> {
-    let mut free = vec![root];
-    let take = |block: &Block| {
-        let fits = |subtree: &Subtree| largest_complete(*subtree) >= block.lanes;
-        let at = free.iter().position(fits).expect("blocks of falling size always fit");
-        let mut found = free.remove(at);
-        while found.lanes != block.lanes {
+/// Blocks being placed.
+struct Layout {
+    free: Vec<Subtree>,
+    subtrees: Vec<Vec<Subtree>>,
+}
+
+impl Layout {
+    fn new(ranks: usize) -> Self {
+        Self {
+            free: Vec::new(),
+            subtrees: vec![Vec::new(); ranks],
+        }
+    }
+
+    /// Places a block at the smallest free node that has room for it, or else its halves. There are as many free lanes as
+    /// blocks to come need, so a single lane finds its place.
+    fn place(&mut self, block: Block) {
+        let Block { rank, lanes } = block;
+        let fits = |at: &usize| largest_complete(self.free[*at]) >= lanes;
+        let fitting = (0..self.free.len()).filter(fits);
+        let Some(at) = fitting.min_by_key(|at| self.free[*at].lanes) else {
+            let half = Block { rank, lanes: lanes / 2 };
+            self.place(half);
+            return self.place(half);
+        };
+        let mut found = self.free.remove(at);
+        while found.lanes != lanes {
             let (left, right) = found.children().expect("a larger node has children");
             // The left child is complete and the larger one; what is too small on the right stays free.
-            free.insert(at, right);
+            self.free.insert(at, right);
             found = left;
         }
-        (block.rank, found)
-    };
-    blocks.iter().map(take).collect()
+        self.subtrees[rank as usize].push(found);
+    }
+
+    /// Subtrees by rank, joined as far as possible.
+    fn finish(self, root: Subtree) -> Vec<Vec<Subtree>> {
+        let joined = |own: &Vec<Subtree>| join(root, own, &mut |_| (), &mut |_| ());
+        self.subtrees.iter().map(joined).collect()
+    }
 }
 
 /// Lanes of the largest complete subtree at or below a node.

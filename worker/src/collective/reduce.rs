@@ -7,9 +7,9 @@ use super::deal::Deal;
 use super::route::{Op, Partial, Slices, route};
 use super::tcp::{Kind, Lost, Mesh, Tag, mesh::Limits};
 use super::tree::{Subtree, fold};
+use bytes::Bytes;
 use medley_model::flat::{Flat, Pool};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What a rank does in every step: a function of the deal and of the gradient's size.
 #[derive(Debug, Clone)]
@@ -119,9 +119,13 @@ impl Run<'_> {
     fn execute(&mut self, op: &Op) -> Result<(), Lost> {
         match op {
             Op::Send { to, what } => {
-                let payload = Arc::new(bytemuck::cast_slice(self.value(*what)).to_vec());
+                // What was made to be sent is not needed here any more.
+                let payload = match self.made.remove(what) {
+                    Some(made) => Bytes::from_owner(Floats(made)),
+                    None => Bytes::copy_from_slice(bytemuck::cast_slice(self.value(*what))),
+                };
                 for to in to {
-                    self.mesh.send(*to, self.tag(*what), Arc::clone(&payload));
+                    self.mesh.send(*to, self.tag(*what), payload.clone());
                 }
             }
             Op::Receive { from, what } => {
@@ -131,7 +135,11 @@ impl Run<'_> {
                     let why = format!("its partial sum has {} bytes instead of {expected}", payload.len());
                     return Err(Lost { rank: *from, why });
                 }
-                self.keep(*what, bytemuck::pod_collect_to_vec(&payload));
+                if what.subtree == self.plan.root {
+                    bytemuck::cast_slice_mut(self.place_of_total(what.slice)).copy_from_slice(&payload);
+                } else {
+                    self.made.insert(*what, bytemuck::pod_collect_to_vec(&payload));
+                }
             }
             Op::Add(what) => {
                 let (left, right) = what.subtree.children().expect("only inner nodes are made");
@@ -175,11 +183,15 @@ impl Run<'_> {
 
     fn keep(&mut self, what: Partial, value: Vec<f32>) {
         if what.subtree == self.plan.root {
-            // Every partial sum of this slice was sent or added before its total can exist, so its place is free.
-            self.local.0[0][self.plan.slices.range(what.slice)].copy_from_slice(&value);
+            self.place_of_total(what.slice).copy_from_slice(&value);
         } else {
             self.made.insert(what, value);
         }
+    }
+
+    /// Every partial sum of a slice was sent or added before its total can exist, so there is room in the first buffer.
+    fn place_of_total(&mut self, slice: u32) -> &mut [f32] {
+        &mut self.local.0[0][self.plan.slices.range(slice)]
     }
 
     fn tag(&self, what: Partial) -> Tag {
@@ -193,6 +205,15 @@ impl Run<'_> {
     }
 }
 
+/// Numbers that are sent as they lie in memory.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 /// Gives this rank's bytes to everyone and returns everyone's, by rank.
 ///
 /// # Errors
@@ -202,11 +223,11 @@ pub fn share(own: Vec<u8>, exchange: u64, mesh: &Mesh) -> Result<BTreeMap<u32, V
         exchange,
         ..Tag::plain(Kind::Share)
     };
-    let own = Arc::new(own);
-    mesh.others().for_each(|to| mesh.send(to, tag, Arc::clone(&own)));
+    let sent = Bytes::from(own.clone());
+    mesh.others().for_each(|to| mesh.send(to, tag, sent.clone()));
     let theirs = mesh.others().map(|from| Ok((from, mesh.receive(from, tag)?)));
     let mut all: BTreeMap<u32, Vec<u8>> = theirs.collect::<Result<_, Lost>>()?;
-    all.insert(mesh.rank(), Arc::unwrap_or_clone(own));
+    all.insert(mesh.rank(), own);
     Ok(all)
 }
 

@@ -1,21 +1,28 @@
 //! Who sends which partial sum of which slice to whom.
 //!
-//! The gradient is cut into slices. Each slice has an *owner*, who computes its total, and on every node a *gatherer*:
+//! The gradient is cut into slices. Each slice has an *owner*, a node that makes its total, and on every node a *gatherer*:
 //! 1. inside a node, ranks send their subtrees to the slice's gatherer, who joins them as far as the tree allows, so
 //!    that one partial sum per joined subtree leaves the node;
-//! 2. gatherers send those to the owner, who joins them to the root of the tree;
+//! 2. gatherers join those to the root of the tree. Each sum is made on the node where it needs the fewest transfers,
+//!    in the end on the owner ([`crossing`]);
 //! 3. the total goes back once to each node's gatherer, who passes it on to the node's other ranks.
 //!
-//! Slices rotate over nodes first and over a node's ranks second, so a node whose lanes are one subtree sends as many
-//! bytes as in a ring. The route is free: the bits are fixed by the tree, which every [`Op::Add`] follows. Sends never
-//! block, so a rank's operations can be executed in order without deadlock.
+//! Slices are dealt to owners so that all nodes send alike, and rotate over a node's ranks. A node whose lanes are one
+//! subtree sends as many bytes as in a ring. The route is free: the bits are fixed by the tree, which every [`Op::Add`]
+//! follows. Sends never block, and all ranks go through the same steps in the same order, so a rank's operations can be
+//! executed in order without deadlock.
+
+mod crossing;
 
 use super::deal::Deal;
 use super::tree::{Subtree, join};
+use crossing::{Crossing, Merge};
 use std::ops::Range;
 
 /// Most elements of a slice (16 MiB of fp32): bounds frames, and lets the phases of different slices overlap.
 const MAX_SLICE: usize = 4 << 20;
+/// Fewest slices between nodes: nodes that hold unlike subtrees own unlike numbers of slices.
+const MIN_SLICES: usize = 8;
 /// Slices begin at multiples of this many elements, like the entries of flat buffers.
 const ALIGN: usize = 64;
 
@@ -66,7 +73,8 @@ impl Slices {
     pub fn new(deal: &Deal, len: usize) -> Self {
         let widest = deal.nodes.iter().map(Vec::len).max().unwrap_or(1);
         let round = deal.nodes.len() * widest;
-        let rounds = len.div_ceil(round * MAX_SLICE).max(1);
+        let fewest = if deal.nodes.len() > 1 { MIN_SLICES } else { 1 };
+        let rounds = len.div_ceil(round * MAX_SLICE).max(fewest.div_ceil(round));
         let count = (round * rounds) as u32;
         let width = len.div_ceil(count as usize).next_multiple_of(ALIGN);
         Self { len, width, count }
@@ -87,49 +95,51 @@ impl Slices {
 /// The operations of `rank`, in order.
 pub fn route(deal: &Deal, slices: Slices, rank: u32) -> Vec<Op> {
     let home = deal.node_of(rank);
+    let crossing = Crossing::new(deal);
+    let merges: Vec<Vec<Merge>> = (0..deal.nodes.len()).map(|owner| crossing.merges(owner)).collect();
+    let owners = crossing::owners(&merges, slices.count());
     let plans: Vec<Plan> = (0..slices.count())
-        .filter(|slice| !slices.range(*slice).is_empty())
-        .map(|slice| Plan::new(deal, slice, rank, home))
+        .zip(owners)
+        .filter(|(slice, _)| !slices.range(*slice).is_empty())
+        .map(|(slice, owner)| Plan::new((deal, &merges[owner]), slice, (rank, home), owner))
         .collect();
     let mut ops = Vec::new();
-    for phase in [
-        Plan::hand_in,
-        Plan::join_node,
-        Plan::join_all,
-        Plan::pass_on,
-        Plan::take_total,
-    ] {
-        for plan in &plans {
-            phase(plan, &mut ops);
-        }
+    plans.iter().for_each(|plan| plan.hand_in(&mut ops));
+    plans.iter().for_each(|plan| plan.join_node(&mut ops));
+    for step in 0..merges[0].len() {
+        plans.iter().for_each(|plan| plan.merge(&plan.merges[step], &mut ops));
     }
+    plans.iter().for_each(|plan| plan.pass_on(&mut ops));
+    plans.iter().for_each(|plan| plan.take_total(&mut ops));
     ops
 }
 
 /// One slice as one rank sees it.
 struct Plan<'a> {
     deal: &'a Deal,
+    /// How sums of several nodes are made.
+    merges: &'a [Merge],
     slice: u32,
     rank: u32,
     /// This rank's node.
     home: usize,
-    owner: u32,
-    /// Gatherer on each node; the owner is its own node's.
+    /// Node that makes the total.
+    owner: usize,
+    /// Gatherer on each node.
     gatherers: Vec<u32>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(deal: &'a Deal, slice: u32, rank: u32, home: usize) -> Self {
-        let nodes = deal.nodes.len();
-        let turn = slice as usize / nodes;
-        let gatherers: Vec<u32> = deal.nodes.iter().map(|ranks| ranks[turn % ranks.len()]).collect();
+    fn new((deal, merges): (&'a Deal, &'a [Merge]), slice: u32, (rank, home): (u32, usize), owner: usize) -> Self {
+        let turn = slice as usize / deal.nodes.len();
         Self {
             deal,
+            merges,
             slice,
             rank,
             home,
-            owner: gatherers[slice as usize % nodes],
-            gatherers,
+            owner,
+            gatherers: deal.nodes.iter().map(|ranks| ranks[turn % ranks.len()]).collect(),
         }
     }
 
@@ -155,36 +165,14 @@ impl<'a> Plan<'a> {
         ranks.filter(|rank| *rank != gatherer).collect()
     }
 
-    /// Which subtrees a node holds, and on which of its ranks.
-    fn holders(&self, node: usize) -> Vec<(Subtree, u32)> {
+    /// Which subtrees this rank's node holds, and on which of its ranks.
+    fn holders(&self) -> Vec<(Subtree, u32)> {
         let of = |rank: &u32| {
             let rank = *rank;
             let own = self.deal.subtrees[rank as usize].iter();
             own.map(move |subtree| (*subtree, rank))
         };
-        self.deal.nodes[node].iter().flat_map(of).collect()
-    }
-
-    /// What a node's gatherer sends to the owner.
-    fn joined(&self, node: usize) -> Vec<Subtree> {
-        let parts: Vec<Subtree> = self.holders(node).into_iter().map(|(part, _)| part).collect();
-        join(self.deal.root, &parts, &mut |_| (), &mut |_| ())
-    }
-
-    /// Receives from their holders and adds until nothing more can be joined.
-    fn join(&self, holders: &[(Subtree, u32)], ops: &mut Vec<Op>) {
-        let parts: Vec<Subtree> = holders.iter().map(|(part, _)| *part).collect();
-        let ops = std::cell::RefCell::new(ops);
-        let mut found = |part| {
-            let holder = holders.iter().find(|(held, _)| *held == part).map(|(_, rank)| *rank);
-            let from = holder.expect("only parts of the list are found");
-            if from != self.rank {
-                let what = self.partial(part);
-                ops.borrow_mut().push(Op::Receive { from, what });
-            }
-        };
-        let mut joined = |parent| ops.borrow_mut().push(Op::Add(self.partial(parent)));
-        join(self.deal.root, &parts, &mut found, &mut joined);
+        self.deal.nodes[self.home].iter().flat_map(of).collect()
     }
 
     fn hand_in(&self, ops: &mut Vec<Op>) {
@@ -198,40 +186,61 @@ impl<'a> Plan<'a> {
         }));
     }
 
+    /// Receives what the node's ranks hold and adds until nothing more can be joined.
     fn join_node(&self, ops: &mut Vec<Op>) {
         if !self.gathers() {
             return;
         }
-        self.join(&self.holders(self.home), ops);
-        if self.owner != self.rank {
-            ops.extend(self.joined(self.home).into_iter().map(|subtree| Op::Send {
-                to: vec![self.owner],
-                what: self.partial(subtree),
-            }));
+        let holders = self.holders();
+        let parts: Vec<Subtree> = holders.iter().map(|(part, _)| *part).collect();
+        let cell = std::cell::RefCell::new(&mut *ops);
+        let mut found = |part| {
+            let holder = holders.iter().find(|(held, _)| *held == part).map(|(_, rank)| *rank);
+            let from = holder.expect("only parts of the list are found");
+            if from != self.rank {
+                let what = self.partial(part);
+                cell.borrow_mut().push(Op::Receive { from, what });
+            }
+        };
+        let mut joined = |parent| cell.borrow_mut().push(Op::Add(self.partial(parent)));
+        join(self.deal.root, &parts, &mut found, &mut joined);
+        if self.merges.is_empty() {
+            self.send_total(self.fellows(), ops);
         }
     }
 
-    fn join_all(&self, ops: &mut Vec<Op>) {
-        if self.owner != self.rank {
+    /// Makes a sum of several nodes' parts, or sends a part of it to where it is made.
+    fn merge(&self, merge: &Merge, ops: &mut Vec<Op>) {
+        if !self.gathers() {
             return;
         }
-        let nodes = 0..self.deal.nodes.len();
-        let of = |node| {
-            let gatherer = self.gatherers[node];
-            self.joined(node).into_iter().map(move |subtree| (subtree, gatherer))
-        };
-        let holders: Vec<(Subtree, u32)> = nodes.flat_map(of).collect();
-        self.join(&holders, ops);
-        let others = self.gatherers.iter().copied().filter(|rank| *rank != self.rank);
-        self.send_total(others.chain(self.fellows()).collect(), ops);
+        let elsewhere = |node: usize| node != merge.node;
+        for (part, node) in merge.parts {
+            let what = self.partial(part);
+            if !elsewhere(self.home) && elsewhere(node) {
+                let from = self.gatherers[node];
+                ops.push(Op::Receive { from, what });
+            } else if elsewhere(self.home) && node == self.home {
+                let to = vec![self.gatherers[merge.node]];
+                ops.push(Op::Send { to, what });
+            }
+        }
+        if elsewhere(self.home) {
+            return;
+        }
+        ops.push(Op::Add(self.partial(merge.sum)));
+        if merge.sum == self.deal.root {
+            let others = self.gatherers.iter().copied().filter(|rank| *rank != self.rank);
+            self.send_total(others.chain(self.fellows()).collect(), ops);
+        }
     }
 
     fn pass_on(&self, ops: &mut Vec<Op>) {
-        if !self.gathers() || self.owner == self.rank {
+        if !self.gathers() || self.owner == self.home {
             return;
         }
         ops.push(Op::Receive {
-            from: self.owner,
+            from: self.gatherers[self.owner],
             what: self.total(),
         });
         self.send_total(self.fellows(), ops);

@@ -49,6 +49,19 @@ impl Subtree {
         self.first..self.end()
     }
 
+    /// The fewest nodes at or below this one that hold just the lanes of `range`, in order.
+    pub fn within(self, range: &std::ops::Range<u32>) -> Vec<Self> {
+        if range.end <= self.first || self.end() <= range.start {
+            return Vec::new();
+        }
+        match self.children() {
+            Some((left, right)) if self.first < range.start || range.end < self.end() => {
+                [left.within(range), right.within(range)].concat()
+            }
+            _ => vec![self],
+        }
+    }
+
     const fn end(self) -> u32 {
         self.first + self.lanes
     }
@@ -137,6 +150,16 @@ mod tests {
         };
         fold(Subtree::root(32), &mut leaf, &mut |(), ()| *counts.borrow_mut().0 -= 1).unwrap();
         assert_eq!(most, 6, "log2(32) + 1");
+    }
+
+    #[test]
+    fn a_range_of_lanes_is_held_by_few_subtrees() {
+        let part = |first, lanes| Subtree { first, lanes };
+        let within = |range| Subtree::root(14).within(&range);
+        assert_eq!(within(0..14), [part(0, 14)]);
+        assert_eq!(within(3..10), [part(3, 1), part(4, 4), part(8, 2)]);
+        assert_eq!(within(8..14), [part(8, 6)]);
+        assert_eq!(within(5..5), []);
     }
 
     #[test]

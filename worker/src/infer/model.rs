@@ -75,14 +75,14 @@ fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
         seed: spec.seed,
         momentum: 1.0,
     };
-    let (state, report) = start.load(&blip)?;
+    let (params, report) = start.load_params(&blip)?;
     complete(file, &blip, &report, work)?;
     Ok(Model {
         prompt: String::new(),
         max_tokens: spec.max_tokens(&spec.filter),
         tokenizer: Tokenizer::new(vocabulary, spec.vocab.specials),
         spec,
-        trained: Trained::new(blip, state.params),
+        trained: Trained::new(blip, params),
     })
 }
 

@@ -1,8 +1,8 @@
 //! A checkpoint goes out for other programs and comes back as the start of a stage.
 
 use super::*;
-use crate::checkpoint::part_range;
-use crate::checkpoint::writer::{Copied, Writer};
+use crate::checkpoint::shared::Shared;
+use crate::checkpoint::writer::{Part, Writer};
 use medley_protocol::ids::StageId;
 use std::sync::mpsc;
 
@@ -28,18 +28,10 @@ fn world() -> World {
     let stage = StageId::generate();
     let (said, heard) = mpsc::channel();
     let mut writer = Writer::start(objects, stage, move |part| said.send(part).unwrap()).unwrap();
-    let state_bytes = state.num_bytes() as u64;
+    let mut shared = Shared::from(state.clone());
     for part in 0..2 {
-        let range = part_range(state_bytes, part, 2);
-        let copied = Copied {
-            step: 7,
-            part,
-            parts: 2,
-            offset_bytes: range.start,
-            state_bytes,
-            bytes: state.copy_bytes(range.start as usize..range.end as usize),
-        };
-        writer = writer.write(copied).unwrap();
+        let state = shared.view();
+        writer = writer.write(Part { state, part, parts: 2 }).unwrap();
     }
     writer.finish().unwrap();
     assert_eq!(heard.iter().count(), 2);
@@ -66,7 +58,7 @@ fn an_export_is_the_start_of_another_training() {
     world.export(To::Pth, "out").unwrap();
     let file = world.dir.path().join("out/model.pth");
     let document = json!({
-        "name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}, "start": {"initial": [file]},
+        "name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}, "start": {"initial": [&file]},
     });
     let spec = Spec::from_document(&document).unwrap();
     let blip = inputs::blip(&spec, 32, &Vocabulary::parse(VOCABULARY).unwrap());
@@ -74,6 +66,14 @@ fn an_export_is_the_start_of_another_training() {
     assert_eq!(started.params[..], world.state.params[..]);
     assert_eq!(started.ema[..], world.state.ema[..]);
     assert_eq!(started.step, 0);
+    let start = Start {
+        files: &[file],
+        seed: 0,
+        momentum: 1.0,
+    };
+    let (params, report) = start.load_params(&blip).unwrap();
+    assert_eq!(params[..], world.state.params[..]);
+    assert!(report.initialised.is_empty());
 }
 
 #[test]

@@ -27,12 +27,17 @@ struct Running {
 impl Running {
     /// `ranks` is the body of a shell script; `$dir` is a folder for its marks.
     fn start(url: &str, ranks: &str) -> Self {
+        Self::start_among(&[url.to_owned()], ranks)
+    }
+
+    /// An agent that knows several coordinators.
+    fn start_among(urls: &[String], ranks: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("worker");
         std::fs::write(&program, format!("#!/bin/sh\ndir={}\n{ranks}\n", dir.path().display())).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let settings = Settings {
-            client: Client::new(url, "token"),
+            coordinators: Coordinators::new(urls, "token"),
             register: Register {
                 name: "n1".into(),
                 incarnation: IncarnationId::generate(),
@@ -120,6 +125,23 @@ async fn a_stage_is_trained_and_its_facts_arrive() {
         std::fs::read_to_string(dir.path().join("rank-0.log")).unwrap(),
         "rank log\n"
     );
+}
+
+#[tokio::test]
+async fn the_coordinator_that_leads_is_found_among_several() {
+    let (one, two) = (Coordinator::start().await, Coordinator::start().await);
+    let nowhere = "http://127.0.0.1:9".to_owned();
+    one.change(|told| told.refuse_registration = Some(Code::Unavailable));
+    one.change(|told| told.refuse_beats = Some(Code::Unavailable));
+    let agent = Running::start_among(&[nowhere, one.url.clone(), two.url.clone()], NAP);
+    two.until(|told| told.beats.last().map(drop)).await;
+    // Another one takes over: it knows the node from the job table.
+    two.change(|told| told.refuse_beats = Some(Code::Unavailable));
+    one.change(|told| told.refuse_beats = None);
+    one.until(|told| (told.beats.len() > 3).then_some(())).await;
+    let registrations = one.until(|told| Some(told.registrations.len())).await;
+    assert_eq!(registrations, 0, "a beat is enough");
+    agent.stop().await.1.unwrap();
 }
 
 /// A rank of a stage of tasks that does one task.

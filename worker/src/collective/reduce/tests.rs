@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::TcpListener;
 use std::time::Duration;
 
-const LEN: usize = 10_000;
+const LEN: usize = 100_000;
 
 /// Values of very different size, so that another order of addition gives other bits.
 fn gradient(lane: u32, out: &mut [f32]) {
@@ -35,8 +35,15 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The totals of two steps on every rank.
-fn run(lanes: u32, nodes: &[u32]) -> Vec<Vec<u32>> {
+/// What a rank has after two steps.
+struct Outcome {
+    /// Bits of both totals.
+    totals: Vec<u32>,
+    /// Bytes written to each peer's socket.
+    written: BTreeMap<u32, u64>,
+}
+
+fn run(lanes: u32, nodes: &[u32]) -> Vec<Outcome> {
     let deal = deal(lanes, nodes).unwrap();
     let listeners: Vec<_> = (0..deal.ranks())
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
@@ -73,8 +80,8 @@ fn run(lanes: u32, nodes: &[u32]) -> Vec<Vec<u32>> {
             );
             pool.give(total);
         }
-        mesh.leave(Duration::from_secs(20));
-        totals
+        let written = mesh.leave(Duration::from_secs(20));
+        Outcome { totals, written }
     };
     std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..deal.ranks()).map(|rank| scope.spawn(move || one(rank))).collect();
@@ -102,8 +109,39 @@ fn the_sum_has_the_same_bits_on_any_number_of_ranks_and_nodes() {
         let want = expected(lanes).repeat(2);
         for map in maps {
             for (rank, got) in run(lanes, &map).into_iter().enumerate() {
-                assert!(got == want, "{lanes} lanes on {map:?}: rank {rank} has other bits");
+                assert!(
+                    got.totals == want,
+                    "{lanes} lanes on {map:?}: rank {rank} has other bits"
+                );
             }
+        }
+    }
+}
+
+#[test]
+fn what_nodes_write_to_sockets_is_bounded_by_a_rings_bytes() {
+    for (lanes, map, bound) in [
+        (8, vec![2, 2], 1.1),
+        (8, vec![1; 4], 1.1),
+        (7, vec![2, 1], 2.0),
+        (31, vec![4, 1], 2.0),
+        (32, vec![3, 2], 2.0),
+    ] {
+        let deal = deal(lanes, &map).unwrap();
+        let mut written = vec![0; map.len()];
+        for (rank, outcome) in (0..).zip(run(lanes, &map)) {
+            let home = deal.node_of(rank);
+            let abroad = outcome.written.iter().filter(|(to, _)| deal.node_of(**to) != home);
+            written[home] += abroad.map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        // Two steps; a tenth for headers, what is shared and signs of life.
+        let ring = (2 * 2 * LEN * size_of::<f32>() * (map.len() - 1) / map.len()) as f64;
+        for bytes in written {
+            let ratio = bytes as f64 / ring;
+            assert!(
+                0.4 < ratio && ratio <= bound * 1.1,
+                "{lanes} lanes on {map:?}: {ratio} times a ring's bytes"
+            );
         }
     }
 }

@@ -128,8 +128,10 @@ pub fn read(input: &mut impl Read, limit: usize) -> io::Result<(Tag, Vec<u8>)> {
     if len > limit {
         return Err(invalid(format!("a frame of {len} bytes; at most {limit} are expected")));
     }
-    let mut payload = vec![0; len];
-    input.read_exact(&mut payload)?;
+    let mut payload = Vec::with_capacity(len);
+    if input.take(len as u64).read_to_end(&mut payload)? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok((tag, payload))
 }
 
@@ -162,6 +164,13 @@ mod tests {
         let bytes = written(&[0; 100]);
         let error = read(&mut &bytes[..HEADER], 99).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_frame_that_ends_early_is_refused() {
+        let bytes = written(&[1, 2, 3]);
+        let error = read(&mut &bytes[..HEADER + 2], 3).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use super::frame::{self, Kind, Tag};
 use super::handshake::{self, Hello};
 use super::inbox::{Inbox, Lost};
 use crate::rank::beginning::Memory;
+use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -55,7 +56,7 @@ pub struct Limits {
     pub waiting_bytes: usize,
 }
 
-type Outgoing = (Tag, Arc<Vec<u8>>);
+type Outgoing = (Tag, Bytes);
 
 /// Connections to all other ranks of a generation.
 #[derive(Debug)]
@@ -71,7 +72,8 @@ pub struct Mesh {
 struct Peer {
     stream: TcpStream,
     outgoing: Sender<Outgoing>,
-    writer: JoinHandle<()>,
+    /// Returns how many bytes it has written.
+    writer: JoinHandle<u64>,
 }
 
 impl Mesh {
@@ -137,7 +139,7 @@ impl Mesh {
     }
 
     /// Hands a frame to the thread that writes; a peer that is gone is noticed when something is awaited.
-    pub fn send(&self, to: u32, tag: Tag, payload: Arc<Vec<u8>>) {
+    pub fn send(&self, to: u32, tag: Tag, payload: Bytes) {
         if let Some(peer) = self.peers.get(&to) {
             // Fails only when the writer has ended, which it reported to the inbox.
             let _ = peer.outgoing.send((tag, payload));
@@ -160,24 +162,26 @@ impl Mesh {
         self.inbox.take_control(patience)
     }
 
-    /// Says goodbye, waits for the others' goodbyes (at most `patience`), and closes.
-    pub fn leave(self, patience: Duration) {
-        let nothing = Arc::new(Vec::new());
+    /// Says goodbye, waits for the others' goodbyes (at most `patience`), and closes, as [`close`](Self::close).
+    pub fn leave(self, patience: Duration) -> BTreeMap<u32, u64> {
         for peer in self.peers.values() {
-            let _ = peer.outgoing.send((Tag::plain(Kind::Bye), Arc::clone(&nothing)));
+            let _ = peer.outgoing.send((Tag::plain(Kind::Bye), Bytes::new()));
         }
         self.inbox.wait_for_goodbyes(self.peers.len(), patience);
-        self.close();
+        self.close()
     }
 
-    /// Sends what is queued and closes; peers that have not said goodbye are lost to each other.
-    pub fn close(self) {
-        for peer in self.peers.into_values() {
+    /// Sends what is queued and closes; peers that have not said goodbye are lost to each other. Returns the bytes that
+    /// were written to each peer's socket since the hello, headers and signs of life included.
+    pub fn close(self) -> BTreeMap<u32, u64> {
+        let close = |(rank, peer): (u32, Peer)| {
             drop(peer.outgoing);
             // The writer ends by itself: every write has a deadline.
-            let _ = peer.writer.join();
+            let written = peer.writer.join().unwrap_or(0);
             let _ = peer.stream.shutdown(Shutdown::Both);
-        }
+            (rank, written)
+        };
+        self.peers.into_iter().map(close).collect()
     }
 }
 
@@ -196,9 +200,11 @@ impl Peer {
                 reader_inbox.lose(rank, explain(&ended, timing.silence));
             })?;
         let writer = thread::Builder::new().name(format!("to-rank-{rank}")).spawn(move || {
-            if let Err(e) = write_all(writing, &queue, timing.beat) {
+            let mut output = BufWriter::with_capacity(BUFFER, Counted::new(writing));
+            if let Err(e) = write_all(&mut output, &queue, timing.beat) {
                 writer_inbox.lose(rank, explain(&e, timing.silence));
             }
+            output.get_ref().written
         })?;
         Ok(Self {
             stream,
@@ -224,14 +230,37 @@ fn read_all(rank: u32, stream: TcpStream, limit: usize, inbox: &Inbox) -> io::Er
 }
 
 /// Writes what is queued, and a sign of life when there is nothing, until the mesh closes.
-fn write_all(stream: TcpStream, queue: &Receiver<Outgoing>, beat: Duration) -> io::Result<()> {
-    let mut output = BufWriter::with_capacity(BUFFER, stream);
+fn write_all(output: &mut impl Write, queue: &Receiver<Outgoing>, beat: Duration) -> io::Result<()> {
     loop {
         match queue.recv_timeout(beat) {
-            Ok((tag, payload)) => frame::write(&mut output, tag, &payload)?,
-            Err(RecvTimeoutError::Timeout) => frame::write(&mut output, Tag::plain(Kind::Ping), &[])?,
+            Ok((tag, payload)) => frame::write(output, tag, &payload)?,
+            Err(RecvTimeoutError::Timeout) => frame::write(output, Tag::plain(Kind::Ping), &[])?,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
+    }
+}
+
+/// A writer that counts what it has written.
+struct Counted<W> {
+    inner: W,
+    written: u64,
+}
+
+impl<W> Counted<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, written: 0 }
+    }
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

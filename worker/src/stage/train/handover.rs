@@ -4,22 +4,25 @@
 //! next one from the first; where a node has sources of its own, its joiners take it from those. All ranks go through the
 //! pieces in the same order, few of them are under way to one rank at a time, and each is checked by its hash.
 
+use crate::checkpoint::shared::{Shared, View};
 use crate::collective::tcp::mesh::Limits;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
 use crate::rank::beginning::Path;
+use bytes::Bytes;
 use medley_model::state::State;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
 
-/// Bytes of a piece.
-const PIECE: usize = 4 << 20;
+/// Most bytes of a piece: it is still in the cache when it was hashed.
+const PIECE: usize = 1 << 20;
 /// Pieces under way to one rank.
-const WINDOW: usize = 2;
+const WINDOW: usize = 8;
+/// Bytes that are hashed and then taken over.
+const CHUNK: usize = 64 << 10;
 
 /// What peers may send meanwhile.
-pub(super) const LIMITS: Limits = Limits {
-    frame_bytes: PIECE + blake3::OUT_LEN,
+pub const LIMITS: Limits = Limits {
+    frame_bytes: PIECE,
     waiting_bytes: WINDOW * (PIECE + blake3::OUT_LEN),
 };
 
@@ -27,114 +30,197 @@ pub(super) const LIMITS: Limits = Limits {
 ///
 /// # Errors
 /// [`Lost`] when a peer does not deliver, or delivers something else than it hashed; a joiner's state is then unspecified.
-pub(super) fn feed(state: &mut State, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh) -> Result<(), Lost> {
-    let roads = Roads { paths, nodes };
+pub fn feed(state: &mut Shared, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh) -> Result<(), Lost> {
     let own = mesh.rank();
-    let joins = roads.joins(own);
-    let mut under_way: BTreeMap<u32, VecDeque<Tag>> = BTreeMap::new();
-    for (piece, range) in (0..).zip(pieces(state.num_bytes())) {
-        let tag = Tag {
-            exchange: piece,
-            ..Tag::plain(Kind::State)
-        };
-        let taken = Tag {
-            kind: Kind::Taken,
-            ..tag
-        };
-        let mut payload = None;
-        if joins {
-            let from = roads.upstream(own, piece);
-            let received = mesh.receive(from, tag)?;
-            state.write_bytes(range.start, checked(&received, range.len(), from)?);
-            mesh.send(from, taken, Arc::new(Vec::new()));
-            payload = Some(Arc::new(received));
+    let pieces = (0..).zip(state.pieces(PIECE));
+    let mut giving = Giving {
+        roads: Roads::new(paths, nodes),
+        mesh,
+        under_way: BTreeMap::new(),
+    };
+    if paths[own as usize] == Path::Join {
+        let state = state.change();
+        for (piece, range) in pieces {
+            let from = giving.roads.upstream(own, piece);
+            let bytes = mesh.receive(from, tag(Frame::Bytes, piece))?;
+            let hash = mesh.receive(from, tag(Frame::Hash, piece))?;
+            take_over(state, range, (&bytes, &hash), from)?;
+            mesh.send(from, tag(Frame::Taken, piece), Bytes::new());
+            giving.give(piece, || bytes.into(), |_| hash.into())?;
         }
-        for to in roads.downstream(own, piece) {
-            let waiting = under_way.entry(to).or_default();
-            if waiting.len() == WINDOW {
-                waiting
-                    .pop_front()
-                    .map(|earlier| mesh.receive(to, earlier))
-                    .transpose()?;
-            }
-            let payload = payload.get_or_insert_with(|| Arc::new(hashed(state, range.clone())));
-            mesh.send(to, tag, Arc::clone(payload));
-            waiting.push_back(taken);
+    } else {
+        let view = state.view();
+        for (piece, range) in pieces {
+            giving.give(piece, || borrow(&view, range), hash)?;
         }
     }
-    for (to, waiting) in under_way {
-        for earlier in waiting {
-            mesh.receive(to, earlier)?;
+    giving.finish()
+}
+
+/// What travels for each piece.
+#[derive(Debug, Clone, Copy)]
+enum Frame {
+    /// The bytes.
+    Bytes,
+    /// Their hash, which is computed while they are under way.
+    Hash,
+    /// The word that they were taken over.
+    Taken,
+}
+
+fn tag(frame: Frame, piece: u64) -> Tag {
+    let (kind, slice) = match frame {
+        Frame::Bytes => (Kind::State, 0),
+        Frame::Hash => (Kind::State, 1),
+        Frame::Taken => (Kind::Taken, 0),
+    };
+    Tag {
+        exchange: piece,
+        slice,
+        ..Tag::plain(kind)
+    }
+}
+
+fn hash(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(blake3::hash(bytes).as_bytes())
+}
+
+/// A piece of the state, sent from where it lies.
+fn borrow(view: &View, range: Range<usize>) -> Bytes {
+    if view.together(range.clone()).is_none() {
+        return view.copy_bytes(range).into();
+    }
+    let view = view.clone();
+    Bytes::from_owner(Piece { view, range })
+}
+
+struct Piece {
+    view: View,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.view.together(self.range.clone()).unwrap_or_default()
+    }
+}
+
+/// Hashes what was received and writes it to the state, little by little: then it is read from memory once.
+fn take_over(state: &mut State, range: Range<usize>, (bytes, hash): (&[u8], &[u8]), from: u32) -> Result<(), Lost> {
+    let mut hasher = blake3::Hasher::new();
+    if bytes.len() == range.len() {
+        for (at, chunk) in range.step_by(CHUNK).zip(bytes.chunks(CHUNK)) {
+            hasher.update(chunk);
+            state.write_bytes(at, chunk);
+        }
+        if hasher.finalize().as_bytes() == hash {
+            return Ok(());
         }
     }
-    Ok(())
-}
-
-fn pieces(len: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len).step_by(PIECE).map(move |at| at..len.min(at + PIECE))
-}
-
-/// A piece as it travels: its hash, then its bytes.
-fn hashed(state: &State, range: Range<usize>) -> Vec<u8> {
-    let mut payload = vec![0; blake3::OUT_LEN];
-    payload.reserve_exact(range.len());
-    state.for_bytes(range, |bytes| payload.extend_from_slice(bytes));
-    let hash = blake3::hash(&payload[blake3::OUT_LEN..]);
-    payload[..blake3::OUT_LEN].copy_from_slice(hash.as_bytes());
-    payload
-}
-
-fn checked(payload: &[u8], len: usize, from: u32) -> Result<&[u8], Lost> {
-    let sound = payload
-        .split_at_checked(blake3::OUT_LEN)
-        .filter(|(hash, bytes)| bytes.len() == len && blake3::hash(bytes).as_bytes() == hash);
-    sound.map(|(_, bytes)| bytes).ok_or_else(|| Lost {
+    Err(Lost {
         rank: from,
         why: "a piece of its state arrived damaged".into(),
     })
 }
 
-/// Who takes a piece from whom.
-struct Roads<'a> {
-    paths: &'a [Path],
-    nodes: &'a [Vec<u32>],
+/// Gives pieces to those who take them from this rank.
+struct Giving<'a> {
+    roads: Roads,
+    mesh: &'a Mesh,
+    /// Pieces that were sent and not taken over yet, by receiver.
+    under_way: BTreeMap<u32, VecDeque<u64>>,
 }
 
-impl Roads<'_> {
-    fn joins(&self, rank: u32) -> bool {
-        self.paths[rank as usize] == Path::Join
+impl Giving<'_> {
+    fn give(
+        &mut self,
+        piece: u64,
+        bytes: impl FnOnce() -> Bytes,
+        hash: impl FnOnce(&[u8]) -> Bytes,
+    ) -> Result<(), Lost> {
+        let receivers = self.roads.downstream(self.mesh.rank(), piece);
+        if receivers.is_empty() {
+            return Ok(());
+        }
+        let bytes = bytes();
+        for to in &receivers {
+            self.await_room(*to)?;
+            self.mesh.send(*to, tag(Frame::Bytes, piece), bytes.clone());
+        }
+        let hash = hash(&bytes);
+        for to in receivers {
+            self.mesh.send(to, tag(Frame::Hash, piece), hash.clone());
+            self.under_way.entry(to).or_default().push_back(piece);
+        }
+        Ok(())
+    }
+
+    fn await_room(&mut self, to: u32) -> Result<(), Lost> {
+        let waiting = self.under_way.entry(to).or_default();
+        if waiting.len() == WINDOW
+            && let Some(earlier) = waiting.pop_front()
+        {
+            self.mesh.receive(to, tag(Frame::Taken, earlier))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything was taken over.
+    fn finish(self) -> Result<(), Lost> {
+        for (to, waiting) in self.under_way {
+            for earlier in waiting {
+                self.mesh.receive(to, tag(Frame::Taken, earlier))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who takes a piece from whom.
+struct Roads {
+    /// By rank: whom it takes pieces from in turn; nobody if it holds the state.
+    sources: Vec<Vec<u32>>,
+}
+
+impl Roads {
+    fn new(paths: &[Path], nodes: &[Vec<u32>]) -> Self {
+        let joins = |rank: &u32| paths[*rank as usize] == Path::Join;
+        let all: Vec<u32> = (0..paths.len() as u32).filter(|rank| !joins(rank)).collect();
+        let mut sources = vec![Vec::new(); paths.len()];
+        for node in nodes {
+            let (joiners, local): (Vec<u32>, Vec<u32>) = node.iter().copied().partition(joins);
+            let mut before = None;
+            for rank in joiners {
+                sources[rank as usize] = match before {
+                    _ if !local.is_empty() => local.clone(),
+                    Some(before) => vec![before],
+                    None => all.clone(),
+                };
+                before = Some(rank);
+            }
+        }
+        Self { sources }
     }
 
     /// Where a rank that joins takes a piece from.
     fn upstream(&self, rank: u32, piece: u64) -> u32 {
-        let node = self
-            .nodes
-            .iter()
-            .find(|node| node.contains(&rank))
-            .map_or(&[][..], Vec::as_slice);
-        let sources = |ranks: &mut dyn Iterator<Item = u32>| ranks.filter(|other| !self.joins(*other)).collect();
-        let local: Vec<u32> = sources(&mut node.iter().copied());
-        let all: Vec<u32> = sources(&mut (0..self.paths.len() as u32));
-        let turn = |sources: &[u32]| sources[(piece % sources.len() as u64) as usize];
-        let before = node.iter().take_while(|other| **other != rank).last();
-        match before {
-            _ if !local.is_empty() => turn(&local),
-            Some(before) => *before,
-            None => turn(&all),
-        }
+        let sources = &self.sources[rank as usize];
+        sources[(piece % sources.len() as u64) as usize]
     }
 
     /// Who takes a piece from a rank.
     fn downstream(&self, rank: u32, piece: u64) -> Vec<u32> {
-        let all = 0..self.paths.len() as u32;
-        all.filter(|other| self.joins(*other) && self.upstream(*other, piece) == rank)
-            .collect()
+        let takes = |other: &u32| !self.sources[*other as usize].is_empty() && self.upstream(*other, piece) == rank;
+        (0..self.sources.len() as u32).filter(takes).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medley_model::blip::Blip;
+    use medley_model::params::Vocabulary;
+    use medley_protocol::spec::Spec;
     use proptest::prelude::*;
 
     fn nodes(ranks: &[u32]) -> Vec<Vec<u32>> {
@@ -150,10 +236,7 @@ mod tests {
         let (join, ready) = (Path::Join, Path::Ready);
         let paths = [ready, ready, join, join, join];
         let nodes = nodes(&[2, 3]);
-        let roads = Roads {
-            paths: &paths,
-            nodes: &nodes,
-        };
+        let roads = Roads::new(&paths, &nodes);
         let of_piece = |piece| [2, 3, 4].map(|rank| roads.upstream(rank, piece));
         assert_eq!(of_piece(0), [0, 2, 3]);
         assert_eq!(of_piece(1), [1, 2, 3]);
@@ -165,10 +248,7 @@ mod tests {
     fn a_joiner_takes_the_state_from_its_own_node_where_it_can() {
         let paths = [Path::Ready, Path::CommitPrepared, Path::Join, Path::Join];
         let nodes = nodes(&[1, 3]);
-        let roads = Roads {
-            paths: &paths,
-            nodes: &nodes,
-        };
+        let roads = Roads::new(&paths, &nodes);
         assert!((0..4).all(|piece| roads.upstream(2, piece) == 1 && roads.upstream(3, piece) == 1));
     }
 
@@ -183,7 +263,7 @@ mod tests {
             let paths: Vec<Path> = joins.iter().map(|joins| if *joins { Path::Join } else { Path::Ready }).collect();
             let all: Vec<u32> = (0..paths.len() as u32).collect();
             let nodes: Vec<Vec<u32>> = all.chunks(cut).map(<[u32]>::to_vec).collect();
-            let roads = Roads { paths: &paths, nodes: &nodes };
+            let roads = Roads::new(&paths, &nodes);
             let mut has: Vec<bool> = joins.iter().map(|joins| !joins).collect();
             for _ in 0..paths.len() {
                 for rank in (0..paths.len()).filter(|rank| joins[*rank]) {
@@ -194,22 +274,51 @@ mod tests {
         }
     }
 
-    #[test]
-    fn pieces_cover_the_state() {
-        let all: Vec<Range<usize>> = pieces(2 * PIECE + 5).collect();
-        assert_eq!(all, [0..PIECE, PIECE..2 * PIECE, 2 * PIECE..2 * PIECE + 5]);
+    fn state() -> State {
+        let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
+        let spec = Spec::from_document(&document).unwrap();
+        let vocab = Vocabulary {
+            size: 70,
+            pad: 0,
+            cls: 1,
+            sep: 2,
+            dec: 3,
+            enc: 4,
+        };
+        State::fresh(&Blip::new(&spec.model, 32, vocab), 1)
     }
 
     #[test]
-    fn a_damaged_piece_is_refused() {
-        let mut payload = vec![0; blake3::OUT_LEN];
-        payload.extend([1, 2, 3]);
-        let hash = blake3::hash(&[1, 2, 3]);
-        payload[..blake3::OUT_LEN].copy_from_slice(hash.as_bytes());
-        assert_eq!(checked(&payload, 3, 1).unwrap(), [1, 2, 3]);
-        assert!(checked(&payload, 4, 1).is_err());
-        payload[blake3::OUT_LEN] ^= 1;
-        assert_eq!(checked(&payload, 3, 1).unwrap_err().rank, 1);
-        assert!(checked(&[0; 3], 3, 1).is_err());
+    fn pieces_cover_the_state_and_are_sent_from_where_they_lie() {
+        let mut state = Shared::from(state());
+        state.change().step = 7;
+        let view = state.view();
+        let sent: Vec<Bytes> = view
+            .pieces(5000)
+            .into_iter()
+            .map(|range| borrow(&view, range))
+            .collect();
+        assert!(sent.iter().all(|piece| piece.len() <= 5000));
+        assert_eq!(sent.concat(), view.copy_bytes(0..view.num_bytes()));
+        let lent = sent
+            .iter()
+            .filter(|piece| view.params.as_bytes().as_ptr_range().contains(&piece.as_ptr()));
+        assert_eq!(lent.count(), view.params.as_bytes().len().div_ceil(5000));
+    }
+
+    #[test]
+    fn a_piece_is_taken_over_if_it_is_whole_and_sound() {
+        let from = state();
+        let mut to = from.clone();
+        to.params.fill(0.0);
+        let range = 16..16 + 3 * CHUNK / 2;
+        let mut bytes = from.copy_bytes(range.clone());
+        let sum = hash(&bytes);
+        take_over(&mut to, range.clone(), (&bytes, &sum), 1).unwrap();
+        assert_eq!(to.copy_bytes(range.clone()), bytes);
+        assert_eq!(to.params[3 * CHUNK / 8], 0.0);
+        assert!(take_over(&mut to, range.start..range.end + 1, (&bytes, &sum), 1).is_err());
+        bytes[CHUNK] ^= 1;
+        assert_eq!(take_over(&mut to, range, (&bytes, &sum), 1).unwrap_err().rank, 1);
     }
 }

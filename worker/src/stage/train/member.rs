@@ -5,7 +5,7 @@ use super::line::Line;
 use crate::collective::tcp::{Hello, Kind, Mesh, Tag};
 use crate::rank::failure::Failure;
 use crate::rank::membership::{self, Input, Message, Output, State};
-use std::sync::Arc;
+use bytes::Bytes;
 use std::time::{Duration, Instant};
 
 /// Longest wait for the other members once this rank is prepared.
@@ -81,7 +81,7 @@ impl Speaker {
             match output {
                 Output::Send { to, message } => {
                     let bytes = serde_json::to_vec(&message).expect("messages are plain data");
-                    mesh.send(to, Tag::plain(Kind::Control), Arc::new(bytes));
+                    mesh.send(to, Tag::plain(Kind::Control), Bytes::from(bytes));
                 }
                 Output::Commit { checkpoint, then } => agreed = Some(Agreed { checkpoint, then }),
                 Output::Fail { reason, damaged: false } => stop = Some(Stop::Broken(reason)),

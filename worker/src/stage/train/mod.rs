@@ -9,7 +9,7 @@
 //! they are drawn from ([`negatives`]); once every member is prepared ([`member`]) the state
 //! moves as one local act. What a stage trains, on which pairs and by which schedule, is settled at its start ([`setup`]).
 
-mod handover;
+pub mod handover;
 mod line;
 mod member;
 mod negatives;

@@ -8,7 +8,8 @@ use super::samples::Samples;
 use super::setup::{Setup, stored_state};
 use super::shares::{Gathered, LaneShare};
 use super::{Left, Stop};
-use crate::checkpoint::writer::{Copied, Writer};
+use crate::checkpoint::shared::Shared;
+use crate::checkpoint::writer::{Part, Writer};
 use crate::checkpoint::{is_planned, part_range};
 use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
@@ -41,7 +42,7 @@ const LOSS_NAMES: [&str; 3] = ["ITC", "ITM", "LM"];
 /// What a rank keeps from generation to generation.
 pub(super) struct Trainer {
     blip: Blip,
-    state: State,
+    state: Shared,
     /// Whether `state` is one that training reached; otherwise it is to be loaded, or taken from others.
     holds_state: bool,
     /// What the generation that broke was about to commit.
@@ -102,10 +103,14 @@ impl Trainer {
     /// A rank that holds no state yet.
     pub(super) fn new(setup: Setup, assignment: &Assignment, (objects, voice): (Objects, Voice)) -> Self {
         let lane_share = setup.lane_share();
+        let mut state = State::zeros(&setup.blip);
+        if assignment.generation > 1 {
+            // Somebody may hold the state: all would wait while this rank, being fed, waits for its memory.
+            state.claim_memory();
+        }
         Self {
             lane_share,
-            // Pages of zeros cost no memory until they are written.
-            state: State::zeros(&setup.blip),
+            state: state.into(),
             holds_state: false,
             prepared: None,
             blip: setup.blip,
@@ -157,7 +162,9 @@ impl Trainer {
     pub(super) fn load(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         self.drop_prepared();
         self.holds_state = false;
-        self.state = stored_state(assignment, &self.objects, &self.blip, &self.schedule.train)?;
+        // What was claimed to be fed is given back first: two states would not fit everywhere.
+        self.state = State::zeros(&self.blip).into();
+        self.state = stored_state(assignment, &self.objects, &self.blip, &self.schedule.train)?.into();
         self.holds_state = true;
         tracing::info!("trains from step {}", self.state.step);
         Ok(())
@@ -382,7 +389,9 @@ impl Trainer {
             identities: &prepared.gathered.identities,
             lr,
         };
+        // Waits while the state before this step is being copied for a checkpoint.
         self.state
+            .change()
             .commit(&self.blip, self.objective, &self.schedule.train, commit);
         self.gradients.give(prepared.gradient);
         let [itc, itm, lm] = prepared.gathered.losses;
@@ -408,24 +417,18 @@ impl Trainer {
         is_planned(self.checkpoint, committed, self.schedule.total_steps(), epoch)
     }
 
-    /// Copies this rank's part and hands it to the thread that writes.
+    /// Hands this rank's part to the threads that copy and write it.
     fn take_checkpoint(&mut self, place: &Place) -> Result<(), Failure> {
-        let state_bytes = self.state.num_bytes() as u64;
-        let (part, parts) = (place.mesh.rank(), place.deal.ranks());
-        let range = part_range(state_bytes, part, parts);
-        let copied = Copied {
-            step: self.state.step,
-            part,
-            parts,
-            offset_bytes: range.start,
-            state_bytes,
-            bytes: self.state.copy_bytes(range.start as usize..range.end as usize),
-        };
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.start_writer()?,
         };
-        self.writer = Some(writer.write(copied).map_err(Failure::passing)?);
+        let part = Part {
+            state: self.state.view(),
+            part: place.mesh.rank(),
+            parts: place.deal.ranks(),
+        };
+        self.writer = Some(writer.write(part).map_err(Failure::passing)?);
         Ok(())
     }
 

@@ -99,7 +99,7 @@ fn tag(exchange: u64) -> Tag {
 fn everyone_reaches_everyone() {
     let heard = Site::new(4).run(|rank, mesh| {
         for to in mesh.others() {
-            mesh.send(to, tag(0), Arc::new(vec![rank as u8; 100_000]));
+            mesh.send(to, tag(0), Bytes::from(vec![rank as u8; 100_000]));
         }
         let heard: Vec<u8> = mesh
             .others()
@@ -131,7 +131,7 @@ fn a_connection_that_was_given_up_before_it_was_accepted_is_not_taken_for_one_th
     frame::write(&mut dead, Tag::plain(Kind::Hello), &hello).unwrap();
     drop(dead);
     site.run(|rank, mesh| {
-        mesh.send(1 - rank, tag(0), Arc::new(vec![rank as u8]));
+        mesh.send(1 - rank, tag(0), Bytes::from(vec![rank as u8]));
         assert_eq!(mesh.receive(1 - rank, tag(0)).unwrap(), [1 - rank as u8]);
         mesh.leave(Duration::from_secs(20));
     });
@@ -165,7 +165,7 @@ fn a_rank_that_computes_for_long_is_not_silent() {
             while busy.elapsed() < timing().silence * 2 {
                 std::hint::spin_loop();
             }
-            mesh.send(1, tag(0), Arc::new(vec![7]));
+            mesh.send(1, tag(0), Bytes::from(vec![7]));
         } else {
             assert_eq!(mesh.receive(0, tag(0)).unwrap(), [7]);
         }

@@ -1,0 +1,144 @@
+//! A database that is away, dies or ends connections in the middle of transactions, while a training runs: ranks go on, the
+//! coordinator waits, and the training ends with the bytes of one that nothing disturbed.
+
+use blake3::Hash;
+use medley_protocol::client::Error;
+use medley_protocol::ids::JobId;
+use medley_protocol::rest::JobDetail;
+use medley_tests::programs::{Agent, Coordinator, Database, Service, Site, Way, committed, has_committed, until};
+use std::time::Duration;
+
+/// Steps of a training: enough that it is still in its middle when the database has been away for long.
+const STEPS: u64 = 1000;
+/// Steps before a fault.
+const BEFORE: u64 = 20;
+/// Longer than everything that waits: a connection (5 s), a decision (10 s), the silence of a node (5 s), and the answer to
+/// what an agent hands in (20 s).
+const AWAY: Duration = Duration::from_secs(22);
+/// Time between two ends of all connections.
+const ROUND: Duration = Duration::from_millis(70);
+
+/// A training on two nodes, each with a rank.
+struct Cluster {
+    database: Database,
+    coordinator: Coordinator,
+    agents: [Service; 2],
+    job: JobId,
+    undisturbed: Hash,
+    _site: Site,
+}
+
+impl Cluster {
+    async fn start(steps: u64) -> Self {
+        let site = Site::new();
+        let database = Database::start(&site.path("postgres")).await;
+        let coordinator = site.coordinator("one", "127.0.0.1:0", Some(database.url())).await;
+        let agent = |name| {
+            site.agent(&Agent {
+                name,
+                coordinators: &coordinator.url(),
+                token_of: &coordinator,
+                devices: 1,
+                machine: None,
+            })
+        };
+        let agents = [agent("node-a"), agent("node-b")];
+        let training = site.training(steps, None);
+        let undisturbed = site.undisturbed(&training);
+        let api = coordinator.api();
+        api.nodes_heard(2).await;
+        let job = api.submit(&training).await;
+        for agent in &agents {
+            has_committed(agent, BEFORE).await;
+        }
+        Self {
+            database,
+            coordinator,
+            agents,
+            job,
+            undisturbed,
+            _site: site,
+        }
+    }
+
+    /// What the coordinator says of whether it can serve: nothing if it can.
+    async fn why_not_ready(&self) -> Option<String> {
+        // The path is one of the API's in `Client`, which leads beside it all the same.
+        match self.coordinator.api().0.get::<serde_json::Value>("/../../readyz").await {
+            Err(Error::Refused(problem)) => Some(format!("{} {}", problem.status, problem.detail)),
+            // It says so in a word that is not JSON.
+            _ => None,
+        }
+    }
+
+    async fn ends_with_the_same_bytes(mut self) {
+        assert_eq!(self.coordinator.api().trained(self.job).await, self.undisturbed);
+        assert!(self.coordinator.service.is_alive(), "the coordinator never ended");
+    }
+}
+
+async fn a_rank_dies_while_the_database_is_away(way: Way) {
+    let cluster = Cluster::start(STEPS).await;
+    let [survivor, other] = &cluster.agents;
+    cluster.database.way.set(way);
+    let back = tokio::time::sleep(AWAY);
+    let reason = until("the coordinator says that it cannot serve", async || {
+        cluster.why_not_ready().await
+    });
+    let reason = reason.await;
+    assert!(
+        reason.starts_with("503") && reason.contains("the database does not answer"),
+        "{reason}"
+    );
+    has_committed(survivor, committed(survivor) + 20).await;
+    other.kill_a_child();
+    survivor.says("the generation is over").await;
+    back.await;
+    let held = committed(survivor);
+    assert!(held < STEPS, "the training was over too soon: it has to be longer");
+    cluster.database.way.set(Way::Open);
+    let api = cluster.coordinator.api();
+    let memory = format!("from memory at step {held}");
+    api.event(cluster.job, "stage-placed", &memory).await;
+    assert_eq!(cluster.why_not_ready().await, None);
+    assert_eq!(api.breaks(cluster.job).await.len(), 1, "one generation broke, once");
+    cluster.ends_with_the_same_bytes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn survivors_hold_their_state_while_the_database_refuses_connections() {
+    a_rank_dies_while_the_database_is_away(Way::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn survivors_hold_their_state_while_the_database_does_not_answer() {
+    a_rank_dies_while_the_database_is_away(Way::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_dies_and_starts_again_disturbs_no_rank() {
+    let cluster = Cluster::start(STEPS / 3).await;
+    cluster.database.restart().await;
+    has_committed(&cluster.agents[0], 2 * BEFORE).await;
+    let breaks = cluster.coordinator.api().event(cluster.job, "job-succeeded", "");
+    breaks.await;
+    assert_eq!(cluster.coordinator.api().breaks(cluster.job).await, [""; 0]);
+    cluster.ends_with_the_same_bytes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_end_in_the_middle_of_transactions_leave_nothing_half_done() {
+    let cluster = Cluster::start(STEPS / 3).await;
+    let path = format!("/jobs/{}", cluster.job);
+    let mut ended = 0;
+    loop {
+        let detail: Result<JobDetail, Error> = cluster.coordinator.api().0.get(&path).await;
+        if detail.is_ok_and(|detail| detail.job.state.is_final()) {
+            break;
+        }
+        ended += cluster.database.end_connections().await;
+        tokio::time::sleep(ROUND).await;
+    }
+    assert!(ended > 20, "only {ended} connections were ended");
+    cluster.ends_with_the_same_bytes().await;
+}
