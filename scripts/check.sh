@@ -8,7 +8,7 @@ set -euo pipefail
 
 # name:seconds it may take. All together may take `budget` seconds, on two cores and with nothing compiled before.
 steps=(
-  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 licences:300 dashboard:300 machines:900 browser:240
+  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 simulation:420 licences:300 dashboard:300 machines:900 browser:240
 )
 budget=3600
 # Exit status of a step that cannot be done on this machine.
@@ -37,6 +37,9 @@ step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspac
 
 # The demo is one of the tests: the whole product once, small.
 step_tests() { "$root/scripts/test.sh"; }
+
+# Ten thousand fault schedules against the pure decisions. One that breaks a rule is printed with how to play it again.
+step_simulation() { cargo run --locked --release -p medley-tests --example simulation -- 0..10000; }
 
 step_licences() {
   if ! cargo deny --version >/dev/null 2>&1; then

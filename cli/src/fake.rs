@@ -64,6 +64,7 @@ pub(crate) fn stage(name: &str, kind: StageKind, state: StageState) -> StageView
         epochs: Vec::new(),
         evaluation: None,
         details: None,
+        stragglers: Vec::new(),
         started_at: Some(moment(10)),
         finished_at: state.is_final().then(|| moment(70)),
     }

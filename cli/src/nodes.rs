@@ -74,6 +74,7 @@ mod tests {
             busy: 0,
             threads: 1,
             fingerprint: "x86-64-v3".into(),
+            stragglers: Vec::new(),
             registered_at: moment(0),
         };
         let text = table(&[node], moment(65)).plain();

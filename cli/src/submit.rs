@@ -1,5 +1,7 @@
 //! `medley submit`: from a file to a job.
 
+mod dry_run;
+
 use crate::Ending;
 use crate::connect::{Connection, explain};
 use crate::console::{Screen, print, print_json};
@@ -44,6 +46,9 @@ pub(crate) struct Args {
     /// Complete and check the spec, print it and submit nothing.
     #[arg(long, conflicts_with = "watch")]
     check: bool,
+    /// Say which ranks the job would get now and how fast they are, and submit nothing.
+    #[arg(long, conflicts_with_all = ["watch", "check"])]
+    dry_run: bool,
     /// Write down which samples every step reads; `medley ledger` checks it.
     #[arg(long)]
     ledger: bool,
@@ -74,6 +79,10 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         return Ok(Ending::Success);
     }
     let client = args.connection.client()?;
+    if args.dry_run {
+        dry_run::run(&client, &document, json).await?;
+        return Ok(Ending::Success);
+    }
     let key = args.idempotency_key.unwrap_or_else(fresh_key);
     let job = submit(&client, &document, &key).await?;
     if !args.watch {

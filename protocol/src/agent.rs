@@ -88,6 +88,9 @@ pub struct Doing {
     pub for_ms: u64,
     /// Median time of its last steps; none before there are some.
     pub usual_step_ms: Option<u64>,
+    /// Median over its last steps of the time that it computes itself, per lane; none before there are some.
+    #[serde(default)]
+    pub lane_us: Option<u64>,
 }
 
 /// A part of a step.

@@ -2,7 +2,7 @@
 //!
 //! Everything that two of Medley's processes say to each other, or that a user says to them, is a type of this
 //! crate: [`ids`], the job [`spec`], what agents report and are told ([`agent`]), [`tasks`] leased to ranks,
-//! [`metrics`] and the [`ledger`] of steps, [`checkpoint`] manifests, single [`inference`]s, the REST bodies ([`rest`]) and the one table of [`error`]
+//! [`metrics`] and the [`ledger`] of steps, [`checkpoint`] manifests, single [`inference`]s, the [`staircase`] of speeds, the REST bodies ([`rest`]) and the one table of [`error`]
 //! codes.
 //!
 //! There is no IO here; the feature `client` adds a typed HTTP client in [`client`].
@@ -19,4 +19,5 @@ pub mod metrics;
 pub mod rest;
 pub mod spec;
 pub mod stage;
+pub mod staircase;
 pub mod tasks;

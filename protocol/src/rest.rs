@@ -3,6 +3,7 @@
 //! | method and path | body → answer | role |
 //! |---|---|---|
 //! | `POST /jobs` (`Idempotency-Key`) | job document → [`JobDetail`] | submitter |
+//! | `POST /jobs/dry-run` | job document → [`DryRun`] | submitter |
 //! | `GET /jobs?limit&cursor` | → [`Page`] of [`JobView`] | viewer |
 //! | `GET /jobs/{job}` | → [`JobDetail`] | viewer |
 //! | `POST /jobs/{job}/cancel` | → [`JobView`] | submitter |
@@ -32,6 +33,7 @@ use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
 use crate::spec::{Kind, Spec};
 use crate::stage::{JobState, StageKind, StageState};
+use crate::staircase::Stair;
 use crate::tasks::{Counts, Evaluation, Lease};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,40 @@ pub struct JobView {
     pub submitted_at: DateTime<Utc>,
     /// When it reached a final state.
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// What a job would get of the present cluster if its training were to begin now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// Lanes of the spec.
+    pub lanes: u32,
+    /// Devices of the nodes alive.
+    pub devices: u32,
+    /// Those that no stage has.
+    pub free: u32,
+    /// The ranks it would get; empty if it would wait.
+    pub placement: Vec<Placed>,
+    /// Why it would wait, in words; empty otherwise.
+    pub reason: String,
+    /// How fast these ranks are.
+    pub present: Option<Stair>,
+    /// The next number of ranks that is faster.
+    pub next: Option<Stair>,
+    /// Why free devices would stay idle, in words.
+    pub idle: Option<String>,
+    /// All useful numbers of ranks.
+    pub stairs: Vec<Stair>,
+}
+
+/// Ranks on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: String,
+    /// How many.
+    pub ranks: u32,
 }
 
 /// A job with its stages.
@@ -107,10 +143,32 @@ pub struct StageView {
     pub evaluation: Option<Evaluation>,
     /// Everything the evaluation's figures were computed from.
     pub details: Option<ObjectRef>,
+    /// Ranks that it waits for in every step.
+    #[serde(default)]
+    pub stragglers: Vec<Straggler>,
     /// When it first started.
     pub started_at: Option<DateTime<Utc>>,
     /// When it reached a final state.
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A rank that has needed much longer for a lane than the others of its generation, for many steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Straggler {
+    /// The stage.
+    pub stage: StageId,
+    /// The generation.
+    pub generation: u64,
+    /// The rank.
+    pub rank: u32,
+    /// Where it runs.
+    pub node: NodeId,
+    /// That node's name.
+    pub node_name: String,
+    /// Time that it computes for a lane.
+    pub lane_ms: f64,
+    /// The middle of its generation.
+    pub usual_lane_ms: f64,
 }
 
 /// An epoch of a training stage.
@@ -256,6 +314,9 @@ pub struct NodeView {
     pub threads: u32,
     /// Numerics fingerprint.
     pub fingerprint: String,
+    /// Ranks on it that others wait for in every step.
+    #[serde(default)]
+    pub stragglers: Vec<Straggler>,
     /// When its agent last registered.
     pub registered_at: DateTime<Utc>,
 }

@@ -1,57 +1,36 @@
 //! Seeded fault schedules against the pure cores together; see `medley_tests::sim`.
 //!
-//! `MEDLEY_SIM_SEEDS=100..10000` plays other seeds than those of every day.
+//! The example `simulation` plays other seeds than those of every day, and as many as one likes.
 
-use medley_tests::sim::{Coverage, disturbed, undisturbed};
-use std::ops::Range;
+use medley_tests::sim::{campaign, disturbed, undisturbed};
 
 /// Seeds of every day.
-const SEEDS: Range<u64> = 0..100;
-
-fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("MEDLEY_SIM_SEEDS") else {
-        return SEEDS;
-    };
-    let range = text
-        .split_once("..")
-        .and_then(|(from, to)| Some(from.trim().parse().ok()?..to.trim().parse().ok()?));
-    range.expect("MEDLEY_SIM_SEEDS is written as from..to")
-}
+const SEEDS: std::ops::Range<u64> = 0..100;
 
 #[test]
 fn whatever_fails_a_bootstrap_job_succeeds_with_the_undisturbed_result() {
     let reference = undisturbed(0).unwrap_or_else(|violation| panic!("without faults: {violation}"));
-    let mut coverage = Coverage::default();
-    let mut failed = Vec::new();
-    for seed in seeds() {
-        match disturbed(seed, &reference.record) {
-            Ok(outcome) => coverage.add(&outcome.coverage),
-            Err(violation) => {
-                if failed.is_empty() {
-                    eprintln!("{violation}");
-                }
-                failed.push(seed);
-            }
-        }
+    let campaign = campaign(SEEDS, &reference.record, |_| ());
+    let coverage = &campaign.coverage;
+    if let Some(violation) = campaign.violations.first() {
+        let seeds: Vec<u64> = campaign.violations.iter().map(|violation| violation.seed).collect();
+        panic!("{violation}\nseeds {seeds:?} break a rule");
     }
-    eprintln!("{coverage}");
-    assert!(
-        failed.is_empty(),
-        "seeds {failed:?} break a rule; MEDLEY_SIM_SEEDS=seed..seed+1 plays one alone"
-    );
-    if seeds() == SEEDS {
-        for what in [
-            "node-lost",
-            "node-back",
-            "generation-over",
-            "refused-claim",
-            "late-call",
-        ] {
-            assert!(
-                coverage.of(what) > 0,
-                "no seed has met {what}: the faults are too tame\n{coverage}"
-            );
-        }
+    for what in [
+        "node-lost",
+        "node-back",
+        "generation-over",
+        "refused-claim",
+        "late-call",
+        "step redone",
+        "generation grown",
+        "generation shrunk",
+        "fault: coordinator killed",
+    ] {
+        assert!(
+            coverage.of(what) > 0,
+            "no seed has met {what}: the faults are too tame\n{coverage}"
+        );
     }
 }
 

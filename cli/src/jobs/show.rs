@@ -9,7 +9,7 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
 use medley_protocol::ids::JobId;
-use medley_protocol::rest::{DatasetView, JobDetail, StageView};
+use medley_protocol::rest::{DatasetView, JobDetail, StageView, Straggler};
 use medley_protocol::tasks::Recall;
 use serde_json::json;
 use std::fmt::Write;
@@ -30,6 +30,9 @@ fn page(job: &JobDetail, datasets: &[DatasetView], now: DateTime<Utc>) -> String
     let mut page = head(job, now);
     if !job.stages.is_empty() {
         let _ = write!(page, "\n{}", stages(&job.stages, now).plain());
+    }
+    for straggler in job.stages.iter().flat_map(|stage| &stage.stragglers) {
+        let _ = write!(page, "\n{}", straggler_line(straggler));
     }
     let figures = figures(&job.stages);
     if !figures.is_empty() {
@@ -89,6 +92,13 @@ fn stages(stages: &[StageView], now: DateTime<Utc>) -> Table {
         ]);
     }
     table
+}
+
+fn straggler_line(straggler: &Straggler) -> String {
+    format!(
+        "straggler: rank {} on {} takes {:.1} ms for a lane, the middle of its generation is {:.1} ms",
+        straggler.rank, straggler.node_name, straggler.lane_ms, straggler.usual_lane_ms
+    )
 }
 
 fn figures(stages: &[StageView]) -> Table {
@@ -156,5 +166,26 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("no node is alive"), "{page}");
+    }
+
+    #[test]
+    fn a_straggler_is_shown_with_its_node() {
+        let mut job = fake::job("shapes");
+        let mut stage = fake::stage("pretrain-0", StageKind::Pretrain, StageState::Running);
+        stage.stragglers.push(Straggler {
+            stage: stage.id,
+            generation: 1,
+            rank: 3,
+            node: medley_protocol::ids::NodeId::generate(),
+            node_name: "gpu-7".into(),
+            lane_ms: 30.0,
+            usual_lane_ms: 10.04,
+        });
+        job.stages = vec![stage];
+        let page = page(&job, &[], moment(100));
+        assert!(
+            page.contains("rank 3 on gpu-7 takes 30.0 ms for a lane, the middle of its generation is 10.0 ms"),
+            "{page}"
+        );
     }
 }

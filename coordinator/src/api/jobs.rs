@@ -245,7 +245,13 @@ async fn list_events(
 }
 
 async fn detail(app: &App, job: JobId) -> Result<JobDetail> {
-    app.store.job_detail(job).await?.ok_or_else(no_job)
+    let mut detail = app.store.job_detail(job).await?.ok_or_else(no_job)?;
+    let stragglers = app.control.stragglers();
+    for stage in &mut detail.stages {
+        let own = stragglers.iter().filter(|straggler| straggler.stage == stage.id);
+        stage.stragglers = own.cloned().collect();
+    }
+    Ok(detail)
 }
 
 fn bounded(asked: Option<i64>, default: i64, most: i64) -> Result<i64> {

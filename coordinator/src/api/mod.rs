@@ -9,6 +9,7 @@ pub mod extract;
 
 mod agent;
 mod assets;
+mod dry_run;
 mod health;
 mod jobs;
 mod nodes;
@@ -52,6 +53,7 @@ pub fn router(app: App) -> Router {
     let requests = Requests::default();
     let api = Router::new()
         .merge(jobs::routes())
+        .merge(dry_run::routes())
         .merge(nodes::routes())
         .merge(agent::routes())
         .merge(stages::routes())

@@ -40,10 +40,7 @@ pub(super) async fn submit(app: &App, document: &Value, key: Option<&str>) -> Re
             known => return before(known),
         }
     }
-    let spec = Spec::from_document(document)?;
-    let (data, vocab, start) = (spec.data.clone(), spec.vocab.file.clone(), spec.start.clone());
-    let found = tokio::task::spawn_blocking(move || find(&data, &vocab, &start));
-    let shards = found.await.map_err(Error::internal)??;
+    let (spec, shards) = check(document).await?;
     let (job, tasks) = new_job(spec, &shards, Utc::now(), &mut SystemMint);
     let message = format!(
         "{:?} was submitted: a {} job of {} stages",
@@ -61,6 +58,15 @@ pub(super) async fn submit(app: &App, document: &Value, key: Option<&str>) -> Re
         Earlier::Nothing => Ok((job.id, true)),
         known => before(known),
     }
+}
+
+/// Completes a document and finds its data sets.
+pub(super) async fn check(document: &Value) -> Result<(Spec, Shards)> {
+    let spec = Spec::from_document(document)?;
+    let (data, vocab, start) = (spec.data.clone(), spec.vocab.file.clone(), spec.start.clone());
+    let found = tokio::task::spawn_blocking(move || find(&data, &vocab, &start));
+    let shards = found.await.map_err(Error::internal)??;
+    Ok((spec, shards))
 }
 
 fn before(earlier: Earlier) -> Result<(JobId, bool)> {

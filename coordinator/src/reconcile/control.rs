@@ -9,6 +9,7 @@ use super::sight::{Refused, Sight};
 use crate::domain::node::KnownNode;
 use medley_protocol::agent::{Beat, Orders};
 use medley_protocol::ids::{IncarnationId, NodeId};
+use medley_protocol::rest::Straggler;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,6 +53,7 @@ struct State {
     sight: Sight,
     /// Orders for a life of each node's agent.
     orders: BTreeMap<NodeId, (IncarnationId, Arc<Orders>)>,
+    stragglers: Vec<Straggler>,
 }
 
 impl fmt::Debug for Control {
@@ -116,7 +118,7 @@ impl Control {
     /// [`Unheard`].
     pub fn beat(&self, beat: Beat) -> Result<Arc<Orders>, Unheard> {
         let now = self.now();
-        let (node, incarnation) = (beat.node, beat.incarnation);
+        let (node, incarnation, seen) = (beat.node, beat.incarnation, beat.revision);
         let mut state = self.state();
         if !state.leading {
             return Err(Unheard::NotLeading);
@@ -124,7 +126,11 @@ impl Control {
         let news = state.sight.beat(beat, now).map_err(Unheard::Refused)?;
         // Orders for an earlier life of the agent are not for this one.
         let told = state.orders.get(&node).filter(|(life, _)| *life == incarnation);
-        let orders = told.map_or_else(|| Arc::new(nothing()), |(_, orders)| Arc::clone(orders));
+        let orders = match told.map(|(_, orders)| orders) {
+            // An agent ignores what it has seen already, and orders are long: it need not read them again.
+            Some(orders) if orders.revision > seen => Arc::clone(orders),
+            _ => Arc::new(unchanged(seen)),
+        };
         drop(state);
         if news {
             self.wake();
@@ -185,15 +191,26 @@ impl Control {
         self.state().orders = told.orders.iter().filter_map(with_life).collect();
     }
 
+    /// Makes known which ranks hold their generations up.
+    pub fn name_stragglers(&self, stragglers: Vec<Straggler>) {
+        self.state().stragglers = stragglers;
+    }
+
+    /// The ranks that hold their generations up.
+    pub fn stragglers(&self) -> Vec<Straggler> {
+        self.state().stragglers.clone()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change above is complete before anything that could panic.
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn nothing() -> Orders {
+/// No news for a node that has seen this revision.
+fn unchanged(revision: u64) -> Orders {
     Orders {
-        revision: 0,
+        revision,
         assignments: Vec::new(),
     }
 }

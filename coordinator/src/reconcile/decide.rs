@@ -14,6 +14,7 @@ use super::growth::Room;
 use super::orders::Told;
 use super::placing;
 use super::sight::Sight;
+use super::stragglers::Watch;
 use crate::domain::course::Course;
 use crate::domain::decision::{Decision, Effect};
 use crate::domain::stage::{Generation, Seat, State};
@@ -39,6 +40,8 @@ pub struct Memory {
     pub breaks: Breaks,
     /// Stages that have room to grow.
     pub room: Room,
+    /// Ranks that hold their generations up.
+    pub stragglers: Watch,
 }
 
 /// The decision function.
@@ -81,6 +84,7 @@ pub fn decide(
     memory.breaks = pass.breaks;
     placing::prune(&mut memory.held, &decision.jobs);
     placing::prune(&mut memory.room, &decision.jobs);
+    decision.events.extend(memory.stragglers.look(&decision.jobs, sight));
     Ok((memory, decision))
 }
 

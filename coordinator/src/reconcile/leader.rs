@@ -168,6 +168,7 @@ impl Leader {
             memory.told.tell(desired, revisions);
             office.memory = memory;
             self.control.publish(&office.memory.told, &sight);
+            self.control.name_stragglers(office.memory.stragglers.stragglers());
             for event in &decision.events {
                 tracing::info!(kind = event.kind, "{}", event.message);
             }

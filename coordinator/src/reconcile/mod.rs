@@ -3,7 +3,7 @@
 //! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`standstill`] on one that makes no step though nobody
 //! has lost anybody, [`decide`] what becomes of every job, [`breaks`]
 //! what becomes of a generation that broke, [`placing`] the planner's part in it, [`growth`] how a stage
-//! gets more ranks while it trains, [`orders`] what every node is to run: all pure. [`control`] is the handle that
+//! gets more ranks while it trains, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all pure. [`control`] is the handle that
 //! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
 
 pub mod breaks;
@@ -15,6 +15,7 @@ pub mod orders;
 pub mod placing;
 pub mod sight;
 pub mod standstill;
+pub mod stragglers;
 
 mod leader;
 

@@ -143,6 +143,8 @@ fn stage_view(stage: &Stage, row: &stages::Row, epochs: Option<Vec<EpochView>>) 
         epochs: epochs.unwrap_or_default(),
         evaluation: row.evaluation.clone().map(read).transpose()?,
         details: row.details.clone().map(read).transpose()?,
+        // For the leader's memory to say.
+        stragglers: Vec::new(),
         started_at: row.started_at,
         finished_at: row.finished_at,
     })

@@ -45,6 +45,7 @@ impl Row {
             busy: 0,
             threads: self.threads.unsigned_abs(),
             fingerprint: self.fingerprint,
+            stragglers: Vec::new(),
             registered_at: self.registered_at,
         }
     }

@@ -19,6 +19,7 @@ import type {
   Recall,
   StageView,
   StepMetrics,
+  Straggler,
 } from "./types";
 
 type Fields = Record<string, unknown>;
@@ -76,9 +77,28 @@ export function readStage(raw: unknown): StageView {
     epochs: readList(stage.epochs, readEpoch),
     evaluation: readEvaluation(stage.evaluation),
     details: stage.details ? readObject(stage.details) : null,
+    stragglers: readList(stage.stragglers, readStraggler),
     started_at: textOrNull(stage.started_at),
     finished_at: textOrNull(stage.finished_at),
   };
+}
+
+function readStraggler(raw: unknown): Straggler {
+  const straggler = fields(raw);
+  return {
+    stage: text(straggler.stage),
+    generation: number(straggler.generation),
+    rank: number(straggler.rank),
+    node: text(straggler.node),
+    node_name: text(straggler.node_name),
+    lane_ms: number(straggler.lane_ms),
+    usual_lane_ms: number(straggler.usual_lane_ms),
+  };
+}
+
+/** The lanes of a job's spec; 0 if it names none. */
+export function readLanes(spec: unknown): number {
+  return number(fields(fields(spec).lanes).count);
 }
 
 function readEpoch(raw: unknown): EpochView {
@@ -185,6 +205,7 @@ export function readNode(raw: unknown): NodeView {
     busy: number(node.busy),
     threads: number(node.threads),
     fingerprint: text(node.fingerprint),
+    stragglers: readList(node.stragglers, readStraggler),
     registered_at: text(node.registered_at),
   };
 }

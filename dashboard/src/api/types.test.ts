@@ -33,6 +33,7 @@ describe("types mirror the protocol", () => {
     ["rest.rs", "JobView"],
     ["rest.rs", "StageView"],
     ["rest.rs", "EpochView"],
+    ["rest.rs", "Straggler"],
     ["rest.rs", "MetricsPage"],
     ["rest.rs", "CheckpointView"],
     ["rest.rs", "CheckpointRequestView"],

@@ -22,7 +22,7 @@ export interface JobView {
 }
 
 export interface JobDetail extends JobView {
-  /** Shown as it is; the dashboard reads no field of it. */
+  /** Shown as it is; the dashboard reads its lanes alone. */
   spec: unknown;
   /** In topological order. */
   stages: StageView[];
@@ -44,8 +44,21 @@ export interface StageView {
   epochs: EpochView[];
   evaluation: Evaluation | null;
   details: ObjectRef | null;
+  /** Ranks that it waits for in every step. */
+  stragglers: Straggler[];
   started_at: string | null;
   finished_at: string | null;
+}
+
+/** A rank that has needed much longer for a lane than the others of its generation, for many steps. */
+export interface Straggler {
+  stage: string;
+  generation: number;
+  rank: number;
+  node: string;
+  node_name: string;
+  lane_ms: number;
+  usual_lane_ms: number;
 }
 
 export interface EpochView {
@@ -140,6 +153,8 @@ export interface NodeView {
   busy: number;
   threads: number;
   fingerprint: string;
+  /** Ranks on it that others wait for in every step. */
+  stragglers: Straggler[];
   registered_at: string;
 }
 

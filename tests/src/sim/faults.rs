@@ -37,6 +37,20 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// What it counts as.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::KillRank => "fault: rank killed",
+            Self::FreezeRank { .. } => "fault: rank stands still",
+            Self::Reset => "fault: connection reset",
+            Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
+            Self::KillAgent { .. } => "fault: agent killed",
+            Self::Silence { .. } => "fault: node silent",
+            Self::KillCoordinator { torn: true, .. } => "fault: coordinator killed while writing",
+            Self::KillCoordinator { .. } => "fault: coordinator killed",
+        }
+    }
+
     /// How long it lasts by itself.
     pub(super) fn lasts(self) -> Duration {
         match self {

@@ -9,9 +9,11 @@
 //!
 //! A seed fixes the cluster, all delays and the faults (`faults`), so a run can be repeated exactly. A run without
 //! faults gives the [`Record`] that every other run has to reproduce; `witness` watches the rules that hold at every
-//! moment. `world` puts it all together, one happening after the other.
+//! moment. `world` puts it all together, one happening after the other;
+//! [`campaign`] plays many seeds.
 
 mod agenda;
+mod campaign;
 mod clerk;
 mod coordinator;
 mod dice;
@@ -27,6 +29,7 @@ mod trainee;
 mod witness;
 mod world;
 
+pub use campaign::{Campaign, campaign};
 pub use witness::{Coverage, Record};
 
 use std::fmt;

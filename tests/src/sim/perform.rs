@@ -248,6 +248,7 @@ impl World<'_> {
 
     pub(super) fn fail(&mut self, fault: Fault) {
         self.witness.note(|| format!("FAULT {fault:?}"));
+        self.witness.count(fault.name());
         match fault {
             Fault::KillRank => {
                 if let Some(pid) = self.some_rank() {

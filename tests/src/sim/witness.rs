@@ -82,6 +82,10 @@ pub(super) struct Witness<'a> {
     now: Duration,
     revisions: BTreeMap<(usize, u64), u64>,
     generations: BTreeMap<StageId, u64>,
+    /// Ranks of the present generation.
+    worlds: BTreeMap<StageId, usize>,
+    /// Most steps that anyone has committed.
+    furthest: BTreeMap<StageId, u64>,
     /// Steps of the last checkpoint when a generation was placed.
     floors: BTreeMap<(StageId, u64), u64>,
     progress: BTreeMap<(StageId, u64), Progress>,
@@ -101,6 +105,8 @@ impl<'a> Witness<'a> {
             now: Duration::ZERO,
             revisions: BTreeMap::new(),
             generations: BTreeMap::new(),
+            worlds: BTreeMap::new(),
+            furthest: BTreeMap::new(),
             floors: BTreeMap::new(),
             progress: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -199,8 +205,14 @@ impl<'a> Witness<'a> {
         if held.is_some_and(|held| held + 1 != step) {
             self.accuse(format!("{name}: p{pid} commits step {step} after {held:?}"));
         }
+        let before = self.furthest.get(&stage).copied().unwrap_or(0);
+        self.furthest.insert(stage, step.max(before));
         if let Some(progress) = self.progress.get_mut(&(stage, generation)) {
+            let redone = step <= before && step > progress.base && progress.by_rank.values().all(|other| *other < step);
             progress.by_rank.insert(rank, step);
+            if redone {
+                *self.coverage.0.entry("step redone").or_default() += 1;
+            }
             let all = progress.by_rank.values().copied();
             let slowest = if progress.by_rank.len() < world as usize {
                 Some(progress.base)
@@ -240,6 +252,13 @@ impl<'a> Witness<'a> {
             if let Some(generation) = stage.present().filter(|_| stage.kind.is_training()) {
                 let step = generation.resume.as_ref().map_or(0, |manifest| manifest.step);
                 self.floors.entry((stage.id, generation.number)).or_insert(step);
+                let world = generation.seats.len();
+                let had = self.worlds.insert(stage.id, world).unwrap_or(world);
+                if world > had {
+                    self.count("generation grown");
+                } else if world < had {
+                    self.count("generation shrunk");
+                }
             }
             if stage.generation < before {
                 self.accuse(format!(

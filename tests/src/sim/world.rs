@@ -204,6 +204,7 @@ impl<'a> World<'a> {
             Happening::CoordinatorStarts => {
                 self.coordinator = Some(Coordinator::lead(&self.table, &self.clock));
                 self.reign += 1;
+                self.witness.count("coordinator began a term");
                 let decide = Happening::Decide {
                     reign: self.reign,
                     woken: false,

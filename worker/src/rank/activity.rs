@@ -21,31 +21,40 @@ struct Inner {
     committed: Option<Instant>,
     /// Times of the last steps.
     steps: VecDeque<Duration>,
+    /// Time that this step was computed for so far, without what it waited for others.
+    computed: Duration,
+    /// Such times of the last steps, per lane.
+    lanes: VecDeque<Duration>,
 }
 
 impl Activity {
     /// A part of a step begins, in which this collective of the generation is the present one or the next.
     pub fn enter(&self, step: u64, phase: StepPhase, collective: u64) {
+        let mut inner = self.inner();
+        let now = Instant::now();
         let doing = Doing {
             step,
             phase,
             collective,
             for_ms: 0,
             usual_step_ms: None,
+            lane_us: None,
         };
-        self.inner().now = Some((doing, Instant::now()));
+        let before = inner.now.replace((doing, now));
+        if let Some((_, since)) = before.filter(|(before, _)| before.phase == StepPhase::Computing) {
+            inner.computed += now - since;
+        }
     }
 
-    /// A step was committed.
-    pub fn committed(&self) {
+    /// A step of so many own lanes was committed.
+    pub fn committed(&self, lanes: u32) {
         let mut inner = self.inner();
         let now = Instant::now();
         if let Some(before) = inner.committed.replace(now) {
-            inner.steps.push_back(now - before);
-            if inner.steps.len() > STEPS {
-                inner.steps.pop_front();
-            }
+            keep(&mut inner.steps, now - before);
         }
+        let computed = std::mem::take(&mut inner.computed);
+        keep(&mut inner.lanes, computed / lanes.max(1));
     }
 
     /// The rank does not train at present. Among other ranks a step will take another time.
@@ -57,12 +66,10 @@ impl Activity {
     pub fn look(&self) -> Option<Doing> {
         let inner = self.inner();
         let (doing, since) = inner.now?;
-        let mut steps: Vec<Duration> = inner.steps.iter().copied().collect();
-        steps.sort_unstable();
-        let usual = steps.get(steps.len() / 2).filter(|_| steps.len() >= FEWEST);
         Some(Doing {
             for_ms: since.elapsed().as_millis() as u64,
-            usual_step_ms: usual.map(|usual| usual.as_millis() as u64),
+            usual_step_ms: median(&inner.steps).map(|usual| usual.as_millis() as u64),
+            lane_us: median(&inner.lanes).map(|usual| usual.as_micros() as u64),
             ..doing
         })
     }
@@ -71,6 +78,19 @@ impl Activity {
         // Every change above is complete before anything that could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn keep(times: &mut VecDeque<Duration>, time: Duration) {
+    times.push_back(time);
+    if times.len() > STEPS {
+        times.pop_front();
+    }
+}
+
+fn median(times: &VecDeque<Duration>) -> Option<Duration> {
+    let mut times: Vec<Duration> = times.iter().copied().collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).filter(|_| times.len() >= FEWEST).copied()
 }
 
 #[cfg(test)]
@@ -99,14 +119,14 @@ mod tests {
         let activity = Activity::default();
         activity.enter(0, StepPhase::Computing, 0);
         for _ in 0..FEWEST {
-            activity.committed();
+            activity.committed(1);
         }
         assert_eq!(
             activity.look().unwrap().usual_step_ms,
             None,
             "four steps lie between five commits"
         );
-        activity.committed();
+        activity.committed(1);
         assert!(activity.look().unwrap().usual_step_ms.is_some());
         activity.rest();
         activity.enter(0, StepPhase::Computing, 0);
@@ -115,5 +135,28 @@ mod tests {
             None,
             "another generation has another speed"
         );
+    }
+
+    #[test]
+    fn only_own_computing_counts_for_the_time_of_a_lane() {
+        let activity = Activity::default();
+        let long = Duration::from_millis(20);
+        for step in 0..FEWEST as u64 {
+            activity.enter(step, StepPhase::Computing, 0);
+            std::thread::sleep(Duration::from_millis(4));
+            activity.enter(step, StepPhase::Exchanging, 0);
+            std::thread::sleep(long);
+            activity.enter(step, StepPhase::Computing, 0);
+            activity.committed(2);
+        }
+        let lane = Duration::from_micros(activity.look().unwrap().lane_us.unwrap());
+        assert!(
+            lane >= Duration::from_millis(2),
+            "two lanes were computed in at least 4 ms: {lane:?}"
+        );
+        assert!(lane < long, "what the others took does not count: {lane:?}");
+        activity.rest();
+        activity.enter(9, StepPhase::Computing, 0);
+        assert_eq!(activity.look().unwrap().lane_us, None);
     }
 }

@@ -7,7 +7,7 @@ use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::{JobId, StageId, TaskId};
 use medley_protocol::ledger::{LaneSamples, LedgerEntry};
 use medley_protocol::metrics::MetricsChunk;
-use medley_protocol::rest::{EventView, JobDetail, JobView, LedgerPage, Page, PartHandedIn};
+use medley_protocol::rest::{DryRun, EventView, JobDetail, JobView, LedgerPage, Page, PartHandedIn};
 use serde_json::json;
 
 #[tokio::test]
@@ -126,6 +126,28 @@ async fn metrics_are_stored_once_and_without_gaps() {
         cluster.api.post(Role::Node, &path, &odd).await.refusal(),
         (422, "invalid")
     );
+}
+
+#[tokio::test]
+async fn a_dry_run_makes_no_job_and_refuses_what_a_submission_does() {
+    let cluster = Cluster::start().await;
+    let document = cluster.document("pretrain");
+    let answer = cluster.api.post(Role::Submitter, "/jobs/dry-run", &document).await;
+    let answer: DryRun = answer.read();
+    assert!(
+        answer.present.is_none() && answer.reason.contains("none is alive"),
+        "{answer:?}"
+    );
+    assert_eq!(answer.stairs.last().map(|stair| stair.ranks), Some(answer.lanes));
+    let jobs: Page<JobView> = cluster.api.get("/jobs").await.read();
+    assert_eq!(jobs.items, []);
+    let wrong = cluster
+        .api
+        .post(Role::Submitter, "/jobs/dry-run", &json!({"name": "j"}))
+        .await;
+    assert_eq!(wrong.refusal(), (422, "invalid"));
+    let viewer = cluster.api.post(Role::Viewer, "/jobs/dry-run", &document).await;
+    assert_eq!(viewer.refusal(), (403, "forbidden"));
 }
 
 #[tokio::test]

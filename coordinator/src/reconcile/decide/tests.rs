@@ -7,6 +7,7 @@ mod nodes;
 mod random;
 mod rules;
 mod standstill;
+mod stragglers;
 mod world;
 
 use super::*;

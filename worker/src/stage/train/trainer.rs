@@ -245,7 +245,7 @@ impl Trainer {
             }
             if let Some((metrics, ledger)) = report {
                 tracing::debug!(step = metrics.step, "committed");
-                self.voice.activity().committed();
+                self.voice.activity().committed(place.lanes().count() as u32);
                 self.voice.say(&FromRank::Committed { metrics, ledger });
             }
             if agreed.then.is_some() {

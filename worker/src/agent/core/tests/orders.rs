@@ -142,6 +142,7 @@ fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
         phase: medley_protocol::agent::StepPhase::Computing,
         collective: 2,
         for_ms: 4000,
+        lane_us: None,
         usual_step_ms: Some(1000),
     });
     let pulse = |agent: &mut Agent| {
