@@ -1,9 +1,10 @@
 //! The lane tree against a plain ring, over the same connections on loopback.
 //!
-//! `cargo bench -p medley-worker --bench collective -- [PRESET] [ROUNDS]` (defaults: `tiny`, 7). Tree and ring take turns; times
-//! are medians, the ratio is the median of the ratios of neighbouring turns. Every rank is a node of its own, so what a rank
-//! sends crosses nodes; bytes are those written to sockets, headers included. Half of what a ring sends is a sum on its way,
-//! the other half the total. After that, by route alone, what a node sends on two nodes of up to sixteen ranks.
+//! `cargo bench -p medley-worker --bench collective -- [PRESET] [ROUNDS] [RANKS]` (defaults: `tiny`, 7, and 2, 4 and 8 ranks).
+//! Tree and ring take turns; times are medians, the ratio is the median of the ratios of neighbouring turns. Every rank is
+//! a node of its own, so what a rank sends crosses nodes; bytes are those written to sockets, headers included. Half of what
+//! a ring sends is a sum on its way, the other half the total. After that, by route alone, what a node sends on two nodes
+//! of up to sixteen ranks.
 
 #![allow(missing_docs, reason = "a program")]
 
@@ -37,7 +38,8 @@ fn main() {
         "| ranks | lanes | tree, ms | ring, ms | time ratio | sent by the busiest rank, MiB: tree | ring | bytes ratio |"
     );
     println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for ranks in [2, 4, 8] {
+    let ranks = arguments.next().map(|ranks| ranks.parse().expect("RANKS is a number"));
+    for ranks in ranks.map_or(vec![2, 4, 8], |ranks| vec![ranks]) {
         // Eight gradients of ViT-B and what is on its way would not fit most machines.
         let len = if ranks == 8 { len.min(64 << 20) } else { len };
         let mut counts = vec![ranks, 8, 32, 31, 30, 28];
@@ -99,7 +101,7 @@ fn run(deal: &Deal, len: usize, rounds: usize, ways: &[Way]) -> Outcome {
             }
             seconds.push(turn);
         }
-        (seconds, mesh.leave(Duration::from_secs(60)).values().sum::<u64>())
+        (seconds, mesh.leave(Duration::from_mins(1)).values().sum::<u64>())
     });
     let busiest = outcomes.iter().map(|(_, written)| *written).max().unwrap_or(0) as f64;
     let seconds = outcomes

@@ -92,7 +92,7 @@ fn run(blip: &Blip, sources: u32, rounds: u32) -> Vec<Turn> {
             });
             turns.push(Turn { fed, raw });
         }
-        let _ = mesh.leave(Duration::from_secs(60));
+        let _ = mesh.leave(Duration::from_mins(1));
         turns
     };
     connected(sources + 1, LIMITS, each).pop().unwrap_or_default()
