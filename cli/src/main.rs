@@ -61,7 +61,7 @@ enum Command {
     Submit(submit::Args),
     /// List, show, follow and cancel jobs.
     Jobs(jobs::Args),
-    /// List the nodes of the cluster.
+    /// List, cordon and drain the nodes of the cluster.
     Nodes(nodes::Args),
     /// List and take checkpoints.
     Checkpoints(checkpoints::Args),

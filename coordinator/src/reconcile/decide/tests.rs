@@ -1,6 +1,7 @@
 //! The core without a database: a world of jobs, nodes that beat or do not, and a clock.
 
 mod breaks;
+mod drain;
 mod growth;
 mod nodes;
 mod random;
