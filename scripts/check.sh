@@ -52,10 +52,11 @@ step_licences() {
 
 step_dashboard() { "$root/scripts/dashboard.sh" check; }
 
-# A job over two machines that share nothing but a cable and a file system.
+# A job over two machines that share nothing but a cable and a file system, and what a network can do to a training.
 step_machines() {
   cargo build --locked --release --workspace --bins
   "$root/tests/deploy/two-machines.sh"
+  cargo test --locked --release --workspace --test network -- --ignored --test-threads=1
 }
 
 step_browser() {

@@ -64,7 +64,7 @@ enum Command {
     Jobs(jobs::Args),
     /// Check which samples the steps of a job have read.
     Ledger(ledger::Args),
-    /// List the nodes of the cluster.
+    /// List, cordon and drain the nodes of the cluster.
     Nodes(nodes::Args),
     /// List, take and verify checkpoints.
     Checkpoints(checkpoints::Args),

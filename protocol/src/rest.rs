@@ -15,6 +15,7 @@
 //! | `GET /jobs/{job}/datasets` | → list of [`DatasetView`] | viewer |
 //! | `GET /jobs/{job}/events?after&limit` | → list of [`EventView`] | viewer |
 //! | `GET /nodes` | → list of [`NodeView`] | viewer |
+//! | `POST /nodes/{name}/duty` | [`DutyChange`] → [`NodeView`] | operator |
 //! | `GET /objects/{key}` | → bytes | viewer |
 //! | `POST /agent/register` | [`Register`](crate::agent::Register) → [`Registered`](crate::agent::Registered) | node |
 //! | `POST /agent/beat` | [`Beat`](crate::agent::Beat) → [`Orders`](crate::agent::Orders) | node |
@@ -319,6 +320,44 @@ pub struct NodeView {
     pub stragglers: Vec<Straggler>,
     /// When its agent last registered.
     pub registered_at: DateTime<Utc>,
+    /// Whether it takes work.
+    #[serde(default)]
+    pub duty: Duty,
+}
+
+/// Whether a node takes work. It stays so when its agent starts again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Duty {
+    /// It does.
+    #[default]
+    Serving,
+    /// It keeps what it has and takes nothing new.
+    Cordoned,
+    /// It takes nothing new, and what it has goes to other nodes. Once it has nothing left it is drained.
+    Draining,
+}
+
+impl Duty {
+    /// Its name, as on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Cordoned => "cordoned",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Another duty for a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DutyChange {
+    /// From now on.
+    pub duty: Duty,
+    /// A node that is drained gives up by then what nobody else can take. Without it, it waits until somebody can.
+    #[serde(default)]
+    pub deadline_s: Option<u32>,
 }
 
 /// A checkpoint part handed in by an agent.

@@ -6,7 +6,7 @@ use medley_protocol::ids::JobId;
 use medley_tests::programs::{Agent, Coordinator, Database, Service, Site, committed, has_committed};
 
 /// Steps of a training: enough that it is still in its middle when another coordinator has taken over.
-const STEPS: u64 = 600;
+const STEPS: u64 = 3000;
 /// Steps before a fault.
 const BEFORE: u64 = 20;
 const LEADS: &str = "this coordinator leads";

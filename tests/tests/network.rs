@@ -8,7 +8,7 @@ use medley_protocol::ids::JobId;
 use medley_tests::programs::{Agent, Api, Coordinator, Machine, Network, Service, Site, has_committed};
 
 /// Steps of a training: enough that it is still in its middle when the network has been away for long.
-const STEPS: u64 = 400;
+const STEPS: u64 = 3000;
 /// Steps before a fault.
 const BEFORE: u64 = 20;
 
@@ -21,6 +21,7 @@ struct Cluster {
     coordinator: Coordinator,
     job: JobId,
     undisturbed: Hash,
+    _site: Site,
 }
 
 impl Cluster {
@@ -51,6 +52,7 @@ impl Cluster {
             coordinator,
             job,
             undisturbed,
+            _site: site,
         };
         cluster.both_commit(BEFORE).await;
         cluster

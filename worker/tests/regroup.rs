@@ -7,9 +7,13 @@
 
 #[path = "regroup/cluster.rs"]
 mod cluster;
+#[path = "regroup/link.rs"]
+mod link;
 
 use cluster::Cluster;
+use link::Way;
 use std::process::Command;
+use std::time::Duration;
 
 const STEPS: u64 = 120;
 
@@ -100,4 +104,47 @@ fn a_last_checkpoint_that_never_became_whole_is_written_again() {
     cluster.kill(ranks[1]);
     cluster.regroup(&[ranks[0], ranks[2]], 0, true);
     assert_eq!(cluster.finish(), expected);
+}
+
+#[test]
+fn a_survivor_that_was_prepared_commits_what_others_have_committed_from_its_own_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected = undisturbed(dir.path());
+    let mut cluster = Cluster::new(&dir.path().join("prepared"), STEPS);
+    // The lowest rank says to all that step 10 may be committed, and one of them never hears it.
+    let deaf = Way {
+        loses: Some(r#""say":"go","step":10,"#.into()),
+        ..Way::default()
+    };
+    cluster.between(2, 0, deaf);
+    let ranks = cluster.regroup(&[], 3, true);
+    cluster.await_committed(ranks[1], 11);
+    assert_eq!(cluster.committed_by(ranks[2]), Some(10), "it never heard that it may");
+    cluster.kill(ranks[0]);
+    cluster.await_broken(&ranks[1..]);
+    cluster.regroup(&ranks[1..], 0, true);
+    assert_eq!(cluster.finish(), expected);
+    assert_eq!(cluster.jumps(), 0, "nobody was fed");
+    assert_eq!(cluster.loaded_from_store(), 0);
+}
+
+#[test]
+fn a_long_and_narrow_way_between_ranks_is_slow_and_no_reason_to_give_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = |name: &str, slow: bool| {
+        let mut cluster = Cluster::new(&dir.path().join(name), 8);
+        if slow {
+            let way = Way {
+                delay: Duration::from_millis(50),
+                bytes_per_second: Some(5_000_000 / 8),
+                loses: None,
+            };
+            cluster.between(1, 0, way);
+        }
+        cluster.regroup(&[], 2, true);
+        let state = cluster.finish();
+        assert_eq!(cluster.broken(), 0);
+        state
+    };
+    assert_eq!(state("slow", true), state("fast", false));
 }

@@ -120,6 +120,8 @@ impl From<sqlx::Error> for Error {
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        // A connection that ends while it is being made.
+        sqlx::Error::Protocol(_) => true,
         // Classes of SQLSTATE: 08 connection, 40 rollback for others' sake, 53 out of resources, 57P0x going down.
         sqlx::Error::Database(e) => e
             .code()
@@ -175,9 +177,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_database_that_is_away_is_worth_another_try() {
-        let (status, body) = answer(sqlx::Error::PoolTimedOut.into()).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body["code"], "unavailable");
+        let cut_short = sqlx::Error::Protocol("unexpected response from SSLRequest: 0x00".into());
+        for error in [sqlx::Error::PoolTimedOut, cut_short] {
+            let (status, body) = answer(error.into()).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(body["code"], "unavailable");
+        }
     }
 
     #[tokio::test]

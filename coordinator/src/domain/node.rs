@@ -16,3 +16,12 @@ pub struct KnownNode {
     /// Numerics fingerprint of its ranks.
     pub fingerprint: String,
 }
+
+/// A node that takes no new work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withheld {
+    /// Whether what it has is to go to other nodes.
+    pub drains: bool,
+    /// Whether it gives up even what nobody else can take.
+    pub is_due: bool,
+}

@@ -5,7 +5,7 @@
 //! its arguments alone (ids and secrets come from a [`Mint`]), so a simulation can run it.
 //!
 //! One pass: notice nodes that fell silent or came back; move every stage as far as the facts allow; fail or finish
-//! jobs; place what waits.
+//! jobs; end what is on nodes that are drained; place what waits.
 
 use super::Settings;
 use super::breaks::Breaks;
@@ -79,6 +79,7 @@ pub fn decide(
         .into_iter()
         .map(|job| pass.advance(job))
         .collect::<Result<_, _>>()?;
+    let jobs = pass.drain(jobs)?;
     let jobs = pass.place(jobs, mint)?;
     pass.decision.jobs = pass.grow(jobs, mint)?;
     memory.breaks = pass.breaks;

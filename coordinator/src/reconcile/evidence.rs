@@ -220,6 +220,7 @@ impl Evidence<'_> {
                 text: format!("rank {} on {name} {text}", seat.rank),
                 retry: true,
                 what,
+                damage: None,
             }
         };
         let text = match cause {

@@ -152,7 +152,8 @@ impl Leader {
     }
 
     async fn decide(&self, office: &mut Office, now: Duration) -> Result<Saved, Error> {
-        let sight = self.control.sight();
+        let mut sight = self.control.sight();
+        sight.withheld = self.store.withheld_nodes().await?;
         let jobs = self.store.active_jobs().await?;
         let settings = self.control.settings();
         let (mut memory, decision) = decide(office.memory.clone(), &sight, jobs, now, settings, &mut SystemMint)?;

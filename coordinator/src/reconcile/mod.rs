@@ -1,14 +1,16 @@
 //! Scheduling: pure decisions, and the loop around them.
 //!
-//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`standstill`] on one that makes no step though nobody
-//! has lost anybody, [`decide`] what becomes of every job, [`breaks`]
-//! what becomes of a generation that broke, [`placing`] the planner's part in it, [`growth`] how a stage
-//! gets more ranks while it trains, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all pure. [`control`] is the handle that
+//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`standstill`] on one that makes no step though
+//! nobody has lost anybody, [`decide`] what becomes of every job, [`breaks`] what becomes of a generation that broke,
+//! [`drain`] what becomes of one on a node that is drained, [`placing`] the planner's part in it, [`growth`] how a stage gets
+//! more ranks while it trains, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all pure.
+//! [`control`] is the handle that
 //! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
 
 pub mod breaks;
 pub mod control;
 pub mod decide;
+pub mod drain;
 pub mod evidence;
 pub mod growth;
 pub mod orders;

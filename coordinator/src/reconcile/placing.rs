@@ -186,16 +186,18 @@ impl Pass<'_> {
         self.held.get(&stage.id).is_some_and(|until| *until > self.evidence.now)
     }
 
-    /// Nodes with their free devices: also those that `open` stages have. A replacement is placed only where a beat was heard
-    /// just now.
+    /// Nodes that take new work, with their free devices: also those that `open` stages have. A replacement is placed only
+    /// where a beat was heard just now.
     pub(super) fn nodes(&self, jobs: &[Job], open: &BTreeSet<StageId>, replaces: bool) -> Vec<plan::Node> {
         let settings = self.evidence.settings;
         let patience = if replaces { settings.fresh } else { settings.silence };
         let stages = jobs.iter().flat_map(|job| &job.stages);
         let busy = busy(stages.filter(|stage| !open.contains(&stage.id)));
-        let seen = self.evidence.sight.nodes.values();
+        let sight = self.evidence.sight;
         let is_heard = |seen: &&Seen| seen.has_beaten && self.evidence.now.saturating_sub(seen.heard_at) <= patience;
-        let alive = seen.filter(|seen| is_heard(seen) && !self.doubted.contains(&seen.node.id));
+        let takes_work =
+            |seen: &&Seen| !sight.withheld.contains_key(&seen.node.id) && !self.doubted.contains(&seen.node.id);
+        let alive = sight.nodes.values().filter(is_heard).filter(takes_work);
         let mut nodes: Vec<(&str, plan::Node)> = alive
             .map(|seen| {
                 let used = busy.get(&seen.node.id).copied().unwrap_or(0);

@@ -1,6 +1,6 @@
 //! What the nodes say of themselves: registrations and heartbeats, kept in the leader's memory alone.
 
-use crate::domain::node::KnownNode;
+use crate::domain::node::{KnownNode, Withheld};
 use medley_protocol::agent::{Beat, Doing, RankState};
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::BTreeMap;
@@ -44,6 +44,8 @@ pub struct Report {
 pub struct Sight {
     /// By id.
     pub nodes: BTreeMap<NodeId, Seen>,
+    /// Those that take no new work, as operators have said.
+    pub withheld: BTreeMap<NodeId, Withheld>,
 }
 
 /// Why a beat is not accepted.

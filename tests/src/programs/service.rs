@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 const END_PATIENCE: Duration = Duration::from_mins(1);
 /// Time between looks at a process.
 const LOOK: Duration = Duration::from_millis(10);
-/// How much of the log a failed test shows, in bytes.
-const SHOWN: usize = 6000;
+/// How much of the log a failed test shows, in lines.
+const SHOWN: usize = 40;
 
 /// A running program. Dropping it kills it with all that it has started.
 #[derive(Debug)]
@@ -107,9 +107,10 @@ impl Drop for Service {
         self.end();
         if std::thread::panicking() {
             let log = self.log();
-            let begin = log.len().saturating_sub(SHOWN);
-            let end = log.char_indices().find(|(at, _)| *at >= begin).map_or(0, |(at, _)| at);
-            eprintln!("--- the end of {}\n{}", self.log.display(), &log[end..]);
+            // Steps would fill the screen.
+            let told: Vec<&str> = log.lines().filter(|line| !line.contains("committed step=")).collect();
+            let end = told.len().saturating_sub(SHOWN);
+            eprintln!("--- the end of {}\n{}", self.log.display(), told[end..].join("\n"));
         }
     }
 }

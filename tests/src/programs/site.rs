@@ -170,6 +170,11 @@ impl Coordinator {
         self.line("coordinator.url").expect("the coordinator serves")
     }
 
+    /// The file with the administrator's token.
+    pub fn admin_token_file(&self) -> String {
+        self.state_dir.join("tokens/admin").display().to_string()
+    }
+
     /// Its API, for an administrator.
     ///
     /// # Panics

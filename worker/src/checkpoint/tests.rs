@@ -161,7 +161,11 @@ fn what_is_wrong_with_the_bytes_is_damage_and_what_may_pass_is_none() {
 fn whole(shared: &mut Shared, step: u64) -> Part {
     shared.change().step = step;
     let state = shared.view();
-    Part { state, part: 0, parts: 1 }
+    Part {
+        state,
+        part: 0,
+        parts: 1,
+    }
 }
 
 /// A writer whose store refuses everything until the file in its way is removed, and what it says.

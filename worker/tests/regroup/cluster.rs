@@ -1,5 +1,6 @@
 //! Rank processes of one training stage, and what they have said.
 
+use crate::link::Way;
 use medley_data::synth::{SynthSpec, generate};
 use medley_protocol::agent::{Assignment, FromRank, Member, RankState, StageInputs, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
@@ -40,6 +41,9 @@ pub(crate) struct Cluster {
     committed: u64,
     broken: usize,
     from_zero: usize,
+    jumps: usize,
+    /// How a rank of the next generation reaches a lower one, if not directly.
+    ways: BTreeMap<(u32, u32), Way>,
 }
 
 impl Cluster {
@@ -96,6 +100,8 @@ impl Cluster {
             committed: 0,
             broken: 0,
             from_zero: 0,
+            jumps: 0,
+            ways: BTreeMap::new(),
         }
     }
 
@@ -134,14 +140,25 @@ impl Cluster {
             node: nodes[usize::from(rank >= world / 2)],
             address: self.address(*member).unwrap(),
         };
-        let order = ToRank::Connect {
-            generation: self.generation,
-            members: (0..).zip(&members).map(member).collect(),
-        };
-        for member in &members {
-            self.ranks[*member].process.tell(&order).unwrap();
+        let known: Vec<Member> = (0..).zip(&members).map(member).collect();
+        let mut ways = std::mem::take(&mut self.ways);
+        for (rank, number) in (0..).zip(&members) {
+            let mut members = known.clone();
+            for member in &mut members {
+                if let Some(way) = ways.remove(&(rank, member.rank)) {
+                    member.address = way.to(&member.address).to_string();
+                }
+            }
+            let generation = self.generation;
+            let order = ToRank::Connect { generation, members };
+            self.ranks[*number].process.tell(&order).unwrap();
         }
         members
+    }
+
+    /// Puts a way between a rank of the next generation and a lower one, which it calls.
+    pub(crate) fn between(&mut self, rank: u32, lower: u32, way: Way) {
+        self.ways.insert((rank, lower), way);
     }
 
     fn start(&mut self, assignment: Box<Assignment>, rank: u32) -> usize {
@@ -192,6 +209,24 @@ impl Cluster {
     /// Ranks that began at step 0 although others had gone on.
     pub(crate) fn loaded_from_store(&self) -> usize {
         self.from_zero
+    }
+
+    /// Steps that ranks did not commit themselves, because they were fed a later state.
+    pub(crate) fn jumps(&self) -> usize {
+        self.jumps
+    }
+
+    /// Waits until a process has committed just so many steps; others may be elsewhere.
+    pub(crate) fn await_committed(&mut self, rank: usize, steps: u64) {
+        self.until("it has committed", |cluster| {
+            cluster.ranks[rank].last.is_some_and(|last| last + 1 >= steps)
+        });
+        assert_eq!(self.committed_by(rank), Some(steps));
+    }
+
+    /// Steps that a process has committed.
+    pub(crate) fn committed_by(&self, rank: usize) -> Option<u64> {
+        self.ranks[rank].last.map(|last| last + 1)
     }
 
     pub(crate) fn pid(&self, rank: usize) -> u32 {
@@ -282,6 +317,7 @@ impl Cluster {
                     metrics.step,
                     rank.last
                 );
+                self.jumps += usize::from(metrics.step > next && rank.last.is_some());
                 rank.last = Some(metrics.step);
                 self.committed = self.committed.max(metrics.step + 1);
             }

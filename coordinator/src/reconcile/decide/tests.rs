@@ -2,6 +2,7 @@
 
 mod breaks;
 mod damage;
+mod drain;
 mod growth;
 mod nodes;
 mod random;
