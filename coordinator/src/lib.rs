@@ -2,13 +2,14 @@
 //!
 //! Layers, from the leaves: [`domain`] (states and transitions) and [`plan`] (pure placement) know no IO; [`store`] is
 //! the only place with SQL; [`reconcile`] decides and carries out; [`sweep`] deletes what
-//! retention gave up; [`api`] answers agents and people; [`mod@serve`] puts
+//! retention gave up, [`leftovers`] what killed writers leave; [`api`] answers agents and people; [`mod@serve`] puts
 //! them together. [`postgres`] runs the database when the operator has none, [`tokens`] makes and checks credentials, and
 //! [`test_database`] gives each test a database of its own.
 
 pub mod api;
 pub mod database;
 pub mod domain;
+pub mod leftovers;
 pub mod objects;
 pub mod plan;
 pub mod postgres;

@@ -4,7 +4,7 @@ use anyhow::Context;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use url::Url;
 
@@ -16,6 +16,12 @@ pub fn url_of_directory(path: &Path) -> anyhow::Result<String> {
     Url::from_file_path(path)
         .map(String::from)
         .map_err(|()| anyhow::anyhow!("the store's directory {} is not an absolute path", path.display()))
+}
+
+/// The directory of this machine that a URL names, if it names one.
+pub fn directory(url: &str) -> Option<PathBuf> {
+    let parsed = Url::parse(url).ok().filter(|url| url.scheme() == "file")?;
+    parsed.to_file_path().ok()
 }
 
 /// Opens the store at a URL. A directory is made if it is missing.
@@ -49,6 +55,8 @@ mod tests {
         let path = dir.path().join("with space");
         let url = url_of_directory(&path).unwrap();
         let store = open(&url).unwrap();
+        assert_eq!(directory(&url), Some(path.clone()));
+        assert_eq!(directory("memory:///"), None);
         std::fs::create_dir(path.join("a")).unwrap();
         std::fs::write(path.join("a/b.json"), "{}").unwrap();
         let object = store.get(&"a/b.json".into()).await.unwrap();

@@ -8,7 +8,7 @@ use crate::database::{Database, Place};
 use crate::reconcile::{self, Control, Settings};
 use crate::state_dir::{StateDir, write_public};
 use crate::store::Store;
-use crate::{objects, sweep, tokens};
+use crate::{leftovers, objects, sweep, tokens};
 use anyhow::Context;
 use std::fs::File;
 use std::io::Write;
@@ -155,6 +155,10 @@ impl Service {
             object_grace,
             is_set(draining.clone()),
         ));
+        let tidier = objects::directory(&app.objects_url).map(|directory| {
+            let stop = is_set(draining.clone());
+            tokio::spawn(leftovers::run(directory, app.control.clone(), stop))
+        });
         let server = axum::serve(listener, api::router(app)).with_graceful_shutdown(is_set(draining));
         let mut server = tokio::spawn(std::future::IntoFuture::into_future(server));
         announce(&state, &url)?;
@@ -172,6 +176,9 @@ impl Service {
         finish("requests", server).await;
         finish("the scheduler", scheduler).await;
         finish("the sweeper", sweeper).await;
+        if let Some(tidier) = tidier {
+            finish("the tidier", tidier).await;
+        }
         // Gone already if somebody cleaned up.
         let _ = std::fs::remove_file(state.url_file());
         database.close(CLOSE).await;
