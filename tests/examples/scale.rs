@@ -208,6 +208,7 @@ impl Cluster {
                 let doing = Doing {
                     step: committed,
                     phase: StepPhase::Computing,
+                    collective: 0,
                     for_ms: 40,
                     usual_step_ms: Some(100),
                     lane_us: Some(90_000 + u64::from(*rank)),
@@ -225,6 +226,7 @@ impl Cluster {
                         }
                     },
                     doing: trains.then_some(doing),
+                    quiet_ms: None,
                 });
             }
         }

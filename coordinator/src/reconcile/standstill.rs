@@ -154,6 +154,7 @@ mod tests {
             collective: 40,
             for_ms,
             usual_step_ms: Some(1000),
+            lane_us: None,
         };
         let quiet = Duration::from_millis(quiet_ms);
         Look { rank, doing, quiet }

@@ -42,6 +42,7 @@ impl Fault {
         match self {
             Self::KillRank => "fault: rank killed",
             Self::FreezeRank { .. } => "fault: rank stands still",
+            Self::Spin { .. } => "fault: rank spins",
             Self::Reset => "fault: connection reset",
             Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
             Self::KillAgent { .. } => "fault: agent killed",

@@ -11,6 +11,7 @@ fn report(world: &mut World, committed: u64, slow_us: u64) {
             report.doing = Some(Doing {
                 step: committed,
                 phase: StepPhase::Computing,
+                collective: 0,
                 for_ms: 1,
                 usual_step_ms: None,
                 lane_us: Some(if *rank == 2 { slow_us } else { 10_000 }),

@@ -236,6 +236,7 @@ impl World {
             collective: 3,
             for_ms,
             usual_step_ms: Some(100),
+            lane_us: None,
         };
         self.looks.insert(self.present(rank), (doing, quiet_ms));
     }
