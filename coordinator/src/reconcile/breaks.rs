@@ -99,6 +99,8 @@ impl Pass<'_> {
     fn still_waits(&self, broken: &Break, job: &Job) -> bool {
         let patience = match job.spec.cluster.on_loss {
             OnLoss::GoOn => return false,
+            // What was drained does not come back.
+            OnLoss::Wait(_) if broken.end.is_drain => return false,
             OnLoss::Wait(seconds) => Duration::from_secs(seconds.into()),
         };
         self.evidence.now.saturating_sub(broken.since) < patience

@@ -53,6 +53,7 @@ impl Pass<'_> {
             reason,
             // Not the fault of the ranks: the next generation need not wait.
             lost_node: true,
+            is_drain: true,
             ..End::default()
         })
     }

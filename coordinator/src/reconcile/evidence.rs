@@ -42,6 +42,8 @@ pub struct End {
     pub silent: Vec<NodeId>,
     /// Whether it got nowhere by nobody's known fault.
     pub is_stuck: bool,
+    /// Whether it ended so that a node can be drained.
+    pub is_drain: bool,
     /// Checkpoints that ranks could not load, each once.
     pub damaged: Vec<Found>,
 }
@@ -449,6 +451,7 @@ fn end(mut findings: Vec<Finding>) -> End {
         failed,
         silent,
         is_stuck,
+        is_drain: false,
         damaged,
     }
 }

@@ -39,6 +39,15 @@ fn a_training_leaves_a_drained_node_and_goes_on_from_memory() {
 }
 
 #[test]
+fn a_training_that_would_wait_for_what_it_lost_does_not_wait_for_a_drained_node() {
+    let mut world = World::running_of(json!({"on_loss": {"wait_s": 60}}));
+    world.round();
+    world.sight.withheld.insert(node(2), DRAINED);
+    world.round();
+    assert_eq!(world.seats(), [node(1); 2]);
+}
+
+#[test]
 fn a_cordoned_node_keeps_what_it_has_until_that_breaks() {
     let mut world = World::running();
     world.sight.withheld.insert(node(2), CORDONED);
