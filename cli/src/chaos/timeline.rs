@@ -108,15 +108,18 @@ impl Timeline {
         Some(seconds(at, *broke))
     }
 
-    /// Longest time in seconds without a commit that begins or lasts after `at`, up to the first commit from `until` on: what a
-    /// fault at `at` may have held up.
+    /// Longest time in seconds without a commit from `at` on: what a fault at `at` may have held up. What lasts beyond the next
+    /// one, at `until`, is that one's, but for the time before it.
     pub(super) fn pause(&self, at: DateTime<Utc>, until: DateTime<Utc>) -> Option<f64> {
         let first = self.commits.partition_point(|commit| *commit < at);
         let last = self.commits.partition_point(|commit| *commit < until);
-        let next = self.commits.get(first).map(|next| seconds(at, *next));
-        let later = self.commits.get(first..(last + 1).min(self.commits.len()))?;
-        let gaps = later.windows(2).map(|pair| seconds(pair[0], pair[1]));
-        next.into_iter().chain(gaps).reduce(f64::max)
+        if first >= last {
+            // The next fault came before the next step.
+            return self.commits.get(first).map(|next| seconds(at, *next));
+        }
+        let within = self.commits[first..last].iter().copied();
+        let marks: Vec<_> = [at].into_iter().chain(within).chain([until]).collect();
+        marks.windows(2).map(|pair| seconds(pair[0], pair[1])).reduce(f64::max)
     }
 }
 
@@ -177,6 +180,13 @@ mod tests {
         assert_eq!(timeline.noticed(at(3.0), at(5.5)), None);
         // One that is noticed late: steps go on for a while.
         assert_eq!(timeline.pause(at(1.5), at(5.5)), Some(3.0));
+        // What the next fault has held up is not this one's.
+        assert_eq!(timeline.pause(at(1.5), at(2.5)), Some(0.5));
+        assert_eq!(
+            timeline.pause(at(2.5), at(3.0)),
+            Some(2.5),
+            "it came before there was a step"
+        );
     }
 
     #[test]

@@ -316,6 +316,16 @@ impl Stage {
         self
     }
 
+    /// Running: its ranks have come to this step. Further than where the generation began is progress, even if other ranks had
+    /// been there before whose memory was lost.
+    #[must_use]
+    pub fn reached(mut self, step: u64) -> Self {
+        if matches!(self.state, State::Running { from, .. } if step > from) {
+            self.setbacks.in_a_row = 0;
+        }
+        self
+    }
+
     /// Starting or Running → Waiting, or Failed if that has happened too often without progress.
     pub fn set_back(self, reason: &str) -> Result<Self, InvalidTransition> {
         let Some(number) = self.present().map(|generation| generation.number) else {

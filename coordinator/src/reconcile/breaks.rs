@@ -8,7 +8,8 @@
 //! are added later, as to any stage that could be faster ([`growth`](super::growth)).
 
 use super::decide::Pass;
-use super::evidence::{End, Survivor};
+use super::evidence::Survivor;
+use super::findings::End;
 use super::placing;
 use crate::domain::decision::Effect;
 use crate::domain::stage::{Generation, MAX_SETBACKS, State};
@@ -144,6 +145,7 @@ impl Pass<'_> {
             survivors,
             end,
         };
+        let stage = &stage.clone().reached(broken.step());
         let next = broken.end.set_back(stage.clone())?;
         // What fails again and again may do better with new processes.
         let is_tired = next.setbacks.in_a_row > MAX_SETBACKS / 2;

@@ -9,7 +9,8 @@
 
 use super::Settings;
 use super::breaks::Breaks;
-use super::evidence::{End, Evidence, Verdict};
+use super::evidence::{Evidence, Verdict};
+use super::findings::End;
 use super::growth::Room;
 use super::orders::Told;
 use super::placing;

@@ -5,7 +5,7 @@
 //! back. A training that cannot do without the node keeps it until it can, or until the deadline of the drain.
 
 use super::decide::Pass;
-use super::evidence::End;
+use super::findings::End;
 use crate::domain::stage::Generation;
 use crate::domain::{InvalidTransition, Job, Stage};
 use crate::plan;

@@ -1,13 +1,13 @@
 //! Whether a generation can go on: the verdict on its seats, from what the nodes say and do not say.
 
 use super::Settings;
+use super::findings::{End, Finding, What, end};
 use super::orders::Told;
 use super::sight::{Report, Seen, Sight};
 use super::standstill::{self, Cause, Look};
+use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
-use crate::domain::{InvalidTransition, Stage};
 use medley_protocol::agent::RankState;
-use medley_protocol::checkpoint::Damage;
 use medley_protocol::ids::NodeId;
 use medley_protocol::stage::StageState;
 use std::collections::BTreeMap;
@@ -29,47 +29,6 @@ pub enum Verdict {
     },
 }
 
-/// How a generation ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct End {
-    /// Why, in words.
-    pub reason: String,
-    /// Whether nodes were lost, rather than ranks alone.
-    pub lost_node: bool,
-    /// Ranks that failed by themselves, or held the others up.
-    pub failed: Vec<u32>,
-    /// Nodes that are silent.
-    pub silent: Vec<NodeId>,
-    /// Whether it got nowhere by nobody's known fault.
-    pub is_stuck: bool,
-    /// Whether it ended so that a node can be drained.
-    pub is_drain: bool,
-    /// Checkpoints that ranks could not load, each once.
-    pub damaged: Vec<Found>,
-}
-
-impl End {
-    /// The stage once its generation has ended so.
-    pub(super) fn set_back(&self, stage: Stage) -> Result<Stage, InvalidTransition> {
-        if self.damaged.is_empty() {
-            stage.set_back(&self.reason)
-        } else {
-            stage.fall_back(&self.reason)
-        }
-    }
-}
-
-/// A checkpoint that a rank found damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// What is wrong with it.
-    pub damage: Damage,
-    /// Where that was found.
-    pub node: NodeId,
-    /// By whom and what, in words.
-    pub text: String,
-}
-
 /// A rank that holds the state of its stage in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Survivor {
@@ -80,32 +39,6 @@ pub struct Survivor {
     /// Steps committed by its state.
     pub committed: u64,
 }
-
-/// One finding against a generation.
-struct Finding {
-    seat: Seat,
-    text: String,
-    /// Whether starting again may help.
-    retry: bool,
-    what: What,
-    damage: Option<Damage>,
-}
-
-/// What a finding is about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    /// The node is lost, or another life of it: the cause of what the others say.
-    Node { is_silent: bool },
-    /// The generation gets nowhere, and nobody can say by whose fault.
-    Stuck,
-    /// The rank itself failed.
-    Rank,
-    /// The rank blames others, since then.
-    Peers(Duration),
-}
-
-/// Most findings that a reason lists.
-const MAX_LISTED: usize = 3;
 
 /// What the reader of a verdict needs to know.
 pub struct Evidence<'a> {
@@ -410,56 +343,4 @@ impl Evidence<'_> {
         let last = generation.seats.iter().filter_map(since).max()?;
         Some(self.now.saturating_sub(last))
     }
-}
-
-impl Finding {
-    /// Since when the rank only blames others, if it does.
-    fn blames(&self) -> Option<Duration> {
-        match self.what {
-            What::Peers(since) => Some(since),
-            What::Node { .. } | What::Stuck | What::Rank => None,
-        }
-    }
-}
-
-/// What the findings say together.
-fn end(mut findings: Vec<Finding>) -> End {
-    let failed = findings.iter().filter(|finding| finding.what == What::Rank);
-    let failed = failed.map(|finding| finding.seat.rank).collect();
-    let lost_node = findings.iter().any(|finding| matches!(finding.what, What::Node { .. }));
-    let silent = findings
-        .iter()
-        .filter(|finding| finding.what == What::Node { is_silent: true });
-    let silent = silent.map(|finding| finding.seat.node).collect();
-    let is_stuck = findings.iter().any(|finding| finding.what == What::Stuck);
-    let mut damaged: Vec<Found> = findings.iter().filter_map(found).collect();
-    damaged.sort_by_key(|found| found.damage.checkpoint);
-    damaged.dedup_by_key(|found| found.damage.checkpoint);
-    // Causes come before what follows from them.
-    findings.sort_by_key(|finding| finding.what);
-    // Ranks of a lost node say the same.
-    findings.dedup_by(|one, other| one.text == other.text);
-    let more = findings.len().saturating_sub(MAX_LISTED);
-    let listed = findings.into_iter().take(MAX_LISTED).map(|finding| finding.text);
-    let mut reason = listed.collect::<Vec<String>>().join("; ");
-    if more > 0 {
-        reason = format!("{reason}; and {more} more");
-    }
-    End {
-        reason,
-        lost_node,
-        failed,
-        silent,
-        is_stuck,
-        is_drain: false,
-        damaged,
-    }
-}
-
-fn found(finding: &Finding) -> Option<Found> {
-    Some(Found {
-        damage: finding.damage.clone()?,
-        node: finding.seat.node,
-        text: finding.text.clone(),
-    })
 }

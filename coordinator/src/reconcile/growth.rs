@@ -7,7 +7,7 @@
 
 use super::Settings;
 use super::decide::Pass;
-use super::evidence::End;
+use super::findings::End;
 use super::placing::{by_standing, doubled, ranks_by_node};
 use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
@@ -22,7 +22,9 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// Time after which a rank that joined does not fail for having joined.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(2);
+/// Times in a row that ranks may fail so soon by mere misfortune.
+const MISFORTUNES: u32 = 3;
 
 /// Stages that have, or had, room to grow.
 pub type Room = BTreeMap<StageId, Chance>;
@@ -32,8 +34,10 @@ pub type Room = BTreeMap<StageId, Chance>;
 pub struct Chance {
     /// Since when devices are free for it.
     since: Option<Duration>,
-    /// Times in a row that it could not grow, or not for long.
+    /// Times in a row that it could not grow.
     failures: u32,
+    /// Times in a row that a rank failed soon after it joined.
+    misfortunes: u32,
     /// It does not grow before.
     not_before: Duration,
     /// The generation that it has grown to, since when, and the ranks that joined.
@@ -61,16 +65,16 @@ impl Chance {
         self.not_before = now + doubled(PAUSE, self.failures - 1);
     }
 
-    /// A generation is over in which these ranks failed. One that joined just before may be unlucky once.
+    /// A generation is over. Ranks that fail as soon as they join, again and again, had better not join for a while.
     fn is_over(&mut self, generation: u64, end: &End, now: Duration) {
         let joined = self.joined.take_if(|(number, ..)| *number == generation);
         let failed = |(_, at, ranks): (u64, Duration, Vec<u32>)| {
             now.saturating_sub(at) < SOON && ranks.iter().any(|rank| end.failed.contains(rank))
         };
-        let is_again = joined.is_some_and(failed);
-        if is_again && self.failures == 0 {
-            self.failures = 1;
-        } else if is_again || (end.is_stuck && !end.failed.is_empty()) {
+        let is_misfortune = joined.is_some_and(failed);
+        self.misfortunes = if is_misfortune { self.misfortunes + 1 } else { 0 };
+        // Those that are cut off would be cut off again.
+        if self.misfortunes > MISFORTUNES || (end.is_stuck && !end.failed.is_empty()) {
             self.failed(now);
         } else {
             self.failures = 0;

@@ -1,6 +1,6 @@
 //! Scheduling: pure decisions, and the loop around them.
 //!
-//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`standstill`] on one that makes no step though
+//! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`findings`] what speaks against one, [`standstill`] on one that makes no step though
 //! nobody has lost anybody, [`decide`] what becomes of every job, [`breaks`] what becomes of a generation that broke,
 //! [`drain`] what becomes of one on a node that is drained, [`placing`] the planner's part in it, [`growth`] how a stage gets
 //! more ranks while it trains, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all pure.
@@ -12,6 +12,7 @@ pub mod control;
 pub mod decide;
 pub mod drain;
 pub mod evidence;
+pub mod findings;
 pub mod growth;
 pub mod orders;
 pub mod placing;

@@ -3,7 +3,8 @@
 use super::Settings;
 use super::breaks::Break;
 use super::decide::Pass;
-use super::evidence::{End, Evidence};
+use super::evidence::Evidence;
+use super::findings::End;
 use super::sight::Seen;
 use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage, job};
@@ -224,7 +225,7 @@ impl Pass<'_> {
         let mut stage = job.stages[i].clone();
         let broken = self.breaks.remove(&stage.id);
         if let Some(broken) = &broken {
-            stage = self.set_back(job, &stage, &broken.end)?;
+            stage = self.set_back(job, &stage.reached(broken.step()), &broken.end)?;
             self.room.entry(stage.id).or_default().lost(broken.world);
         }
         let survivors = broken.iter().flat_map(|broken| &broken.survivors);

@@ -40,8 +40,8 @@ fn a_node_that_is_gone_for_good_delays_placing_once_and_no_longer_than_the_grace
     world.round();
     assert_eq!((world.stage().generation, world.num_ranks()), (2, 2));
     world.fail_rank(0, "it broke", true);
-    world.rounds(4);
-    assert_eq!((world.stage().generation, world.num_ranks()), (3, 2));
+    world.rounds(5);
+    assert_eq!((world.stage().generation, world.num_ranks()), (4, 2));
     assert_eq!(world.story("stage-waits").len(), 1);
 }
 

@@ -72,6 +72,23 @@ fn steps_whose_metrics_are_stored_are_progress_and_keep_a_stage_going() {
 }
 
 #[test]
+fn steps_that_are_made_again_after_all_memory_was_lost_are_progress_too() {
+    let mut world = World::running();
+    world.jobs[0].stages[1].facts.metrics_through = 15;
+    for step in 1..=2 * u64::from(MAX_SETBACKS) {
+        for rank in 1..4 {
+            world
+                .odd
+                .insert(world.present(rank), RankState::Running { committed: 1 + step });
+        }
+        world.fail_rank(0, "it was killed", true);
+        world.rounds(8);
+        assert_eq!(world.num_ranks(), 4, "at step {step}");
+    }
+    assert!(world.story("stage-failed").is_empty());
+}
+
+#[test]
 fn attempts_at_tasks_count_for_the_ranks_that_failed() {
     let mut world = World::new(&[2, 2]);
     world.training_job();

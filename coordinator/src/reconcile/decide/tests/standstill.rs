@@ -82,10 +82,10 @@ fn ranks_that_all_wait_connect_anew_and_if_that_does_not_help_the_smaller_side_l
 }
 
 #[test]
-fn a_rank_that_fails_as_soon_as_it_joins_twice_in_a_row_makes_growth_pause() {
+fn ranks_that_fail_as_soon_as_they_join_again_and_again_make_growth_pause() {
     let mut world = World::running();
     let mut grown = Vec::new();
-    for committed in 1..=3 {
+    for committed in 1..=5 {
         world.fail_rank(3, "it broke", true);
         world.jobs[0].stages[1].facts.metrics_through = committed;
         let mut rounds = 0;
@@ -96,6 +96,9 @@ fn a_rank_that_fails_as_soon_as_it_joins_twice_in_a_row_makes_growth_pause() {
         }
         grown.push(rounds);
     }
-    assert_eq!(grown[0], grown[1], "the first one may have been unlucky");
-    assert!(grown[2] >= 60, "30 s are over: {grown:?}");
+    assert!(
+        grown[..4].iter().all(|rounds| *rounds < 6),
+        "it may be misfortune: {grown:?}"
+    );
+    assert!((60..70).contains(&grown[4]), "30 s are over: {grown:?}");
 }

@@ -127,7 +127,8 @@ impl World {
             Some(State::Running { generation, .. }) if generation.number == id.1 => RankState::Running { committed: 1 },
             _ => RankState::Listening {
                 address: format!("a:{}", id.2),
-                committed: None,
+                // Survivors hold what they trained in the first generation.
+                committed: (id.1 > 1).then_some(1),
             },
         }
     }

@@ -437,7 +437,7 @@ impl World {
                 self.results.insert(body.token);
                 return Ok(Reply::Done);
             }
-            Request::Renew { .. } | Request::Fail { .. } => return Ok(Reply::Done),
+            Request::Renew { .. } | Request::Fail { .. } | Request::Refused { .. } => return Ok(Reply::Done),
         }
         let next_step = self.stored;
         Ok(Reply::Through(MetricsThrough { next_step }))
@@ -497,7 +497,7 @@ proptest! {
         prop_assert!(world.stored >= world.said_rows, "{} of {} rows", world.stored, world.said_rows);
         let last = &world.history[world.history.len() - 1];
         let listed: usize = last.assignments.iter().map(|assignment| assignment.ranks.len()).sum();
-        let reports = world.state.unwrap().ranks.reports();
+        let reports = world.state.unwrap().ranks.reports(world.now);
         prop_assert_eq!(reports.len(), listed, "every listed rank is reported");
         let is_over = |report: &&medley_protocol::agent::RankReport| matches!(report.state, RankState::Failed { .. });
         let living = reports.len() - reports.iter().filter(is_over).count();
