@@ -105,6 +105,8 @@ struct Hand<'a> {
     limit: u32,
     /// Ranks by node.
     ranks: Vec<u32>,
+    /// The node of its last device: the next one is taken there too, unless something was given back since.
+    last: Option<usize>,
 }
 
 impl Hand<'_> {
@@ -140,6 +142,7 @@ impl<'a> Board<'a> {
             fingerprint,
             limit: request.max,
             ranks: vec![0; self.nodes.len()],
+            last: None,
         };
         while hand.num_ranks() < request.min && self.take(&mut hand) {}
         Ok(hand)
@@ -163,21 +166,30 @@ impl<'a> Board<'a> {
             if !gave_back {
                 return;
             }
+            hands.iter_mut().for_each(|hand| hand.last = None);
         }
     }
 
     /// Takes one more device: one whose rank is there already, else on the node where the hand has most, else where most are
     /// free.
     fn take(&mut self, hand: &mut Hand<'_>) -> bool {
-        let usable = (0..self.nodes.len()).filter(|i| self.free[*i] > 0 && hand.may_use(&self.nodes[*i]));
-        let best = usable.max_by_key(|i| {
-            let is_there = hand.ranks[*i] < hand.request.kept_on(&self.nodes[*i]);
-            (is_there, hand.ranks[*i], self.free[*i], Reverse(*i))
-        });
-        let Some(node) = best else { return false };
+        // Where it took last, it has more than anywhere else that devices are free.
+        let again = hand.last.filter(|i| self.free[*i] > 0 && hand.request.keeps.is_empty());
+        let Some(node) = again.or_else(|| self.best(hand)) else {
+            return false;
+        };
         self.free[node] -= 1;
         hand.ranks[node] += 1;
+        hand.last = Some(node);
         true
+    }
+
+    fn best(&self, hand: &Hand<'_>) -> Option<usize> {
+        let usable = (0..self.nodes.len()).filter(|i| self.free[*i] > 0 && hand.may_use(&self.nodes[*i]));
+        usable.max_by_key(|i| {
+            let is_there = hand.ranks[*i] < hand.request.kept_on(&self.nodes[*i]);
+            (is_there, hand.ranks[*i], self.free[*i], Reverse(*i))
+        })
     }
 
     /// Gives back the ranks without which a step takes no longer, but none that holds the state: it would soon be missed.

@@ -165,6 +165,18 @@ proptest! {
     }
 
     #[test]
+    fn going_on_where_the_last_device_was_taken_gives_what_a_look_at_all_nodes_would(
+        nodes in any_nodes(), requests in any_requests(),
+    ) {
+        let with = |keeps: BTreeMap<NodeId, u32>| -> Vec<Request> {
+            requests.iter().map(|request| Request { keeps: keeps.clone(), ..request.clone() }).collect()
+        };
+        // Whoever keeps a rank somewhere, if none, looks at all nodes each time.
+        let looking = BTreeMap::from([(NodeId::from_uuid(Uuid::from_u128(999)), 0)]);
+        prop_assert_eq!(plan(&nodes, &with(BTreeMap::new())), plan(&nodes, &with(looking)));
+    }
+
+    #[test]
     fn a_stage_waits_only_if_its_fewest_ranks_are_not_left(nodes in any_nodes(), requests in any_requests()) {
         let plan = plan(&nodes, &requests);
         let mut left: BTreeMap<&str, u32> = BTreeMap::new();

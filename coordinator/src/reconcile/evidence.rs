@@ -323,7 +323,10 @@ impl Evidence<'_> {
                 format!("has been at step {committed} for {seconds} s"),
                 What::Stuck,
             ),
-            RankState::Listening { .. } if stage.state.label() == StageState::Running => {
+            // Only then can all be unchanged for so long: there are many seats to look at.
+            RankState::Listening { .. }
+                if stage.state.label() == StageState::Running && lasted > self.settings.connect_limit =>
+            {
                 let unconnected = self.unchanged_for(stage, generation)?;
                 (unconnected > self.settings.connect_limit).then(|| {
                     let text = format!("has not connected with the others for {} s", unconnected.as_secs());

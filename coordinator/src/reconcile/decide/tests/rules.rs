@@ -117,3 +117,30 @@ fn attempts_at_tasks_count_for_the_ranks_that_failed() {
     };
     assert_eq!(world.effects.last(), Some(&blameless));
 }
+
+#[test]
+fn two_jobs_of_one_priority_both_train_and_the_next_one_follows_when_the_first_is_over() {
+    let mut world = World::new(&[2, 2]);
+    world.training_job();
+    world.training_job();
+    world.rounds(4);
+    let ranks = |world: &World, job: usize| {
+        let present = world.jobs[job].stages[1].present();
+        present.map_or(0, |generation| generation.seats.len())
+    };
+    let state = |world: &World, job: usize| world.jobs[job].stages[1].state.label();
+    assert_eq!([ranks(&world, 0), ranks(&world, 1)], [2, 2]);
+    assert_eq!([state(&world, 0), state(&world, 1)], [StageState::Running; 2]);
+    // A third one waits, and is told why, until a gang leaves its devices.
+    world.training_job();
+    world.rounds(4);
+    assert_eq!(state(&world, 2), StageState::Waiting);
+    world.jobs[0] = world.jobs[0].clone().cancel().unwrap();
+    world.rounds(4);
+    let states: Vec<StageState> = world.jobs.iter().map(|job| job.stages[1].state.label()).collect();
+    assert_eq!(
+        states.iter().filter(|state| **state == StageState::Running).count(),
+        2,
+        "{states:?}"
+    );
+}

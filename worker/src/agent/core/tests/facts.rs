@@ -1,6 +1,8 @@
 //! Parts of checkpoints and metrics arrive.
 
+use super::world::row;
 use super::*;
+use medley_protocol::ledger::{LaneSamples, LedgerEntry};
 
 #[test]
 fn a_part_is_sent_until_it_is_accepted() {
@@ -185,4 +187,68 @@ fn one_request_at_a_time_tries_whether_the_coordinator_is_back() {
     tried.sort_unstable();
     tried.dedup();
     assert_eq!(tried.len(), 4, "each in its turn");
+}
+
+/// A committed step with what it has read.
+fn with_ledger(step: u64, samples: Vec<u64>) -> FromRank {
+    let lane = LaneSamples {
+        epoch: 0,
+        position: 0,
+        samples,
+        replaced: Vec::new(),
+    };
+    let ledger = LedgerEntry {
+        step,
+        pairs: 100,
+        lanes: vec![lane],
+    };
+    FromRank::Committed {
+        metrics: row(step),
+        ledger: Some(ledger),
+    }
+}
+
+#[test]
+fn a_step_that_two_ranks_have_read_differently_is_told() {
+    let mut agent = Agent::registered(2);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
+    let warnings = |outputs: Vec<Output>| {
+        let warn = |output: &Output| matches!(output, Output::Warn(text) if text.contains("other samples in step 3"));
+        outputs.iter().filter(|output| warn(output)).count()
+    };
+    assert_eq!(warnings(agent.say(ProcessId(0), with_ledger(3, vec![1, 2]))), 0);
+    assert_eq!(warnings(agent.say(ProcessId(1), with_ledger(3, vec![1, 2]))), 0);
+    assert_eq!(warnings(agent.say(ProcessId(1), with_ledger(3, vec![1, 3]))), 1);
+}
+
+#[test]
+fn the_ledger_travels_with_its_rows_in_requests_that_are_not_too_large() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let (mut asked, _) = only_request(&agent.say(ProcessId(0), with_ledger(0, vec![0; 40_000])));
+    for step in 1..4 {
+        agent.say(
+            ProcessId(0),
+            with_ledger(step, vec![step; if step < 3 { 20_000 } else { 100_000 }]),
+        );
+    }
+    let mut requests = Vec::new();
+    let mut next_step = 0;
+    while next_step < 4 {
+        let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step })));
+        let (id, request) = if sent(&outputs).is_empty() {
+            agent.next_request()
+        } else {
+            only_request(&outputs)
+        };
+        let Request::Metrics { chunk, .. } = request else {
+            panic!("{request:?}")
+        };
+        let steps: Vec<u64> = chunk.rows.iter().map(|row| row.step).collect();
+        assert!(chunk.ledger.iter().map(|entry| entry.step).eq(steps.iter().copied()));
+        next_step = steps[steps.len() - 1] + 1;
+        asked = id;
+        requests.push(steps);
+    }
+    assert_eq!(requests, [vec![0, 1], vec![2], vec![3]]);
 }

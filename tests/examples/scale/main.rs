@@ -2,9 +2,13 @@
 //!
 //! `cargo run --release -p medley-tests --example scale -- --nodes 1000 --devices 16` fills the cluster with training jobs, lets a
 //! node fall silent each so many seconds and come back later, and says how long a decision takes, what a beat costs in time
-//! and bytes, and how much memory it all needs. The job table is left out: its part is one transaction for each decision.
+//! and bytes, and how much memory it all needs. Times are those that a core computes, whatever else the machine does. The job table
+//! is left out: its part is one transaction for each decision.
+
+mod measure;
 
 use anyhow::{Context, Result, bail};
+use measure::{Times, memory_mib};
 use medley_coordinator::domain::graph::{Shards, new_job};
 use medley_coordinator::domain::job::Dataset;
 use medley_coordinator::domain::node::KnownNode;
@@ -59,40 +63,6 @@ impl Asked {
             }
         }
         Ok(asked)
-    }
-}
-
-/// Times of one kind.
-#[derive(Default)]
-struct Times(Vec<Duration>);
-
-impl Times {
-    fn time<T>(&mut self, what: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let done = what();
-        self.0.push(began.elapsed());
-        done
-    }
-
-    /// The median, the 95th percentile and the longest, in milliseconds.
-    fn sorted_ms(&self) -> [f64; 3] {
-        let mut times = self.0.clone();
-        times.sort_unstable();
-        let at = |share: f64| {
-            times
-                .get(((times.len() as f64 - 1.0) * share) as usize)
-                .copied()
-                .unwrap_or_default()
-        };
-        [0.5, 0.95, 1.0].map(|share| at(share).as_secs_f64() * 1000.0)
-    }
-
-    fn line(&self, what: &str) {
-        let [middle, high, most] = self.sorted_ms();
-        println!(
-            "{what:<28} p50 {middle:9.3} ms   p95 {high:9.3} ms   most {most:9.3} ms   ({} times)",
-            self.0.len()
-        );
     }
 }
 
@@ -330,20 +300,6 @@ impl Cluster {
             self.control.meet(node.known.clone());
         }
     }
-}
-
-/// A line of `/proc/self/status`, in MiB.
-fn memory_mib(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|line| {
-        line.trim_start_matches(':')
-            .split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()
-    });
-    kib.unwrap_or(0) / 1024
 }
 
 fn main() -> Result<()> {
