@@ -119,13 +119,19 @@ impl From<sqlx::Error> for Error {
 /// Whether the database failed in a way that may be over in a moment.
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
-        // A connection that ends while it is being made.
-        sqlx::Error::Protocol(_) => true,
-        // Classes of SQLSTATE: 08 connection, 40 rollback for others' sake, 53 out of resources, 57P0x going down.
-        sqlx::Error::Database(e) => e
-            .code()
-            .is_some_and(|code| ["08", "40", "53", "57P0"].iter().any(|class| code.starts_with(class))),
+        // The last one: a connection that ends while it is being made.
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_) => true,
+        // Classes of SQLSTATE: 08 connection, 40 rollback for others' sake, 53 out of resources, 57P0x going down; and what ends
+        // at a limit: a lock (55P03), a statement (57014), a transaction that idles (25P03).
+        sqlx::Error::Database(e) => e.code().is_some_and(|code| {
+            ["08", "40", "53", "57P0", "55P03", "57014", "25P03"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
         _ => false,
     }
 }

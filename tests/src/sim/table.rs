@@ -150,11 +150,10 @@ impl Table {
         }
         for effect in &decision.effects {
             match effect {
-                Effect::OpenEpochs { .. } | Effect::CloseEpochs { .. } => {}
+                // Objects do not rot here, and ranks say no such thing.
+                Effect::OpenEpochs { .. } | Effect::CloseEpochs { .. } | Effect::MarkDamaged { .. } => {}
                 Effect::AddMerge { stage } => self.add_merge(*stage),
                 Effect::ReleaseTasks { stage, failed } => self.release(*stage, failed),
-                // Objects do not rot here, and ranks say no such thing.
-                Effect::MarkDamaged { .. } => {}
             }
         }
         let mut revisions = BTreeMap::new();

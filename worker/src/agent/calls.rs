@@ -66,11 +66,13 @@ impl Coordinators {
         let mut told = Vec::new();
         for i in (first..first + count).map(|i| i % count) {
             match within(share, self.clients[i].post(path, body)).await {
-                Err(Trouble::Away(detail)) => told.push(detail),
-                Err(Trouble::Refused {
-                    code: Code::Unavailable,
-                    detail,
-                }) => told.push(detail),
+                Err(
+                    Trouble::Away(detail)
+                    | Trouble::Refused {
+                        code: Code::Unavailable,
+                        detail,
+                    },
+                ) => told.push(detail),
                 answer => {
                     self.found.store(i, Ordering::Relaxed);
                     return answer;
