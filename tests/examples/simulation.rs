@@ -21,7 +21,7 @@ fn main() -> Result<ExitCode> {
         }
     };
     let campaign = campaign(seeds, &reference, |violation| {
-        eprintln!("seed {} breaks a rule", violation.seed)
+        eprintln!("seed {} breaks a rule", violation.seed);
     });
     campaign.violations.iter().take(MAX_TRACES).for_each(print);
     println!("{}", campaign.coverage);

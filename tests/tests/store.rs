@@ -131,10 +131,14 @@ async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
     let mut harmed: Vec<(Harm, CheckpointView, String)> = Vec::new();
     let mut newest = 0;
     for harms in [&[Harm::Flip][..], &[Harm::Cut], &[Harm::Remove, Harm::Flip]] {
-        let checkpoints = checkpoints_after(&mut running, job, newest).await;
+        checkpoints_after(&mut running, job, newest).await;
+        running.kill();
+        // There may be a newer one by now.
+        let mut idle = Running::up(&state_dir, 0, 1).await;
+        let checkpoints = checkpoints_after(&mut idle, job, newest).await;
+        idle.kill();
         newest = checkpoints[0].step;
         assert!(newest < STEPS, "the run has to be longer to be killed in its middle");
-        running.kill();
         for (harm, (turn, checkpoint)) in harms.iter().zip(checkpoints.into_iter().enumerate()) {
             let key = checkpoint.parts[turn % 2].object.key.clone();
             harm.befall(&state_dir.join("store").join(&key));

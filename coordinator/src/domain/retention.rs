@@ -114,7 +114,7 @@ mod tests {
             }).collect();
             let gone = surplus(spec(keep, every, best), &all, &BTreeSet::new());
             let good = || all.iter().filter(|one| !one.damaged);
-            let last = good().last();
+            let last = good().next_back();
             prop_assert!(last.is_none_or(|last| !gone.contains(&last.id)));
             prop_assert!(all.iter().all(|one| !one.damaged || gone.contains(&one.id)));
             let multiples = good().filter(|one| every > 0 && one.step % every == 0).count();

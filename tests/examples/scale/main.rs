@@ -332,7 +332,7 @@ fn main() -> Result<()> {
     }
     (cluster.beat_bytes, cluster.answer_bytes) = (0, 0);
     while cluster.now() < began + Duration::from_secs(asked.seconds) {
-        let passed = (cluster.now() - began).as_secs();
+        let passed = cluster.now().saturating_sub(began).as_secs();
         if passed / asked.fault_every_s > faults {
             faults = passed / asked.fault_every_s;
             cluster.lose((faults * 37 % asked.nodes) as usize);

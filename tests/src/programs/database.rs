@@ -22,7 +22,8 @@ impl Database {
     /// # Panics
     /// When it does not start.
     pub async fn start(folder: &Path) -> Self {
-        let server = Server::start(folder, Durability::None).await;
+        // It is going to be killed: what it said that it has must still be there.
+        let server = Server::start(folder, Durability::Full).await;
         let server = server.unwrap_or_else(|error| panic!("no database: {error}"));
         let options = server.connect_options();
         let sockets = options.get_socket().expect("the server has a socket");

@@ -81,7 +81,7 @@ fn a_stage_without_a_good_checkpoint_starts_from_its_beginning_however_many_are_
     find_damage(&mut world, 0);
     world.round();
     world.jobs[0].stages[1].facts.checkpoint = None;
-    world.rounds(3);
+    world.rounds(10);
     assert_eq!((resume(&world), world.num_ranks()), (None, 4));
     assert!(world.story("stage-failed").is_empty());
 }

@@ -55,6 +55,8 @@ fn a_cordoned_node_keeps_what_it_has_until_that_breaks() {
     assert_eq!((world.stage().generation, world.num_ranks()), (1, 4));
     world.fail_rank(0, "its process was ended by signal 9", true);
     world.round();
+    assert_eq!(world.seats(), [node(1)], "the one that is left goes on at once");
+    world.rounds(10);
     assert_eq!(world.seats(), [node(1); 2]);
 }
 

@@ -40,7 +40,7 @@ fn a_node_that_is_gone_for_good_delays_placing_once_and_no_longer_than_the_grace
     world.round();
     assert_eq!((world.stage().generation, world.num_ranks()), (2, 2));
     world.fail_rank(0, "it broke", true);
-    world.rounds(5);
+    world.rounds(10);
     assert_eq!((world.stage().generation, world.num_ranks()), (4, 2));
     assert_eq!(world.story("stage-waits").len(), 1);
 }

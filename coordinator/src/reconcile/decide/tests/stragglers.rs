@@ -53,5 +53,9 @@ fn a_straggler_is_forgotten_with_its_generation() {
     assert_eq!(named(&world), [2]);
     world.fail_rank(3, "its process was ended by signal 9", true);
     world.rounds(4);
-    assert_eq!((world.stage().generation, named(&world)), (2, vec![]));
+    assert_eq!(
+        (world.stage().generation, named(&world)),
+        (3, vec![]),
+        "three go on, and then another joins"
+    );
 }
