@@ -72,6 +72,9 @@ fn main() {
     std::fs::remove_dir_all(directory).expect("what was written can be removed");
 }
 
+/// Seconds of wall time and of CPU time.
+type Times = (f64, f64);
+
 fn compare(name: &str, rounds: usize, whole: impl Fn(), params: impl Fn()) {
     let timed = |act: &dyn Fn()| {
         let (began, cpu) = (Instant::now(), cpu_seconds());
@@ -79,7 +82,7 @@ fn compare(name: &str, rounds: usize, whole: impl Fn(), params: impl Fn()) {
         (began.elapsed().as_secs_f64(), cpu_seconds() - cpu)
     };
     let turns: Vec<_> = (0..rounds).map(|_| (timed(&whole), timed(&params))).collect();
-    let pick = |of: fn(&((f64, f64), (f64, f64))) -> f64| median(turns.iter().map(of).collect());
+    let pick = |of: fn(&(Times, Times)) -> f64| median(turns.iter().map(of).collect());
     println!(
         "{name}: whole state {:.2} s ({:.2} of CPU), parameters {:.2} s ({:.2} of CPU), ratio {:.2} of wall time, {:.2} of CPU time",
         pick(|(whole, _)| whole.0),
