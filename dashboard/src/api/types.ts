@@ -112,6 +112,8 @@ export interface CheckpointView {
   state_bytes: number;
   parts: CheckpointPart[];
   committed_at: string;
+  /** What is wrong with it, if it was found damaged. */
+  damage?: string;
 }
 
 export interface CheckpointRequestView {
@@ -156,6 +158,8 @@ export interface NodeView {
   /** Ranks on it that others wait for in every step. */
   stragglers: Straggler[];
   registered_at: string;
+  /** Whether it takes work. */
+  duty?: "serving" | "cordoned" | "draining";
 }
 
 /** A figure with its 95 % bootstrap interval. */
