@@ -94,7 +94,7 @@ fn a_cut_between_two_nodes_costs_time_and_no_bits() {
     on_machines(STEPS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.cut(a, b);
-        cluster.broke("broke off").await;
+        cluster.broke("does not reach another").await;
         cluster.network.join(a, b);
         cluster.ends_with_the_same_bytes().await;
     });
@@ -106,7 +106,7 @@ fn a_loss_in_one_direction_between_two_nodes_costs_time_and_no_bits() {
     on_machines(STEPS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.lose(a, b);
-        cluster.broke("broke off").await;
+        cluster.broke("does not reach another").await;
         cluster.network.heal(a, b);
         cluster.ends_with_the_same_bytes().await;
     });
