@@ -159,14 +159,13 @@ async fn reach(options: PgConnectOptions) -> anyhow::Result<PgPool> {
 
 /// Puts [`LIMITS`] on a connection. They are not among its options, which poolers refuse.
 async fn limit(connection: &mut PgConnection) -> sqlx::Result<()> {
-    for (name, value) in LIMITS {
-        sqlx::query("SELECT set_config($1, $2, false)")
-            .bind(name)
-            .bind(value)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
+    let (names, values): (Vec<&str>, Vec<&str>) = LIMITS.into_iter().unzip();
+    sqlx::query("SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS limits (name, value)")
+        .bind(names)
+        .bind(values)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Whether the database may only be starting.

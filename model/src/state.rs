@@ -288,6 +288,19 @@ impl State {
         ]
     }
 
+    /// The same, to be written.
+    fn stored_mut(&mut self) -> [&mut [u8]; 7] {
+        [
+            self.params.as_bytes_mut(),
+            self.m.as_bytes_mut(),
+            self.v.as_bytes_mut(),
+            self.ema.as_bytes_mut(),
+            self.image_queue.as_bytes_mut(),
+            self.text_queue.as_bytes_mut(),
+            bytemuck::cast_slice_mut(&mut self.queued_identities),
+        ]
+    }
+
     /// Calls `f` with the canonical bytes of `range`, in order and in as few slices as they lie in.
     pub fn for_bytes(&self, range: Range<usize>, mut f: impl FnMut(&[u8])) {
         let header = self.header();
@@ -327,19 +340,12 @@ impl State {
 
     /// Has the system give memory for all of it now. Zeros that nobody wrote yet take none, and getting it takes time.
     pub fn claim_memory(&mut self) {
-        const PAGE: usize = 4096 / size_of::<f32>();
-        let flats = [
-            &mut self.params,
-            &mut self.m,
-            &mut self.v,
-            &mut self.ema,
-            &mut self.image_queue,
-            &mut self.text_queue,
-        ];
-        for flat in flats {
-            flat.iter_mut()
+        const PAGE: usize = 4096;
+        for slice in self.stored_mut() {
+            slice
+                .iter_mut()
                 .step_by(PAGE)
-                .for_each(|value| *value = std::hint::black_box(*value));
+                .for_each(|byte| *byte = std::hint::black_box(*byte));
         }
     }
 
@@ -364,17 +370,7 @@ impl State {
         let mut header = self.header();
         let end = offset + bytes.len();
         let mut at = 0;
-        let flats = [
-            &mut self.params,
-            &mut self.m,
-            &mut self.v,
-            &mut self.ema,
-            &mut self.image_queue,
-            &mut self.text_queue,
-        ];
-        let sections = flats.map(Flat::as_bytes_mut);
-        let identities = bytemuck::cast_slice_mut(&mut self.queued_identities);
-        for slice in std::iter::once(&mut header[..]).chain(sections).chain([identities]) {
+        for slice in std::iter::once(&mut header[..]).chain(self.stored_mut()) {
             let (from, to) = (offset.max(at), end.min(at + slice.len()));
             if from < to {
                 slice[from - at..to - at].copy_from_slice(&bytes[from - offset..to - offset]);

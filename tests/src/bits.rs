@@ -62,6 +62,17 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What a run leaves that nothing disturbs, on one rank.
+    ///
+    /// # Panics
+    /// When it does not succeed.
+    pub async fn undisturbed(state_dir: &Path, document: &Value) -> Self {
+        // How many ranks there are makes no difference.
+        let mut running = Running::up(state_dir, 1, 1).await;
+        let job = running.submit(document).await;
+        Self::of(&mut running, job).await
+    }
+
     /// Waits until the job is over.
     ///
     /// # Panics

@@ -3,12 +3,10 @@
 
 use blake3::Hash;
 use medley_protocol::ids::JobId;
-use medley_tests::programs::{Agent, Coordinator, Database, Service, Site, committed, has_committed};
+use medley_tests::programs::{Coordinator, Database, Service, Site, Training, Under, committed, has_committed};
 
 /// Steps of a training: enough that it is still in its middle when another coordinator has taken over.
 const STEPS: u64 = 3000;
-/// Steps before a fault.
-const BEFORE: u64 = 20;
 const LEADS: &str = "this coordinator leads";
 
 /// A training on two nodes, each with a rank, under the first of two coordinators.
@@ -30,26 +28,18 @@ impl Cluster {
         let leader = coordinator("one").await;
         leader.service.says(LEADS).await;
         let other = coordinator("two").await;
-        // The one that does not lead comes first: agents find the other.
-        let coordinators = format!("{},{}", other.url(), leader.url());
-        let agent = |name| {
-            site.agent(&Agent {
-                name,
-                coordinators: &coordinators,
-                token_of: &other,
-                devices: 1,
-                machine: None,
-            })
+        let under = Under {
+            leader: &leader,
+            door: &other,
+            // The one that does not lead comes first: agents find the other.
+            coordinators: format!("{},{}", other.url(), leader.url()),
+            machines: [None; 2],
         };
-        let agents = [agent("node-a"), agent("node-b")];
-        let training = site.training(STEPS, None);
-        let undisturbed = site.undisturbed(&training);
-        leader.api().nodes_heard(2).await;
-        // Any coordinator takes a job.
-        let job = other.api().submit(&training).await;
-        for agent in &agents {
-            has_committed(agent, BEFORE).await;
-        }
+        let Training {
+            agents,
+            job,
+            undisturbed,
+        } = Training::start(&site, &under, STEPS).await;
         assert!(!other.service.log().contains(LEADS), "one leads at a time");
         Self {
             leader,

@@ -5,13 +5,13 @@ use blake3::Hash;
 use medley_protocol::client::Error;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::JobDetail;
-use medley_tests::programs::{Agent, Coordinator, Database, Service, Site, Way, committed, has_committed, until};
+use medley_tests::programs::{
+    BEFORE, Coordinator, Database, Service, Site, Training, Under, Way, committed, has_committed, until,
+};
 use std::time::Duration;
 
 /// Steps of a training: enough that it is still in its middle when the database has been away for long.
 const STEPS: u64 = 1200;
-/// Steps before a fault.
-const BEFORE: u64 = 20;
 /// Longer than everything that waits: a connection (5 s), a decision (10 s), the silence of a node (5 s), and the answer to
 /// what an agent hands in (20 s).
 const AWAY: Duration = Duration::from_secs(22);
@@ -33,24 +33,11 @@ impl Cluster {
         let site = Site::new();
         let database = Database::start(&site.path("postgres")).await;
         let coordinator = site.coordinator("one", "127.0.0.1:0", Some(database.url())).await;
-        let agent = |name| {
-            site.agent(&Agent {
-                name,
-                coordinators: &coordinator.url(),
-                token_of: &coordinator,
-                devices: 1,
-                machine: None,
-            })
-        };
-        let agents = [agent("node-a"), agent("node-b")];
-        let training = site.training(steps, None);
-        let undisturbed = site.undisturbed(&training);
-        let api = coordinator.api();
-        api.nodes_heard(2).await;
-        let job = api.submit(&training).await;
-        for agent in &agents {
-            has_committed(agent, BEFORE).await;
-        }
+        let Training {
+            agents,
+            job,
+            undisturbed,
+        } = Training::start(&site, &Under::one(&coordinator), steps).await;
         Self {
             database,
             coordinator,

@@ -51,12 +51,7 @@ async fn a_cluster_that_is_killed_entirely_goes_on_to_the_same_bits() {
     corpus(&data);
     let document = document(&data);
 
-    let undisturbed = {
-        // One rank: how many there are makes no difference either.
-        let mut running = Running::up(&scratch.path("undisturbed"), 1, 1).await;
-        let job = running.submit(&document).await;
-        Outcome::of(&mut running, job).await
-    };
+    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
     assert!(undisturbed.story("generation-over").is_empty());
 
     let state_dir = scratch.path("killed");

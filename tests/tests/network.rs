@@ -5,12 +5,12 @@
 
 use blake3::Hash;
 use medley_protocol::ids::JobId;
-use medley_tests::programs::{Agent, Api, Coordinator, Machine, Network, Service, Site, has_committed};
+use medley_tests::programs::{
+    Api, BEFORE, Coordinator, Machine, Network, Service, Site, Training, Under, has_committed,
+};
 
 /// Steps of a training: enough that it is still in its middle when the network has been away for long.
 const STEPS: u64 = 3000;
-/// Steps before a fault.
-const BEFORE: u64 = 20;
 
 /// A job on a rank of each of two nodes.
 struct Cluster {
@@ -29,22 +29,17 @@ impl Cluster {
         let nodes = [network.machine(), network.machine()];
         let site = Site::new();
         let coordinator = site.coordinator("home", &format!("{}:0", home.address), None).await;
-        let agent = |name, machine| {
-            site.agent(&Agent {
-                name,
-                coordinators: &coordinator.url(),
-                token_of: &coordinator,
-                devices: 1,
-                machine: Some(machine),
-            })
+        let [a, b] = &nodes;
+        let under = Under {
+            machines: [Some(a), Some(b)],
+            ..Under::one(&coordinator)
         };
-        let agents = [agent("node-a", &nodes[0]), agent("node-b", &nodes[1])];
-        let training = site.training(steps, None);
-        let undisturbed = site.undisturbed(&training);
-        let api = coordinator.api();
-        api.nodes_heard(2).await;
-        let job = api.submit(&training).await;
-        let cluster = Self {
+        let Training {
+            agents,
+            job,
+            undisturbed,
+        } = Training::start(&site, &under, steps).await;
+        Self {
             network,
             home,
             nodes,
@@ -53,9 +48,7 @@ impl Cluster {
             job,
             undisturbed,
             _site: site,
-        };
-        cluster.both_commit(BEFORE).await;
-        cluster
+        }
     }
 
     fn api(&self) -> Api {

@@ -2,12 +2,10 @@
 
 use blake3::Hash;
 use medley_protocol::ids::JobId;
-use medley_tests::programs::{Agent, Coordinator, Service, Site, call, committed, has_committed};
+use medley_tests::programs::{Coordinator, Service, Site, Training, Under, call, committed, has_committed};
 
 /// Steps of the training: enough that it is still in its middle when a node is back.
 const STEPS: u64 = 4000;
-/// Steps before a fault.
-const BEFORE: u64 = 20;
 
 /// A training on two nodes, each with a rank.
 struct Cluster {
@@ -22,24 +20,11 @@ impl Cluster {
     async fn start() -> Self {
         let site = Site::new();
         let coordinator = site.coordinator("one", "127.0.0.1:0", None).await;
-        let agent = |name| {
-            site.agent(&Agent {
-                name,
-                coordinators: &coordinator.url(),
-                token_of: &coordinator,
-                devices: 1,
-                machine: None,
-            })
-        };
-        let agents = [agent("node-a"), agent("node-b")];
-        let training = site.training(STEPS, None);
-        let undisturbed = site.undisturbed(&training);
-        let api = coordinator.api();
-        api.nodes_heard(2).await;
-        let job = api.submit(&training).await;
-        for agent in &agents {
-            has_committed(agent, BEFORE).await;
-        }
+        let Training {
+            agents,
+            job,
+            undisturbed,
+        } = Training::start(&site, &Under::one(&coordinator), STEPS).await;
         Self {
             coordinator,
             agents,

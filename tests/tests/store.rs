@@ -119,11 +119,7 @@ async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
     let data = scratch.path("data");
     corpus(&data);
     let document = document(&data);
-    let undisturbed = {
-        let mut running = Running::up(&scratch.path("undisturbed"), 1, 1).await;
-        let job = running.submit(&document).await;
-        Outcome::of(&mut running, job).await
-    };
+    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
 
     let state_dir = scratch.path("damaged");
     let mut running = Running::up(&state_dir, 1, 2).await;
@@ -214,11 +210,7 @@ async fn a_full_disk_and_a_read_only_one_stop_no_training() {
     let data = scratch.path("data");
     corpus(&data);
     let document = document(&data);
-    let undisturbed = {
-        let mut running = Running::up(&scratch.path("undisturbed"), 1, 1).await;
-        let job = running.submit(&document).await;
-        Outcome::of(&mut running, job).await
-    };
+    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
     let mut running = Running::up(&state_dir, 1, 2).await;
     let job = running.submit(&document).await;
     let refused = async |running: &Running| -> Option<usize> {

@@ -16,6 +16,7 @@ mod proxy;
 mod running;
 mod service;
 mod site;
+mod training;
 pub mod tree;
 
 pub use api::Api;
@@ -27,3 +28,4 @@ pub use proxy::{Proxy, Target, Way};
 pub use running::Running;
 pub use service::Service;
 pub use site::{Agent, Coordinator, Site, committed, has_committed, until};
+pub use training::{BEFORE, Training, Under};

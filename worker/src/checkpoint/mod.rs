@@ -222,4 +222,4 @@ fn check_parts(manifest: &Manifest) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

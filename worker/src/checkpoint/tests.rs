@@ -9,7 +9,8 @@ use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::spec::Spec;
 use std::sync::mpsc;
 
-pub(super) fn blip() -> Blip {
+/// A small model.
+pub(crate) fn blip() -> Blip {
     let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
     let spec = Spec::from_document(&document).unwrap();
     let vocab = Vocabulary {

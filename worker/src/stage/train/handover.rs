@@ -218,9 +218,7 @@ impl Roads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medley_model::blip::Blip;
-    use medley_model::params::Vocabulary;
-    use medley_protocol::spec::Spec;
+    use crate::checkpoint::tests::blip;
     use proptest::prelude::*;
 
     fn nodes(ranks: &[u32]) -> Vec<Vec<u32>> {
@@ -275,17 +273,7 @@ mod tests {
     }
 
     fn state() -> State {
-        let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
-        let spec = Spec::from_document(&document).unwrap();
-        let vocab = Vocabulary {
-            size: 70,
-            pad: 0,
-            cls: 1,
-            sep: 2,
-            dec: 3,
-            enc: 4,
-        };
-        State::fresh(&Blip::new(&spec.model, 32, vocab), 1)
+        State::fresh(&blip(), 1)
     }
 
     #[test]
