@@ -66,13 +66,9 @@ impl Store {
         through.map(count).transpose()
     }
 
-    /// Stores what is new of consecutive rows and of their entries in the ledger.
+    /// Stores what is new of consecutive rows and of their entries in the ledger, for good: agents forget what is stored.
     pub async fn add_metrics(&self, stage: StageId, chunk: &MetricsChunk) -> sqlx::Result<MetricsOutcome> {
         let mut transaction = self.pool.begin().await?;
-        // Metrics may be lost with the machine that runs the database: ranks that go on report what follows.
-        sqlx::query("SET LOCAL synchronous_commit = off")
-            .execute(&mut *transaction)
-            .await?;
         let Some((job, through, went_on_from)) = lock(&mut transaction, stage).await? else {
             return Ok(MetricsOutcome::NoStage);
         };
