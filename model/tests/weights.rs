@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use medley_model::blip::Blip;
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::GREEDY;
 use medley_model::generate::{CaptionRequest, Search};
@@ -104,10 +104,7 @@ fn image_states(blip: &Blip, state: &State, pixels: &[f32]) -> Vec<f32> {
 }
 
 fn weights<'a>(blip: &'a Blip, state: &'a State) -> Weights<'a> {
-    Weights {
-        layout: &blip.student_layout,
-        data: &state.params,
-    }
+    Weights::new(&blip.student_layout, &state.params)
 }
 
 /// Logits of the decoder for the text after each image.
@@ -298,7 +295,7 @@ fn bert_starts_both_text_towers_and_the_added_tokens_are_drawn() {
     let mut texts = Packed::new();
     texts.push(CLS, &TEXT, 0);
     let first = blip.student.text.encode(&mut tape, &texts, None);
-    assert_near(tape.value(first), &expected("bert_states")[..12]);
+    assert_near(&tape.value(first).to_vec(), &expected("bert_states")[..12]);
     let layer = |tower: &str| format!("{tower}.encoder.layer.1.attention.output.LayerNorm.bias");
     let (encoder, decoder) = (layer("text_encoder"), layer("text_decoder.bert"));
     assert_eq!(entry(&blip, &state, &encoder), entry(&blip, &state, &decoder));

@@ -104,7 +104,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
             let q = block.query.linear(tape, x);
             let k = block.key.linear(tape, x);
             let v = block.value.linear(tape, x);
-            cache.extend(tape.value(k), tape.value(v));
+            cache.extend(&tape.value(k).to_vec(), &tape.value(v).to_vec());
             let width = tape.dims(k).1;
             let (keys, values) = (cache.keys.concat(), cache.values.concat());
             let (keys, values) = (tape.input(&keys, width), tape.input(&values, width));
