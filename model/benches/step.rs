@@ -6,8 +6,10 @@
 #![allow(missing_docs, reason = "a program")]
 
 mod fixture;
+mod program;
 
-use fixture::{Fixture, arguments, cpu_seconds};
+use fixture::Fixture;
+use program::{arguments, cpu_seconds};
 use std::time::Instant;
 
 fn main() {

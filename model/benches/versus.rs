@@ -6,10 +6,12 @@
 #![allow(missing_docs, reason = "a program")]
 
 mod fixture;
+mod program;
 
-use fixture::{Fixture, arguments, cpu_seconds};
+use fixture::Fixture;
 use medley_model::generate::nucleus::{GREEDY, Sampling};
 use medley_model::generate::{CaptionRequest, Search};
+use program::{arguments, cpu_seconds};
 use serde_json::{Value, json};
 use std::time::Instant;
 

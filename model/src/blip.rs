@@ -175,7 +175,7 @@ impl Blip {
         let losses = self.losses(&mut tape, batch, step, keys, negatives);
         let terms: Vec<(Var, f32)> = losses.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);
-        let losses = losses.map(|loss| loss.map_or(0.0, |v| tape.scalar(v)));
+        let losses = losses.map(|loss| loss.map_or(0.0, |v| tape.read(v)[0]));
         tape.backward(total, 1.0);
         tape.check_writes(&declared)?;
         drop(tape);
@@ -254,7 +254,7 @@ impl Blip {
         let dropout = step.stream(Purpose::Dropout, pass);
         let first = towers.text.encode(&mut tape, &texts, Some(dropout));
         let texts = towers.text_features(&mut tape, first);
-        (tape.value(images).to_vec(), tape.value(texts).to_vec())
+        (tape.read(images), tape.read(texts))
     }
 
     /// Draws the negatives of a lane of b samples from all lanes: numbers of candidates.
@@ -357,11 +357,11 @@ impl Blip {
         let (b, width) = tape.dims(image);
         let drawing = step.drawing(identities, 0);
         if step.objective == Objective::Pretrain {
-            let logits = |v| tape.value(v).to_vec();
-            return drawing.negatives(&logits(found.image_to_text), &logits(found.text_to_image), b);
+            let (i2t, t2i) = (tape.read(found.image_to_text), tape.read(found.text_to_image));
+            return drawing.negatives(&i2t, &t2i, b);
         }
-        let t = tape.weights().get(self.temperature).to_vec()[0];
-        let (image, text) = (tape.value(image).to_vec(), tape.value(text).to_vec());
+        let t = tape.read_weight(self.temperature)[0];
+        let (image, text) = (tape.read(image), tape.read(text));
         let image_to_text = itm::logits(&image, &text, width, t);
         let text_to_image = itm::logits(&text, &image, width, t);
         drawing.negatives(&image_to_text, &text_to_image, b)

@@ -11,6 +11,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blip;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 pub mod flat;
 pub mod generate;

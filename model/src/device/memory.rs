@@ -81,15 +81,6 @@ impl<'a> Span<'a> {
             Self::Host(_) => panic!("a kernel of a GPU was given memory of the process"),
         }
     }
-
-    /// A copy in the memory of the process, after all that was asked of the device before.
-    pub fn to_vec(self) -> Vec<f32> {
-        match self {
-            Self::Host(x) => x.to_vec(),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(x) => x.to_vec(),
-        }
-    }
 }
 
 impl<'a> SpanMut<'a> {

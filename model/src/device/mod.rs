@@ -2,7 +2,7 @@
 //!
 //! A [`Span`] is a piece of memory wherever it lies, a [`Buffer`] owns one, and a [`Pool`] hands buffers out. [`Device`] has one
 //! method for each kernel and sends it to the functions of [`crate::ops`] or, with the feature `cuda`, to the kernels of
-//! `crate::cuda`. Above this room nobody knows where numbers lie; what has to see them asks for a copy with [`Span::to_vec`].
+//! `crate::cuda`. Above this room nobody knows where numbers lie; what has to see them asks for a copy with [`Device::to_vec`].
 //!
 //! Kernels of a GPU return nothing: the first error stays with the device until [`Device::check`] asks for it.
 
@@ -117,6 +117,13 @@ impl Device {
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.download(from.cuda(), to),
         }
+    }
+
+    /// A copy in the memory of the process, after all that was asked of the device before.
+    pub fn to_vec(&self, from: Span) -> Vec<f32> {
+        let mut copy = vec![0.0; from.len()];
+        self.read(from, &mut copy);
+        copy
     }
 
     /// Waits for all that was asked of the device.

@@ -26,7 +26,7 @@ impl Blip {
         let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
         let class = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::Class);
         let features = self.student.image_features(&mut tape, class);
-        tape.value(features).to_vec()
+        tape.read(features)
     }
 
     /// Unit features of texts (`[CLS]` first, `[SEP]` last).
@@ -41,7 +41,7 @@ impl Blip {
             .text
             .encode(&mut tape, &unimodal(texts, self.vocab.cls), None);
         let features = self.student.text_features(&mut tape, first);
-        tape.value(features).to_vec()
+        tape.read(features)
     }
 
     /// Matching logits (no match, match) of pairs: `pairs` names an image of the batch and a text of `texts` each. An image's
@@ -78,7 +78,7 @@ impl Blip {
         let mut logits = Vec::with_capacity(pairs.len());
         for pairs in pairs.chunks(PAIRS_AT_ONCE) {
             let matched = self.match_some(&mut tape, &keys, texts, pairs);
-            logits.extend(tape.value(matched).to_vec().chunks_exact(2).map(|row| [row[0], row[1]]));
+            logits.extend(tape.read(matched).chunks_exact(2).map(|row| [row[0], row[1]]));
             tape.rewind(mark);
         }
         logits

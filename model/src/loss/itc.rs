@@ -114,7 +114,7 @@ mod tests {
             positives: &positives(&[5, 6], &[UNKNOWN, 5]),
         };
         let targets = tape.targets(query, own, QUEUE[..].into(), teaching);
-        tape.value(targets).to_vec()[..4].to_vec()
+        tape.read(targets)[..4].to_vec()
     }
 
     fn close(found: &[f32], expected: [f64; 4]) {

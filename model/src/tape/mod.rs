@@ -153,9 +153,14 @@ impl<'a> Tape<'a> {
         (value.rows, value.cols)
     }
 
-    /// A scalar's value.
-    pub fn scalar(&self, v: Var) -> f32 {
-        self.value(v).to_vec()[0]
+    /// A copy of a value in the memory of the process.
+    pub fn read(&self, v: Var) -> Vec<f32> {
+        self.device.to_vec(self.value(v))
+    }
+
+    /// A parameter in the memory of the process.
+    pub fn read_weight(&self, id: ParamId) -> Vec<f32> {
+        self.device.to_vec(self.weights.get(id))
     }
 
     /// Runs `f` and, if nothing is recorded, gives back every value it made but its result.

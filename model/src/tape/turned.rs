@@ -72,7 +72,7 @@ mod tests {
                     };
                     let x = tape.input(&x, inner);
                     let y = tape.linear(x, w, Some(b));
-                    tape.value(y).to_vec()
+                    tape.read(y)
                 };
                 assert_eq!(run(Some(&turned)), run(None), "{rows} × {inner} → {out}");
             }

@@ -258,7 +258,7 @@ pub(crate) fn forward(blip: &Blip, params: &[f32], batch: &Batch) -> [Vec<f32>; 
     let passes = ((&nothing, &nowhere), (&generated, &each));
     let (_, states) = blip.student.text.multimodal(&mut tape, passes.0, passes.1, &keys, None);
     let logits = blip.student.text.predict(&mut tape, states.unwrap());
-    let values = |v| tape.value(v).to_vec();
+    let values = |v| tape.read(v);
     [
         values(images),
         values(first),

@@ -239,7 +239,7 @@ impl Case {
             .last()
             .expect("an operation with a trained input is recorded");
         assert_eq!(last.output(), results[times - 1], "{}: the last node", self.name);
-        let (kind, value) = (crate::kind(last), tape.value(results[0]).to_vec());
+        let (kind, value) = (crate::kind(last), tape.read(results[0]));
         let weigh = |i: usize| {
             let row = tape.rows(results[i / rows], &[(i % rows) as u32].into());
             (tape.linear(row, layout.id(&format!("cotangent.{i}")), None), 1.0)
