@@ -8,7 +8,7 @@ mod lane;
 
 pub use lane::{Candidates, Guest, LaneBatch, LaneOutput, LaneStep};
 
-use crate::device::{DeviceError, Pool, Span, SpanMut};
+use crate::device::{DeviceError, Parameters, Pool, Span, SpanMut};
 use crate::flat::Flat;
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
@@ -372,9 +372,9 @@ impl Blip {
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
     /// Trained parameters.
-    pub params: Span<'a>,
+    pub params: Parameters<'a>,
     /// Momentum encoders.
-    pub ema: Span<'a>,
+    pub ema: Parameters<'a>,
     /// Momentum features of earlier images, queue × e.
     pub image_queue: Span<'a>,
     /// Momentum features of earlier texts, queue × e.

@@ -70,7 +70,7 @@ pub fn contrast<'a>(
     distillation: Distillation,
 ) -> Contrast {
     let width = tape.dims(image).1;
-    let (own_images, own_texts) = (tape.input(keys.image, width), tape.input(keys.text, width));
+    let (own_images, own_texts) = (tape.constant(keys.image, width), tape.constant(keys.text, width));
     let learned = Temperature::Learned(tape.weights().get(temperature));
     let teaching = Teaching {
         temperature: distillation.temperature.map_or(learned, Temperature::Given),
@@ -107,7 +107,7 @@ mod tests {
     fn row(alpha: f32, temperature: f32) -> Vec<f32> {
         let (layout, mut pool) = (Layout::default(), Pool::default());
         let mut tape = Tape::inference(Weights::new(&layout, &[][..]), &mut pool);
-        let (query, own) = (tape.input(&QUERY, 2), tape.input(&OWN, 2));
+        let (query, own) = (tape.constant(&QUERY, 2), tape.constant(&OWN, 2));
         let teaching = Teaching {
             temperature: Temperature::Given(temperature),
             alpha,

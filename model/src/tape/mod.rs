@@ -17,7 +17,7 @@ pub use heads::Teaching;
 pub use node::{Head, Node};
 pub use turned::Turned;
 
-use crate::device::{Buffer, Device, Pool, Span, SpanMut};
+use crate::device::{Buffer, Device, Parameters, Pool, Span, SpanMut, Use};
 use crate::layout::{Layout, ParamId};
 use crate::ops::meter::{self, Part};
 
@@ -30,19 +30,25 @@ pub struct Var(u32);
 pub struct Weights<'a> {
     /// What lies where.
     pub layout: &'a Layout,
-    data: Span<'a>,
+    data: Parameters<'a>,
 }
 
 impl<'a> Weights<'a> {
     /// Parameters that lie in `data` as `layout` says, on the device that reads them.
-    pub fn new(layout: &'a Layout, data: impl Into<Span<'a>>) -> Self {
+    pub fn new(layout: &'a Layout, data: impl Into<Parameters<'a>>) -> Self {
         let data = data.into();
         Self { layout, data }
     }
 
     /// The values of one entry.
     pub fn get(&self, id: ParamId) -> Span<'a> {
-        self.data.range(self.layout.entry(id).range())
+        self.data.exact.range(self.layout.entry(id).range())
+    }
+
+    /// The values of one entry as factor of a matrix product with activations.
+    fn factor(&self, id: ParamId) -> Span<'a> {
+        let data = self.data.rounded.unwrap_or(self.data.exact);
+        data.range(self.layout.entry(id).range())
     }
 }
 
@@ -59,6 +65,7 @@ struct Value {
     data: Option<Buffer>,
     grad: Option<Buffer>,
     needs_grad: bool,
+    purpose: Use,
     /// Part of the step that made it, for the account of its backward.
     part: Part,
 }
@@ -219,7 +226,27 @@ impl<'a> Tape<'a> {
         self.values[v.0 as usize].needs_grad
     }
 
+    /// A buffer for an activation.
+    fn take(&mut self, len: usize) -> Buffer {
+        self.pool.take(len, Use::Activation)
+    }
+
+    /// A buffer for what is kept in single precision.
+    fn take_exact(&mut self, len: usize) -> Buffer {
+        self.pool.take(len, Use::Exact)
+    }
+
+    /// A new activation.
     fn push(&mut self, rows: usize, cols: usize, data: Buffer, needs_grad: bool) -> Var {
+        self.push_as(Use::Activation, (rows, cols), data, needs_grad)
+    }
+
+    /// A new value in single precision.
+    fn push_exact(&mut self, rows: usize, cols: usize, data: Buffer, needs_grad: bool) -> Var {
+        self.push_as(Use::Exact, (rows, cols), data, needs_grad)
+    }
+
+    fn push_as(&mut self, purpose: Use, (rows, cols): (usize, usize), data: Buffer, needs_grad: bool) -> Var {
         debug_assert_eq!(rows * cols, data.len());
         let needs_grad = needs_grad && self.sink.is_some();
         self.values.push(Value {
@@ -228,6 +255,7 @@ impl<'a> Tape<'a> {
             data: Some(data),
             grad: None,
             needs_grad,
+            purpose,
             part: meter::present(),
         });
         Var(self.values.len() as u32 - 1)
