@@ -22,7 +22,7 @@ struct Case {
 pub(crate) fn check(ops: &Ops) {
     ops.op("attention", |c| cases().iter().for_each(|case| forward(c, case)));
     ops.op("attention_backward", |c| {
-        cases().iter().for_each(|case| backward(c, case))
+        cases().iter().for_each(|case| backward(c, case));
     });
 }
 

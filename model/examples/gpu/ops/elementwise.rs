@@ -97,7 +97,7 @@ fn arithmetic(ops: &Ops) {
         }
     });
     ops.exact("scale", |c| {
-        update(c, |y| elementwise::scale(y, 0.37), |y| cuda.scale(y, 0.37))
+        update(c, |y| elementwise::scale(y, 0.37), |y| cuda.scale(y, 0.37));
     });
     ops.exact("divide", |c| {
         let by = c.up(&[0.07]);
@@ -112,7 +112,7 @@ fn arithmetic(ops: &Ops) {
             c,
             |y| y.iter_mut().for_each(|y| *y /= 0.07),
             |y| cuda.divide_by(y, 0.07),
-        )
+        );
     });
     ops.exact("scale_by_inverse", |c| {
         let by = c.up(&[0.07]);
