@@ -220,7 +220,10 @@ fn relative_error(a: &[f32], b: &[f32]) -> f64 {
 
 /// Where two results first differ by more than rounding, for a person to look at.
 fn first_difference(a: &[f32], b: &[f32]) -> String {
-    let differ = |(a, b): (&f32, &f32)| a.is_nan() || (a - b).abs() > 1e-4 * b.abs().max(1e-3);
+    let differ = |(a, b): (&f32, &f32)| {
+        let apart = (a - b).abs();
+        apart.is_nan() || apart > 1e-4 * b.abs().max(1e-3)
+    };
     let at = a.iter().zip(b).position(differ);
     at.map_or(String::new(), |at| {
         format!("; element {at} of {} is {} and not {}", b.len(), a[at], b[at])

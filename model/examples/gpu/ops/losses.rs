@@ -2,7 +2,6 @@
 
 use super::Ops;
 use medley_model::ops::cross_entropy::{self, KEPT};
-use medley_model::ops::elementwise;
 
 /// Rows and classes: two classes, odd numbers, the words of BERT, and the queue of the paper.
 const SHAPES: [(usize, usize); 6] = [(1, 2), (270, 2), (3, 7), (65, 1026), (40, 30_524), (9, 57_691)];
@@ -87,10 +86,8 @@ fn soft(ops: &Ops) {
                 cross_entropy::softmax(&mut targets, cols);
                 let mut rows = vec![0.0; KEPT * count];
                 cross_entropy::soft(&x, &targets, cols, &mut rows);
-                let mut slope = x.clone();
-                cross_entropy::soft_backward(&mut slope, &rows, &targets, cols, 0.7 / count as f32);
                 let mut d = start.clone();
-                elementwise::put(&slope, &mut d, fresh);
+                cross_entropy::soft_backward(&x, &rows, &targets, cols, 0.7 / count as f32, (&mut d, fresh));
                 let (x, targets, rows, dy) = (c.up(&x), c.up(&targets), c.up(&rows), c.up(&[0.7]));
                 c.compare(&format!("{count} × {cols}"), &[d], || {
                     let mut d = if fresh { c.poison(n) } else { c.up(&start) };
