@@ -76,12 +76,16 @@ impl Device {
         Err(NoDevice::NotBuilt(name.to_owned()))
     }
 
-    /// A buffer of `len` elements with unspecified contents, outside of any pool.
+    /// A buffer of `len` zeros, outside of any pool: nothing writes the gaps between entries, and norms read them.
     pub fn buffer(&self, len: usize) -> Buffer {
         match self {
             Self::Cpu => Buffer::host(crate::flat::Flat::zeros(len)),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => Buffer::cuda(cuda.memory(len), len),
+            Self::Cuda(cuda) => {
+                let mut memory = cuda.memory(len);
+                cuda.fill(memory.slice_mut(), 0.0);
+                Buffer::cuda(memory, len)
+            }
         }
     }
 
