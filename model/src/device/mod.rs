@@ -96,16 +96,20 @@ impl Device {
         Err(NoDevice::NotBuilt(name.to_owned()))
     }
 
-    /// A buffer of `len` elements with unspecified contents, outside of any pool.
+    /// A buffer of `len` zeros, outside of any pool: nothing writes the gaps between entries, and norms read them.
     pub fn buffer(&self, len: usize) -> Buffer {
         match self {
             Self::Cpu => Buffer::host(crate::flat::Flat::zeros(len)),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda, _) => Buffer::cuda(cuda.memory(len), len),
+            Self::Cuda(cuda, _) => {
+                let mut memory = cuda.memory(len);
+                cuda.fill(memory.slice_mut(), 0.0);
+                Buffer::cuda(memory, len)
+            }
         }
     }
 
-    /// As [`Device::buffer`], for activations.
+    /// A buffer for `len` activations with unspecified contents, outside of any pool.
     pub(crate) fn activation(&self, len: usize) -> Buffer {
         match self {
             Self::Cpu => self.buffer(len),
