@@ -3,8 +3,9 @@
 use super::blas::Blas;
 use super::driver::{Context, Description, Stream};
 use super::error::CudaError;
+use super::format::Format;
 use super::gemm::Plans;
-use super::launch::{Arg, Kernel, Kernels};
+use super::launch::{Arg, Kernels, Variant};
 use super::memory::{Memory, Scratch, Slice, SliceMut};
 use super::staging::Ring;
 use bytemuck::Pod;
@@ -71,23 +72,43 @@ impl Cuda {
         self.note(self.stream().synchronize());
     }
 
-    /// Memory with unspecified contents.
+    /// Memory of single precision with unspecified contents.
     pub fn memory(self: &Arc<Self>, len: usize) -> Memory {
-        Memory::new(self, len)
+        self.memory_of(len, Format::F32)
     }
 
-    /// Copies to the device; `from` may be changed at return.
+    /// Memory with unspecified contents.
+    pub fn memory_of(self: &Arc<Self>, len: usize, format: Format) -> Memory {
+        Memory::new(self, len, format)
+    }
+
+    /// Copies to the device, rounding where less is stored; `from` may be changed at return.
     pub fn upload(&self, from: &[f32], to: SliceMut<'_>) {
         assert_eq!(from.len(), to.len(), "a copy has the length of its source");
-        self.send(from, to.address());
+        match to.format() {
+            Format::F32 => self.send(from, to.address()),
+            Format::Bf16 => self.copy(self.bring(from).slice(from.len(), Format::F32), to),
+        }
     }
 
     /// Copies from the device and waits. What is there after an error is not a number.
     pub fn download(&self, from: Slice<'_>, to: &mut [f32]) {
         assert_eq!(from.len(), to.len(), "a copy has the length of its source");
-        if !to.is_empty() && !self.fetch(from.address(), to) {
+        let fetched = to.is_empty()
+            || match from.format() {
+                Format::F32 => self.fetch(from.address(), to),
+                Format::Bf16 => self.fetch(self.converted(from, Format::F32).address(), to),
+            };
+        if !fetched {
             to.fill(f32::NAN);
         }
+    }
+
+    /// A copy in another format.
+    pub(super) fn converted(&self, x: Slice<'_>, format: Format) -> Scratch<'_> {
+        let mut copy = self.scratch(x.len() * format.size());
+        self.copy(x, copy.slice_mut(x.len(), format));
+        copy
     }
 
     /// Copies to the host and waits; returns whether that went well.
@@ -133,11 +154,12 @@ impl Cuda {
     }
 
     /// Runs a kernel over a grid of blocks.
-    pub(super) fn launch(&self, kernel: Kernel, grid: (u32, u32), threads: u32, args: &[Arg]) {
+    pub(super) fn launch(&self, kernel: impl Into<Variant>, grid: (u32, u32), threads: u32, args: &[Arg]) {
         if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
             return;
         }
-        self.note(self.kernels.launch(self.stream(), kernel, grid, threads, args));
+        let result = self.kernels.launch(self.stream(), kernel.into(), grid, threads, args);
+        self.note(result);
     }
 
     /// Whether an operation has failed, so that later ones do nothing.

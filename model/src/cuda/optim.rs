@@ -1,6 +1,7 @@
 //! The optimiser and norms of whole buffers: [`ops::optim`](crate::ops::optim).
 
 use super::Cuda;
+use super::format::{Format, single};
 use super::launch::{Kernel, THREADS, args, loop_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::optim::AdamW;
@@ -16,6 +17,7 @@ impl Cuda {
             n <= g.len().min(m.len()).min(v.len()),
             "every parameter has its gradient and moments"
         );
+        single("adamw", &[&p, &g, &m, &v]);
         let aligned = g.is_aligned() && [&p, &m, &v].iter().all(|slice| slice.is_aligned());
         let numbers = [
             step.step,
@@ -43,20 +45,22 @@ impl Cuda {
             eps,
             aligned
         ];
-        self.launch(Kernel::AdamW, loop_grid(n), THREADS, args);
+        self.launch(Kernel::AdamW, loop_grid(n, Format::F32), THREADS, args);
     }
 
     /// `e = momentum·e + (1 − momentum)·p`.
     pub fn momentum_average(&self, e: SliceMut<'_>, p: Slice<'_>, momentum: f64) {
         assert!(e.len() <= p.len(), "every element has its parameter");
+        single("momentum_average", &[&e, &p]);
         let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
         let aligned = e.is_aligned() && p.is_aligned();
         let args = args![&e, p, e.len(), old, new, aligned];
-        self.launch(Kernel::MomentumAverage, loop_grid(e.len()), THREADS, args);
+        self.launch(Kernel::MomentumAverage, loop_grid(e.len(), Format::F32), THREADS, args);
     }
 
     /// Σ x² in double precision. Waits; not a number after an error.
     pub fn squares(&self, x: Slice<'_>) -> f64 {
+        single("squares", &[&x]);
         if x.is_empty() {
             return 0.0;
         }

@@ -6,7 +6,7 @@ KERNEL adamw(
     float* p, const float* g, float scale, float* m, float* v, u64 n, float step, float keep, float new1, float beta2, float new2,
     float correction2_sqrt, float eps, bool aligned
 ) {
-    for_fours(n, [&](u64 at) {
+    for_packs<4>(n, [&](u64 at) {
         Four fp = load4(p, at, n, aligned);
         Four fm = load4(m, at, n, aligned);
         Four fv = load4(v, at, n, aligned);
@@ -26,7 +26,7 @@ KERNEL adamw(
 }
 
 KERNEL momentum_average(float* e, const float* p, u64 n, float old, float fresh, bool aligned) {
-    for_fours(n, [&](u64 at) {
+    for_packs<4>(n, [&](u64 at) {
         Four fe = load4(e, at, n, aligned);
         const Four fp = load4(p, at, n, aligned);
 #pragma unroll
