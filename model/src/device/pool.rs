@@ -6,7 +6,7 @@ use crate::flat;
 #[cfg(feature = "cuda")]
 use crate::{cuda, flat::LINE};
 #[cfg(feature = "cuda")]
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 /// Buffers of a device that are free at present. The default one is the processor's.
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub struct Pool {
 #[cfg(feature = "cuda")]
 #[derive(Default)]
 struct Free {
-    by_class: BTreeMap<(cuda::Format, usize), Vec<cuda::Memory>>,
+    by_class: HashMap<(cuda::Format, usize), Vec<cuda::Memory>>,
     live_bytes: usize,
     peak_bytes: usize,
 }
