@@ -26,6 +26,9 @@ fn whatever_fails_a_bootstrap_job_succeeds_with_the_undisturbed_result() {
         "generation grown",
         "generation shrunk",
         "fault: coordinator killed",
+        "nodes-apart",
+        "nodes-together",
+        "spinning rank named",
     ] {
         assert!(
             coverage.of(what) > 0,

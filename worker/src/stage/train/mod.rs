@@ -21,13 +21,12 @@ mod shares;
 mod trainer;
 
 use crate::collective::tcp::Lost;
+use crate::listen::{address, listen};
 use crate::rank::failure::Failure;
 use crate::rank::process::Context;
 use line::Line;
 use medley_protocol::agent::RankState;
 use setup::Setup;
-use std::io;
-use std::net::TcpListener;
 use trainer::Trainer;
 
 /// How a rank's part in a generation ends.
@@ -94,29 +93,5 @@ pub fn run(context: Context) -> Result<(), Failure> {
                 voice.state(RankState::Broken { committed, reason });
             }
         }
-    }
-}
-
-/// Listens on the rank's own host; on every address where the host's name is one that only others can use.
-fn listen(host: &str) -> io::Result<TcpListener> {
-    TcpListener::bind((host, 0)).or_else(|_| TcpListener::bind(("0.0.0.0", 0)))
-}
-
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_both_kinds_can_be_connected_to() {
-        assert_eq!(address("10.0.0.1", 5), "10.0.0.1:5");
-        assert_eq!(address("::1", 5), "[::1]:5");
     }
 }

@@ -16,6 +16,7 @@ use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
 use crate::collective::tcp::{Lost, Mesh};
 use crate::objects::Objects;
+use crate::rank::activity::Activity;
 use crate::rank::beginning::{Memory, Path};
 use crate::rank::failure::Failure;
 use crate::rank::memory::peak_bytes;
@@ -138,6 +139,11 @@ impl Trainer {
             own: Lanes::on(device),
             gradients: flat::Pool::default(),
         }
+    }
+
+    /// What the rank is doing.
+    pub(super) fn activity(&self) -> &Activity {
+        self.voice.activity()
     }
 
     /// Elements of a gradient.
