@@ -3,6 +3,8 @@
 //! The state is replicated on every rank and changes in one place, [`State::commit`], as one local act without network or
 //! cancellation point. Its canonical bytes ([`State::sections`]) are what checkpoints hold, hashes cover and ranks compare.
 
+mod tensors;
+
 use crate::blip::Blip;
 use crate::flat::Flat;
 use crate::init;
@@ -15,6 +17,7 @@ use crate::params::{self, Objective};
 use crate::positions;
 use medley_protocol::spec::TrainSpec;
 use std::ops::Range;
+pub use tensors::Tensor;
 
 /// State after some committed steps.
 #[derive(Debug, Clone)]
@@ -419,7 +422,7 @@ mod tests {
     use crate::params::Vocabulary;
     use medley_protocol::spec::Spec;
 
-    fn blip() -> (Blip, TrainSpec) {
+    pub(super) fn blip() -> (Blip, TrainSpec) {
         let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"},
             "model": {"queue": 16}, "lanes": {"count": 2, "batch": 5}, "cluster": {"max_ranks": 2}});
         let spec = Spec::from_document(&document).unwrap();
@@ -435,7 +438,7 @@ mod tests {
     }
 
     /// Commits a step of ten samples whose identities begin at `first`.
-    fn commit(state: &mut State, blip: &Blip, train: &TrainSpec, first: u64) {
+    pub(super) fn commit(state: &mut State, blip: &Blip, train: &TrainSpec, first: u64) {
         let gradient = Flat::from_slice(&vec![0.5; blip.student_layout.len()]);
         let features = vec![first as f32; 10 * blip.model.embed_dim as usize];
         let identities: Vec<u64> = (first..first + 10).collect();
