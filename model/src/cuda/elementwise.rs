@@ -1,0 +1,204 @@
+//! Loops over elements, over rows of columns, and dropout: [`ops::elementwise`](crate::ops::elementwise) and
+//! [`ops::dropout`](crate::ops::dropout).
+
+use super::Cuda;
+use super::launch::{Kernel, THREADS, args, loop_grid, rows_grid};
+use super::memory::{Slice, SliceMut};
+use crate::ops::dropout::{Dropout, Place};
+
+impl Cuda {
+    /// `y = value`.
+    pub fn fill(&self, y: SliceMut<'_>, value: f32) {
+        self.launch(
+            Kernel::Fill,
+            loop_grid(y.len()),
+            THREADS,
+            args![&y, y.len(), y.is_aligned(), value],
+        );
+    }
+
+    /// `y = x`.
+    pub fn copy(&self, x: Slice<'_>, y: SliceMut<'_>) {
+        assert_eq!(x.len(), y.len(), "a copy has the length of its source");
+        if !y.is_empty() && !self.has_failed() {
+            self.note(self.stream().copy(x.address(), y.address(), y.len() * size_of::<f32>()));
+        }
+    }
+
+    /// `y += x`.
+    pub fn add(&self, x: Slice<'_>, y: SliceMut<'_>) {
+        assert!(y.len() <= x.len(), "every element has its addend");
+        let aligned = x.is_aligned() && y.is_aligned();
+        self.launch(Kernel::Add, loop_grid(y.len()), THREADS, args![x, &y, y.len(), aligned]);
+    }
+
+    /// `y = a + b`.
+    pub fn sum_of(&self, a: Slice<'_>, b: Slice<'_>, y: SliceMut<'_>) {
+        assert!(y.len() <= a.len().min(b.len()), "every element has its addends");
+        let aligned = a.is_aligned() && b.is_aligned() && y.is_aligned();
+        self.launch(
+            Kernel::SumOf,
+            loop_grid(y.len()),
+            THREADS,
+            args![a, b, &y, y.len(), aligned],
+        );
+    }
+
+    /// `y *= factor`.
+    pub fn scale(&self, y: SliceMut<'_>, factor: f32) {
+        self.launch(
+            Kernel::Scale,
+            loop_grid(y.len()),
+            THREADS,
+            args![&y, y.len(), y.is_aligned(), factor],
+        );
+    }
+
+    /// `y /= by[0]`.
+    pub fn divide(&self, y: SliceMut<'_>, by: Slice<'_>) {
+        assert!(!by.is_empty(), "there is a divisor");
+        self.launch(
+            Kernel::Divide,
+            loop_grid(y.len()),
+            THREADS,
+            args![&y, y.len(), y.is_aligned(), by],
+        );
+    }
+
+    /// `y /= by`.
+    pub fn divide_by(&self, y: SliceMut<'_>, by: f32) {
+        self.launch(
+            Kernel::DivideBy,
+            loop_grid(y.len()),
+            THREADS,
+            args![&y, y.len(), y.is_aligned(), by],
+        );
+    }
+
+    /// `y *= 1 / by[0]`, the inverse rounded before it multiplies.
+    pub fn scale_by_inverse(&self, y: SliceMut<'_>, by: Slice<'_>) {
+        assert!(!by.is_empty(), "there is a divisor");
+        let args = args![&y, y.len(), y.is_aligned(), by];
+        self.launch(Kernel::ScaleByInverse, loop_grid(y.len()), THREADS, args);
+    }
+
+    /// Holds `y` between `min` and `max`; what is not a number stays so.
+    pub fn clamp(&self, y: SliceMut<'_>, min: f32, max: f32) {
+        let args = args![&y, y.len(), y.is_aligned(), min, max];
+        self.launch(Kernel::Clamp, loop_grid(y.len()), THREADS, args);
+    }
+
+    /// `y = gelu(x)`.
+    pub fn gelu(&self, x: Slice<'_>, y: SliceMut<'_>) {
+        assert!(y.len() <= x.len(), "every element has its argument");
+        let aligned = x.is_aligned() && y.is_aligned();
+        self.launch(
+            Kernel::Gelu,
+            loop_grid(y.len()),
+            THREADS,
+            args![x, &y, y.len(), aligned],
+        );
+    }
+
+    /// `d *= gelu'(x)`: the gradient passes through in place.
+    pub fn gelu_backward(&self, x: Slice<'_>, d: SliceMut<'_>) {
+        assert!(d.len() <= x.len(), "every element has its argument");
+        let aligned = x.is_aligned() && d.is_aligned();
+        self.launch(
+            Kernel::GeluBackward,
+            loop_grid(d.len()),
+            THREADS,
+            args![x, &d, d.len(), aligned],
+        );
+    }
+
+    /// Adds rows of `cols` to as many columns of `y` from `offset`, whose rows are `stride` apart.
+    pub fn add_columns(&self, x: Slice<'_>, cols: usize, y: SliceMut<'_>, (offset, stride): (usize, usize)) {
+        let rows = y.len() / stride;
+        self.copy_rows(x, (0, cols), y, (offset, stride), (rows, cols), true);
+    }
+
+    /// As [`add_columns`](Self::add_columns), but overwrites these columns.
+    pub fn put_columns(&self, x: Slice<'_>, cols: usize, y: SliceMut<'_>, (offset, stride): (usize, usize)) {
+        let rows = y.len() / stride;
+        self.copy_rows(x, (0, cols), y, (offset, stride), (rows, cols), false);
+    }
+
+    /// Copies or adds `rows` × `cols` elements between matrices whose rows are a stride apart, from an offset in each.
+    pub fn copy_rows(
+        &self,
+        x: Slice<'_>,
+        (x_offset, x_stride): (usize, usize),
+        y: SliceMut<'_>,
+        (y_offset, y_stride): (usize, usize),
+        (rows, cols): (usize, usize),
+        add: bool,
+    ) {
+        if rows == 0 || cols == 0 {
+            return;
+        }
+        assert!(
+            x_offset + (rows - 1) * x_stride + cols <= x.len(),
+            "the source leaves its slice"
+        );
+        assert!(
+            y_offset + (rows - 1) * y_stride + cols <= y.len(),
+            "the target leaves its slice"
+        );
+        assert!(rows == 1 || y_stride >= cols, "rows of the target are apart");
+        let y_len = y.len();
+        let (x, y) = (x.range(x_offset..x.len()), y.range(y_offset..y_len));
+        let aligned = x.is_aligned() && y.is_aligned() && [x_stride, y_stride].iter().all(|n| n.is_multiple_of(4));
+        let args = args![x, x_stride, &y, y_stride, rows, cols, add, aligned];
+        self.launch(Kernel::CopyRows, rows_grid(rows, cols), THREADS, args);
+    }
+
+    /// Multiplies the rows of each sample by its factor: drop-path and its backward. `rows_of` counts a sample's rows.
+    pub fn scale_samples(&self, x: Slice<'_>, y: SliceMut<'_>, cols: usize, rows_of: usize, factors: &[f32]) {
+        assert!(y.len() <= x.len(), "every element has its source");
+        let rows = y.len() / cols;
+        assert!(rows <= rows_of * factors.len(), "every sample has its factor");
+        let aligned = x.is_aligned() && y.is_aligned() && cols.is_multiple_of(4);
+        let factors = self.bring(factors);
+        let args = args![x, &y, rows, cols, rows_of, &factors, aligned];
+        self.launch(Kernel::ScaleSamples, rows_grid(rows, cols), THREADS, args);
+    }
+
+    /// Multiplies every row of `y` by its mask; forward and backward are the same.
+    pub fn dropout(&self, dropout: &Dropout, places: &[Place], y: SliceMut<'_>, cols: usize) {
+        let rows = y.len() / cols;
+        assert_eq!(rows, places.len(), "every row has a place");
+        let places: Vec<[u32; 2]> = places.iter().map(|place| [place.position, place.sample]).collect();
+        let aligned = y.is_aligned() && cols.is_multiple_of(4);
+        let places = self.bring(&places);
+        let (key, threshold) = (dropout.stream.key(), dropout.threshold());
+        let args = args![
+            &y,
+            rows,
+            cols,
+            &places,
+            key,
+            threshold,
+            1.0 / (1.0 - dropout.rate),
+            aligned
+        ];
+        self.launch(Kernel::Dropout, rows_grid(rows, cols), THREADS, args);
+    }
+
+    /// `y[index[i]] += values[i]`; no index twice.
+    pub fn add_at(&self, y: SliceMut<'_>, index: &[u32], values: &[f32]) {
+        assert_eq!(index.len(), values.len(), "every index has its value");
+        assert!(
+            index.iter().all(|&i| (i as usize) < y.len()),
+            "an index leaves its slice"
+        );
+        let words: Vec<u32> = index
+            .iter()
+            .copied()
+            .chain(values.iter().map(|v| v.to_bits()))
+            .collect();
+        let words = self.bring(&words);
+        let grid = (index.len().div_ceil(THREADS as usize) as u32, 1);
+        self.launch(Kernel::AddAt, grid, THREADS, args![&y, &words, index.len()]);
+    }
+}
