@@ -551,6 +551,7 @@ impl Trainee {
             object: tools
                 .objects
                 .put("part", &bytes[range.start as usize..range.end as usize]),
+            tensors: None,
         };
         self.writing -= 1;
         out.push(Deed::Say(FromRank::Part { part, peak_bytes: None }));

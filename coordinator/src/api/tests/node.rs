@@ -181,6 +181,7 @@ impl Node {
             offset_bytes,
             state_bytes: STATE_BYTES,
             object: object(&format!("{step}-part-{rank}-of-{parts}"), end - offset_bytes),
+            tensors: Some(object(&format!("{step}-tensors-{rank}-of-{parts}"), 99)),
         };
         let handed = PartHandedIn {
             generation: assignment.generation,

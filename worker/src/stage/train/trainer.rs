@@ -456,7 +456,7 @@ impl Trainer {
                 Outcome::Refused { step, reason } => FromRank::PartRefused { step, reason },
             });
         };
-        Writer::start(self.objects.clone(), self.stage, report)
+        Writer::start(self.objects.clone(), self.stage, State::tensors_of(&self.blip), report)
     }
 
     /// Digest of a rotating part of the state before the step.

@@ -104,6 +104,7 @@ pub(super) fn part(step: u64, part: u32) -> CheckpointPart {
         offset_bytes: 0,
         state_bytes: 2,
         object: object("part"),
+        tensors: None,
     }
 }
 
