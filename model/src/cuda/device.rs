@@ -5,7 +5,7 @@ use super::driver::{Context, Description, Stream};
 use super::error::CudaError;
 use super::format::Format;
 use super::gemm::Plans;
-use super::launch::{Arg, Kernels, Variant};
+use super::launch::{Arg, Block, Kernels, Variant};
 use super::memory::{Memory, Scratch, Slice, SliceMut};
 use super::staging::Ring;
 use bytemuck::Pod;
@@ -154,11 +154,13 @@ impl Cuda {
     }
 
     /// Runs a kernel over a grid of blocks.
-    pub(super) fn launch(&self, kernel: impl Into<Variant>, grid: (u32, u32), threads: u32, args: &[Arg]) {
+    pub(super) fn launch(&self, kernel: impl Into<Variant>, grid: (u32, u32), block: impl Into<Block>, args: &[Arg]) {
         if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
             return;
         }
-        let result = self.kernels.launch(self.stream(), kernel.into(), grid, threads, args);
+        let result = self
+            .kernels
+            .launch(self.stream(), kernel.into(), grid, block.into(), args);
         self.note(result);
     }
 

@@ -23,6 +23,7 @@ mod driver;
 mod elementwise;
 mod embedding;
 mod error;
+mod flash;
 mod format;
 mod gemm;
 mod launch;
