@@ -3,7 +3,7 @@
 
 use super::Cuda;
 use super::format::{Format, common, single};
-use super::launch::{Kernel, THREADS, args, loop_grid, rows_grid};
+use super::launch::{Arg, Kernel, THREADS, args, loop_grid, rows_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::dropout::{Dropout, Place};
 
@@ -220,18 +220,40 @@ impl Cuda {
 
     /// Multiplies every row of `y` by its mask; forward and backward are the same.
     pub fn dropout(&self, dropout: &Dropout, places: &[Place], y: SliceMut<'_>, cols: usize) {
+        self.masked(dropout, places, y.as_slice(), &y, cols);
+    }
+
+    /// `y` = every row of `x` times its mask.
+    pub fn dropout_of(&self, dropout: &Dropout, places: &[Place], x: Slice<'_>, y: SliceMut<'_>, cols: usize) {
+        self.masked(dropout, places, x, &y, cols);
+    }
+
+    fn masked(&self, dropout: &Dropout, places: &[Place], x: Slice<'_>, y: &SliceMut<'_>, cols: usize) {
         let rows = y.len() / cols;
-        assert_eq!(rows, places.len(), "every row has a place");
-        let places: Vec<[u32; 2]> = places.iter().map(|place| [place.position, place.sample]).collect();
-        let places = self.bring(&places);
-        let (key, threshold, kept) = (dropout.stream.key(), dropout.threshold(), 1.0 / (1.0 - dropout.rate));
-        let args = args![&y, rows, cols, &places, key, threshold, kept, y.has_aligned_rows(cols)];
-        self.launch(
-            Kernel::Dropout.of(y.format()),
-            rows_grid(rows, cols, y.format()),
-            THREADS,
-            args,
+        assert!(
+            rows == places.len() && y.len() <= x.len(),
+            "every row has a source and a place"
         );
+        let format = common("dropout", &[&x, y]);
+        let mask = self.mask(Some((dropout, places)));
+        let aligned = x.has_aligned_rows(cols) && y.is_aligned();
+        let args = [args![x, y, rows, cols], &mask[..], args![aligned]].concat();
+        self.launch(
+            Kernel::Dropout.of(format),
+            rows_grid(rows, cols, format),
+            THREADS,
+            &args,
+        );
+    }
+
+    /// Arguments for the mask of a matrix: where the places of its rows are, the key, the threshold and what is left of a number.
+    pub(super) fn mask(&self, dropout: Option<(&Dropout, &[Place])>) -> [Arg; 4] {
+        let Some((dropout, places)) = dropout else {
+            return [0u64.into(), 0u64.into(), 0u32.into(), 1.0f32.into()];
+        };
+        let places: Vec<[u32; 2]> = places.iter().map(|place| [place.position, place.sample]).collect();
+        let (key, threshold, kept) = (dropout.stream.key(), dropout.threshold(), 1.0 / (1.0 - dropout.rate));
+        [(&self.bring(&places)).into(), key.into(), threshold.into(), kept.into()]
     }
 
     /// `y[index[i]] += values[i]`; no index twice.

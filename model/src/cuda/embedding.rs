@@ -100,7 +100,8 @@ impl Cuda {
         single("patches", &[&pixels]);
         let format = y.format();
         // Every pack of columns is a part of a line of pixels.
-        let aligned = patch.is_multiple_of(format.pack()) && pixels.is_aligned() && y.is_aligned();
+        let whole = patch.is_multiple_of(format.pack()) && side.is_multiple_of(4);
+        let aligned = whole && pixels.is_aligned() && y.is_aligned();
         let args = args![pixels, &y, rows, cols, side, patch, aligned];
         self.launch(Kernel::Patches.of(format), rows_grid(rows, cols, format), THREADS, args);
     }

@@ -311,10 +311,12 @@ fn masks(ops: &Ops) {
                 let start = c.noise(rows * cols);
                 let mut y = start.clone();
                 dropout::apply(&dropout, &places, &mut y, cols);
-                c.compare(&format!("{rows} × {cols} at {rate}"), &[y], || {
-                    let mut y = c.up(&start);
-                    cuda.dropout(&dropout, &places, y.slice_mut(), cols);
-                    vec![y]
+                let x = c.up(&start);
+                c.compare(&format!("{rows} × {cols} at {rate}"), &[y.clone(), y], || {
+                    let (mut in_place, mut y) = (c.up(&start), c.poison(rows * cols));
+                    cuda.dropout(&dropout, &places, in_place.slice_mut(), cols);
+                    cuda.dropout_of(&dropout, &places, x.slice(), y.slice_mut(), cols);
+                    vec![in_place, y]
                 });
             }
         }

@@ -43,6 +43,15 @@ __device__ __forceinline__ void put(bf16* y, float v) {
     *y = __float2bfloat16_rn(v);
 }
 
+// What is left of a number that is stored.
+__device__ __forceinline__ float as_stored(float v, float) {
+    return v;
+}
+
+__device__ __forceinline__ float as_stored(float v, bf16) {
+    return __bfloat162float(__float2bfloat16_rn(v));
+}
+
 // All of `N` elements at an address that is aligned for them.
 template <u32 N>
 __device__ __forceinline__ Few<N> load_whole(const float* x) {
@@ -63,22 +72,32 @@ __device__ __forceinline__ void widen_pair(u32 pair, float* v) {
     v[1] = __uint_as_float(pair & 0xffff0000u);
 }
 
+// 16 bytes of elements.
+__device__ __forceinline__ Few<4> unpack(uint4 bits, float) {
+    return {{__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)}};
+}
+
+__device__ __forceinline__ Few<8> unpack(uint4 bits, bf16) {
+    Few<8> few;
+    widen_pair(bits.x, few.v);
+    widen_pair(bits.y, few.v + 2);
+    widen_pair(bits.z, few.v + 4);
+    widen_pair(bits.w, few.v + 6);
+    return few;
+}
+
 template <u32 N>
 __device__ __forceinline__ Few<N> load_whole(const bf16* x) {
-    Few<N> few;
     if constexpr (N == 8) {
-        const uint4 v = *reinterpret_cast<const uint4*>(x);
-        widen_pair(v.x, few.v);
-        widen_pair(v.y, few.v + 2);
-        widen_pair(v.z, few.v + 4);
-        widen_pair(v.w, few.v + 6);
+        return unpack(*reinterpret_cast<const uint4*>(x), bf16());
     } else {
         static_assert(N == 4, "four or eight");
         const uint2 v = *reinterpret_cast<const uint2*>(x);
+        Few<N> few;
         widen_pair(v.x, few.v);
         widen_pair(v.y, few.v + 2);
+        return few;
     }
-    return few;
 }
 
 template <u32 N>

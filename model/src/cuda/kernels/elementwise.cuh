@@ -107,22 +107,14 @@ TYPED(scale_samples)(
     });
 }
 
-// Rows times their masks; `places` holds (position, sample) of each. A counter of the generator is for four columns.
+// y = rows of x times their masks; `places` holds (position, sample) of each.
 TYPED(dropout)(
-    Stored* y, u32 rows, u32 cols, const uint2* places, u64 key, u32 threshold, float kept, bool aligned
+    const Stored* x, Stored* y, u32 rows, u32 cols, const uint2* places, u64 key, u32 threshold, float kept, bool aligned
 ) {
     for_row_packs<N>(rows, cols, [&](u32 row, u32 at) {
-        const uint2 place = places[row];
-        Stored* target = y + (u64)row * cols;
-        Few<N> few = load<N>(target, at, cols, aligned);
-#pragma unroll
-        for (u32 four = 0; four < N; four += 4) {
-            const Random4 random = philox(key, (at + four) / 4, place.x, place.y, 0);
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                few.v[four + i] = random.word[i] < threshold ? 0.0f : few.v[four + i] * kept;
-            }
-        }
-        store<N>(target, few, at, cols, aligned);
+        const u64 start = (u64)row * cols;
+        Few<N> few = load<N>(x + start, at, cols, aligned);
+        drop(few, key, at, places[row], threshold, kept);
+        store<N>(y + start, few, at, cols, aligned);
     });
 }
