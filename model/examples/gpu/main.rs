@@ -3,10 +3,12 @@
 //! - `gpu info` describes the device.
 //! - `gpu ops` runs every operation on both, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH` runs a lane of a step and its commit on both.
+//! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu bench PRESET BATCH STEPS` times whole steps.
 //!
 //! The comparisons end with 1 if anything differs by more than rounding, or does not give the same bits twice.
 
+mod attention_bench;
 mod bench;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
@@ -31,10 +33,11 @@ fn main() -> ExitCode {
     match words[..] {
         ["info"] => println!("{:#?}", cuda.describe()),
         ["ops"] => return ops::check(&cuda),
+        ["attention"] => attention_bench::measure(&cuda),
         ["lane", preset, batch] => return lanes(preset, batch, &cuda),
         ["bench", preset, batch, steps] => bench::measure(preset, number(batch), number(steps), Device::Cuda(cuda)),
         _ => {
-            eprintln!("gpu: say info, ops, lane PRESET BATCH or bench PRESET BATCH STEPS");
+            eprintln!("gpu: say info, ops, attention, lane PRESET BATCH or bench PRESET BATCH STEPS");
             return ExitCode::FAILURE;
         }
     }
