@@ -3,10 +3,12 @@
 //! - `gpu info` describes the device.
 //! - `gpu ops` runs every operation on both, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH FORMAT` runs a lane of a step and its commit on both.
+//! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
 //!
 //! The comparisons end with 1 if anything differs by more than rounding, or does not give the same bits twice.
 
+mod attention_bench;
 mod bench;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
@@ -31,12 +33,13 @@ fn main() -> ExitCode {
     match words[..] {
         ["info"] => println!("{:#?}", cuda.describe()),
         ["ops"] => return ops::check(&cuda),
+        ["attention"] => attention_bench::measure(&cuda),
         ["lane", preset, batch, format] => return lanes(preset, batch, &on(cuda, format)),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         _ => {
-            eprintln!("gpu: say info, ops, lane PRESET BATCH or bench PRESET BATCH STEPS");
+            eprintln!("gpu: say info, ops, attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS");
             return ExitCode::FAILURE;
         }
     }
