@@ -5,6 +5,7 @@ use super::error::CudaError;
 use super::flash;
 use super::format::Format;
 use super::memory::{Scratch, Slice, SliceMut};
+use super::tables::Table;
 
 /// Threads of a block, unless a kernel says otherwise.
 pub(super) const THREADS: u32 = 256;
@@ -250,6 +251,12 @@ impl From<Slice<'_>> for Arg {
 impl From<&SliceMut<'_>> for Arg {
     fn from(slice: &SliceMut) -> Self {
         Self(slice.address())
+    }
+}
+
+impl From<&Table> for Arg {
+    fn from(table: &Table) -> Self {
+        Self(table.address())
     }
 }
 

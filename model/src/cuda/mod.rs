@@ -32,6 +32,7 @@ mod memory;
 mod norm;
 mod optim;
 mod staging;
+mod tables;
 
 pub use attention::{AttentionInputs, Columns};
 pub use device::Cuda;
