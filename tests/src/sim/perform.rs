@@ -317,7 +317,7 @@ impl World<'_> {
                 }
             }
             Fault::Spin { lasts } => {
-                if let Some(pid) = self.some_rank().filter(|pid| self.seat(*pid).is_some()) {
+                if let Some(pid) = self.some(|process| process.actor.as_ref().is_some_and(Actor::trains)) {
                     self.processes[pid].spins_until = self.now.saturating_add(lasts);
                     self.expect_a_verdict(pid, lasts, is_alone);
                 }
@@ -356,8 +356,7 @@ impl World<'_> {
 
     /// A rank that trains computes for ever. If nothing else goes wrong, somebody has to say which one it is.
     fn expect_a_verdict(&mut self, pid: Pid, lasts: Duration, is_alone: bool) {
-        let trains = self.processes[pid].actor.as_ref().is_some_and(Actor::trains);
-        if trains && is_alone && lasts > NAMED_WITHIN {
+        if is_alone && lasts > NAMED_WITHIN {
             let (began, faults) = (self.now, self.num_faults);
             let named = Happening::IsNamed { pid, began, faults };
             self.agenda.put(self.now + NAMED_WITHIN, named);
@@ -382,10 +381,15 @@ impl World<'_> {
 
     /// A rank that runs now, if any does.
     fn some_rank(&mut self) -> Option<Pid> {
-        let running: Vec<Pid> = (0..self.processes.len())
-            .filter(|pid| self.processes[*pid].actor.is_some())
+        self.some(|process| process.actor.is_some())
+    }
+
+    /// One of the processes that are like this, if any is.
+    fn some(&mut self, is_like_this: impl Fn(&Process) -> bool) -> Option<Pid> {
+        let found: Vec<Pid> = (0..self.processes.len())
+            .filter(|pid| is_like_this(&self.processes[*pid]))
             .collect();
-        (!running.is_empty()).then(|| running[self.dice.below(running.len())])
+        (!found.is_empty()).then(|| found[self.dice.below(found.len())])
     }
 
     fn seat(&self, pid: Pid) -> Option<(Seat, Vec<Pid>)> {
