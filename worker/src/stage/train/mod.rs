@@ -4,12 +4,13 @@
 //! waits to be called to the next generation ([`line`]); when the stage grows by plan it leaves between two steps. In each
 //! generation ([`part`]) the members connect, agree on what they go on from, and feed those that hold no state ([`handover`]).
 //!
-//! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]); the lanes' gradients are summed
+//! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]) on its device ([`lanes`]); the lanes' gradients are summed
 //! along the lane tree, features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
 //! they are drawn from ([`negatives`]); once every member is prepared ([`member`]) the state
 //! moves as one local act. What a stage trains, on which pairs and by which schedule, is settled at its start ([`setup`]).
 
 pub mod handover;
+mod lanes;
 mod line;
 mod member;
 mod negatives;
@@ -70,9 +71,10 @@ pub fn run(context: Context) -> Result<(), Failure> {
         orders,
         voice,
         objects,
+        device,
     } = context;
     let setup = Setup::load(&assignment, &objects)?;
-    let mut trainer = Trainer::new(setup, &assignment, (objects, voice.clone()));
+    let mut trainer = Trainer::new(setup, &assignment, device, (objects, voice.clone()));
     let listener = listen(&host)?;
     let address = address(&host, listener.local_addr()?.port());
     let mut line = Line::new((orders, voice.clone()), address, (Box::new(assignment), rank));
