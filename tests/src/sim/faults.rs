@@ -90,6 +90,11 @@ impl Fault {
 
 /// The faults of a run over `nodes` nodes, with their times, in order.
 pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> {
+    if dice.chance(10) {
+        // Nothing else is to blame then, and the verdict has to name the rank.
+        let lasts = FOR_GOOD;
+        return vec![(dice.ms(0, SPAN_MS), Fault::Spin { lasts })];
+    }
     let count = 1 + dice.below(MAX_FAULTS);
     // Faults that come close upon each other are the harder ones.
     let span = if dice.chance(40) { 3000 } else { SPAN_MS };
