@@ -63,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             host: args.host,
             devices: args.devices,
             threads: args.threads,
-            fingerprint: rank::fingerprint(),
+            fingerprint: rank::fingerprint().context(rank::DEVICE)?,
         },
         program: std::env::current_exe().context("cannot find this program's own file, which runs the ranks")?,
         log_dir: args.log_dir,
