@@ -216,6 +216,7 @@ impl Cluster {
                 incarnation: node.known.incarnation,
                 revision: node.revision,
                 ranks: self.reports(node),
+                leaves_in_ms: None,
             };
             let sent = serde_json::to_vec(&beat)?;
             let control = &self.control;

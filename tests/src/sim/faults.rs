@@ -25,6 +25,12 @@ pub(super) enum Fault {
     Reset,
     /// A node's agent is killed with its ranks and starts anew after a while, or never.
     KillAgent { node: usize, down: Duration },
+    /// A node's agent is asked to leave, within a time, and starts anew after a while.
+    Leave {
+        node: usize,
+        grace: Duration,
+        down: Duration,
+    },
     /// Calls between a node's agent and the coordinator get lost or late for a while.
     Silence {
         node: usize,
@@ -46,6 +52,7 @@ impl Fault {
             Self::Reset => "fault: connection reset",
             Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
             Self::KillAgent { .. } => "fault: agent killed",
+            Self::Leave { .. } => "fault: agent asked to leave",
             Self::Silence { .. } => "fault: node silent",
             Self::KillCoordinator { torn: true, .. } => "fault: coordinator killed while writing",
             Self::KillCoordinator { .. } => "fault: coordinator killed",
@@ -61,6 +68,7 @@ impl Fault {
             | Self::Reset
             | Self::KillAgent { down: FOR_GOOD, .. } => Duration::ZERO,
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
+            Self::Leave { grace, down, .. } => grace + down,
             Self::Silence { lasts, .. } => lasts,
         }
     }
@@ -86,7 +94,7 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
 
 fn fault(dice: &mut Dice, nodes: usize) -> Fault {
     let node = dice.below(nodes);
-    match dice.below(11) {
+    match dice.below(14) {
         0 | 1 => Fault::KillRank,
         2 => Fault::FreezeRank {
             lasts: if dice.chance(50) {
@@ -111,6 +119,11 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
             node,
             silence: [Silence::Cut, Silence::Deaf, Silence::Late][dice.below(3)],
             lasts: dice.ms(500, 12_000),
+        },
+        10..=12 => Fault::Leave {
+            node,
+            grace: dice.ms(500, 10_000),
+            down: dice.ms(100, 8000),
         },
         _ => Fault::KillCoordinator {
             down: dice.ms(100, 8000),

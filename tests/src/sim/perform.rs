@@ -12,6 +12,9 @@ use medley_worker::collective::tcp::Timing;
 use medley_worker::supervise::Event;
 use std::time::Duration;
 
+/// Time for ranks to end and facts to arrive once an agent stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(4);
+
 impl World<'_> {
     /// An agent takes a step, and what it asks for is done.
     pub(super) fn feed(&mut self, node: usize, input: Input) {
@@ -47,6 +50,10 @@ impl World<'_> {
                     return;
                 }
             }
+        }
+        if self.nodes[node].has_left() {
+            self.witness.count("agent has left");
+            self.grace_over(node, self.nodes[node].life);
         }
     }
 
@@ -205,6 +212,7 @@ impl World<'_> {
                         .note(|| format!("{}: {name} step {}", describe(pid, place), toy.step));
                     self.witness.commits((pid, place.stage), seat, world, (&name, toy));
                 }
+                Deed::Exit => self.end(pid, "has ended"),
                 Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
             }
         }
@@ -282,6 +290,13 @@ impl World<'_> {
                 }
             }
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
+            Fault::Leave { node, grace, down } => {
+                self.nodes[node].leaves(down);
+                let life = self.nodes[node].life;
+                let over = self.now + grace + STOP_PATIENCE;
+                self.agenda.put(over, Happening::GraceOver { node, life });
+                self.feed(node, Input::Leave { grace });
+            }
             Fault::Silence { node, silence, lasts } => self.network.silence(node, silence, self.now + lasts),
             Fault::KillCoordinator { down, torn } => {
                 if torn {
@@ -303,6 +318,15 @@ impl World<'_> {
 
     fn seat(&self, pid: Pid) -> Option<(Seat, Vec<Pid>)> {
         self.processes[pid].actor.as_ref()?.seat()
+    }
+
+    /// An agent ends that was asked to leave, if it still lives that life.
+    pub(super) fn grace_over(&mut self, node: usize, life: u64) {
+        if self.nodes[node].life == life
+            && let Some(down) = self.nodes[node].left()
+        {
+            self.kill_agent(node, down);
+        }
     }
 
     /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.

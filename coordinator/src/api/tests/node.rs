@@ -70,6 +70,7 @@ impl Node {
             incarnation: self.incarnation,
             revision: self.orders.revision,
             ranks: self.ranks.iter().map(report).collect(),
+            leaves_in_ms: None,
         }
     }
 

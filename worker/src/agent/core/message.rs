@@ -38,7 +38,12 @@ pub enum Input {
         /// The answer.
         answer: Result<Reply, Trouble>,
     },
-    /// The agent is to stop.
+    /// The agent is to end once its ranks have left their stages.
+    Leave {
+        /// Within this time, or else without that.
+        grace: Duration,
+    },
+    /// The agent is to stop at once.
     Stop,
     /// Time passed.
     Tick,

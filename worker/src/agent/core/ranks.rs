@@ -47,6 +47,8 @@ pub(super) struct Slot {
     /// None before its start and after its end.
     pub(super) process: Option<ProcessId>,
     connected: bool,
+    /// Whether its process knows that it is to leave.
+    parting: bool,
     /// Checkpoint requests passed on.
     told: BTreeSet<CheckpointRequestId>,
     /// What it does in a stage of tasks.
@@ -126,6 +128,11 @@ impl Ranks {
     /// All that is new was told.
     pub(super) fn told(&mut self) {
         self.news = false;
+    }
+
+    /// Whether nothing is listed and no process is left.
+    pub(super) fn are_all_gone(&self) -> bool {
+        self.slots.is_empty() && self.are_gone()
     }
 
     /// Whether no process is left.
@@ -232,13 +239,21 @@ impl Ranks {
         out.push(Output::Start { process, device, order });
     }
 
-    /// Tells ranks their peers, and then requested checkpoints, each once.
+    /// Tells ranks that they are to leave, their peers, and then requested checkpoints, each once.
     fn pass_on(&mut self, out: &mut Vec<Output>) {
         for (seat, slot) in &mut self.slots {
             let assignment = self.assignments.get(&(seat.stage, seat.generation));
             let (Some(process), Some(assignment)) = (slot.process, assignment) else {
                 continue;
             };
+            let parting = assignment.parting.as_ref();
+            if let Some(parting) = parting.filter(|parting| parting.ranks.contains(&seat.rank))
+                && !std::mem::replace(&mut slot.parting, true)
+            {
+                let (next, saves) = (parting.next, parting.saves);
+                let order = ToRank::Leave { next, saves };
+                out.push(Output::Tell { process, order });
+            }
             if assignment.members.is_empty() || is_final(&slot.state) {
                 continue;
             }
@@ -318,6 +333,7 @@ impl Slot {
             called_at: None,
             process: None,
             connected: false,
+            parting: false,
             told: BTreeSet::new(),
             work: Work::Idle,
         }
@@ -330,7 +346,7 @@ impl Slot {
 }
 
 fn is_final(state: &RankState) -> bool {
-    has_failed(state) || matches!(state, RankState::Finished { .. })
+    has_failed(state) || matches!(state, RankState::Finished { .. } | RankState::Left { .. })
 }
 
 pub(super) fn has_failed(state: &RankState) -> bool {

@@ -25,6 +25,7 @@ fn a_lasting_failure_that_is_heard_late_still_fails_the_stage() {
             doing: None,
             quiet_ms: None,
         }],
+        leaves_in_ms: None,
     };
     world.sight.beat(late, world.now).unwrap();
     world.decide();

@@ -125,6 +125,18 @@ impl World {
         let stage = self.jobs.iter().find_map(|job| job.stage(id.0));
         match stage.map(|stage| &stage.state) {
             Some(State::Running { generation, .. }) if generation.number == id.1 => RankState::Running { committed: 1 },
+            Some(State::Running {
+                generation,
+                former: Some(former),
+                ..
+            }) if former.number == id.1 => {
+                let leaves = former.beyond(generation).iter().any(|seat| seat.rank == id.2);
+                if leaves {
+                    RankState::Left { committed: 1 }
+                } else {
+                    RankState::Running { committed: 1 }
+                }
+            }
             _ => RankState::Listening {
                 address: format!("a:{}", id.2),
                 // Survivors hold what they trained in the first generation.
@@ -158,6 +170,7 @@ impl World {
                 incarnation: self.sight.nodes[&node].node.incarnation,
                 revision: told.map_or(0, |orders| orders.revision),
                 ranks,
+                leaves_in_ms: None,
             };
             self.sight.beat(beat, self.now).unwrap();
         }
