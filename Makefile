@@ -4,7 +4,7 @@ bin := $(or $(CARGO_TARGET_DIR),target)/release
 run := . scripts/tools.sh && use_tools &&
 SHELL := /bin/bash
 
-.PHONY: help install build demo test check parity two-machines clean-demo
+.PHONY: help install build demo test check parity two-machines gpu-bin clean-demo
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -16,6 +16,7 @@ help:
 	@echo "make build           the programs, in $(bin)"
 	@echo "make install         what the machine lacks for the above"
 	@echo "make two-machines    a job over two simulated machines (as root)"
+	@echo "make gpu-bin         the worker with kernels for NVIDIA's GPUs, in target/gpu/gpu (needs no GPU, fetches the compiler)"
 	@echo "make clean-demo      forget the demo's data, checkpoints and database"
 
 install:
@@ -38,6 +39,11 @@ parity: install
 
 two-machines: build
 	@tests/deploy/two-machines.sh || [ $$? = 77 ]
+
+gpu-bin:
+	@scripts/install.sh --cuda
+	@$(run) cargo build --locked --profile gpu --target-dir target/gpu -p medley-worker -p medley-model \
+	  --features medley-worker/cuda,medley-model/cuda --bin medley-worker --example gpu --bench versus
 
 # A demo that was kept running holds its database open.
 clean-demo:

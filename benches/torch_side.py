@@ -2,6 +2,8 @@
 
 `torch_side.py DESCRIPTION THREADS ROLE…` reads commands as Medley's side does (`model/benches/versus.rs`), with the role before
 each: `reference step`, `packed step`, `transformers greedy`. DESCRIPTION is the file with the line that Medley's side printed.
+With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast; `--compile` hands the
+arrangements to `torch.compile`.
 
 - `reference`: texts padded to the longest allowed, one multimodal pass each for pairs, for negatives and for generation, each
   projecting the image's keys and values anew.
@@ -358,8 +360,12 @@ def main():
     arguments.add_argument("description", type=Path)
     arguments.add_argument("threads", type=int)
     arguments.add_argument("roles", nargs="+", choices=["reference", "packed", "transformers", "check"])
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--bf16", action="store_true")
+    arguments.add_argument("--compile", action="store_true")
     arguments = arguments.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.set_default_device(arguments.device)
     torch.manual_seed(1)
     description = json.loads(arguments.description.read_text())
     side = description["config"]["vision"]["image_size"]
@@ -370,14 +376,20 @@ def main():
     trains = {"reference", "packed"} & set(arguments.roles)
     step = Step(description, image) if trains else None
     library = Transformers(description, image) if "transformers" in arguments.roles else None
+    arrangements = {"reference": reference, "packed": packed}
+    if arguments.compile:
+        arrangements = {role: torch.compile(losses) for role, losses in arrangements.items()}
     print("ready", flush=True)
     for line in sys.stdin:
         role, command = line.split()
         wall, cpu = time.perf_counter(), time.process_time()
-        if role == "transformers":
-            done = library.run(command)
-        else:
-            done = step.step({"reference": reference, "packed": packed}[role])
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
+            if role == "transformers":
+                done = library.run(command)
+            else:
+                done = step.step(arrangements[role])
+        if arguments.device != "cpu":
+            torch.cuda.synchronize()
         found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "done": done}
         print(json.dumps(found), flush=True)
 

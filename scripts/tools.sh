@@ -14,6 +14,8 @@ oldest_postgres=15
 # The oldest releases of Node.js that run the dashboard's build.
 oldest_node_20=20.19.0
 oldest_node_22=22.12.0
+# The oldest CUDA whose compiler builds the kernels.
+oldest_cuda=12.8
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -99,13 +101,26 @@ find_chromium() {
   return 1
 }
 
+# find_nvcc: prints the CUDA compiler to use.
+find_nvcc() {
+  local nvcc
+  for nvcc in "${NVCC:-}" "$(command -v nvcc)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" "$fetched/cuda/bin/nvcc"; do
+    if [ -x "$nvcc" ] && at_least "$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\),.*/\1/p')" "$oldest_cuda"; then
+      printf '%s\n' "$nvcc"
+      return 0
+    fi
+  done
+  return 1
+}
+
 # use_tools: puts fetched tools where the programs look for them.
 use_tools() {
-  local node postgres
+  local node postgres nvcc
   if node=$(find_node) && [ "$node" = "$fetched/node/bin" ]; then
     export PATH="$node:$PATH"
   fi
   if postgres=$(find_postgres) && [ "$postgres" = "$fetched/postgres/bin" ]; then
     export MEDLEY_PG_BINDIR=$postgres
   fi
+  if nvcc=$(find_nvcc); then export NVCC=$nvcc; fi
 }

@@ -38,12 +38,16 @@ pub struct Args {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
-    /// Where datasets, checkpoints and results go, such as file:///var/lib/medley/store; the state directory by default.
+    /// Where datasets, checkpoints and results go: file:///var/lib/medley/store, or s3://bucket/folder, which is reached as
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, … say; the state directory by default.
     #[arg(long, env = "MEDLEY_STORE", value_name = "URL")]
     store: Option<String>,
     /// Seconds for which the objects of checkpoints that are not kept stay, for whoever still reads them.
     #[arg(long, env = "MEDLEY_OBJECT_GRACE_S", default_value_t = 600, value_name = "SECONDS")]
     object_grace_s: u64,
+    /// Seconds that ranks try to connect with each other before their nodes count as cut off from each other.
+    #[arg(long, env = "MEDLEY_REACH_LIMIT_S", default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    reach_limit_s: u64,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -109,7 +113,7 @@ impl Service {
             Some(url) => url.clone(),
             None => objects::url_of_directory(&state.store())?,
         };
-        let objects = objects::open(&objects_url)?;
+        let objects = objects::open(&objects_url).await?;
         let database = Database::open(&args.place, &state).await?;
         database.migrate().await?;
         let store = Store::new(database.pool.clone());
@@ -118,7 +122,10 @@ impl Service {
             store,
             objects,
             objects_url: objects_url.into(),
-            control: Control::new(Settings::default()),
+            control: Control::new(Settings {
+                reach_limit: Duration::from_secs(args.reach_limit_s),
+                ..Settings::default()
+            }),
         };
         Ok(Self {
             state,

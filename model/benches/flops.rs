@@ -7,10 +7,12 @@
 #![allow(missing_docs, reason = "a program")]
 
 mod fixture;
+mod program;
 
-use fixture::{Fixture, arguments, cpu_seconds};
+use fixture::Fixture;
 use medley_model::ops::blocks::on_threads;
 use medley_model::ops::meter::{Account, Kind, Part, measure};
+use program::{arguments, cpu_seconds};
 
 /// A row of the first table: parts, and GFLOP a sample of the reference's arrangement for ViT-B, forward and backward.
 const PARTS: [(&str, &[Part], f64); 7] = [

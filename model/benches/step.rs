@@ -6,8 +6,10 @@
 #![allow(missing_docs, reason = "a program")]
 
 mod fixture;
+mod program;
 
-use fixture::{Fixture, arguments, cpu_seconds};
+use fixture::Fixture;
+use program::{arguments, cpu_seconds};
 use std::time::Instant;
 
 fn main() {
@@ -30,7 +32,7 @@ fn main() {
     }
     let cpu = (cpu_seconds() - cpu) / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
-    let (batch, median) = (fixture.texts.len(), seconds[seconds.len() / 2]);
+    let (batch, median) = (fixture.samples.texts.len(), seconds[seconds.len() / 2]);
     println!(
         "{preset} batch {batch}, {} px, {threads} threads, {} runs: {:.1} ms a step (least {:.1}, most {:.1}; {:.1} of CPU), {:.2} samples/s; activations at most {:.2} GiB",
         fixture.blip.image_size,

@@ -6,10 +6,12 @@
 #![allow(missing_docs, reason = "a program")]
 
 mod fixture;
+mod program;
 
-use fixture::{Fixture, arguments, cpu_seconds};
+use fixture::Fixture;
 use medley_model::generate::nucleus::{GREEDY, Sampling};
 use medley_model::generate::{CaptionRequest, Search};
+use program::{arguments, cpu_seconds};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -53,7 +55,7 @@ fn describe(fixture: &Fixture) -> Value {
         "max_tokens": text.max_tokens,
         "new_tokens": NEW_TOKENS.min(text.positions as usize - 1),
         "texts_an_image": TEXTS_AN_IMAGE,
-        "texts": fixture.texts,
+        "texts": fixture.samples.texts,
     })
 }
 
@@ -77,33 +79,39 @@ fn caption(fixture: &mut Fixture, sampling: Sampling) -> Value {
         max_tokens: tokens,
         seed: 1,
     };
-    let samples: Vec<u64> = (0..fixture.texts.len() as u64).collect();
+    let samples: Vec<u64> = (0..fixture.samples.texts.len() as u64).collect();
     let Fixture {
         blip,
         state,
-        pixels,
+        samples: images,
         pool,
         ..
     } = fixture;
-    let captions = blip.captions(&state.params, pixels, &samples, &request, pool);
+    let captions = blip.captions(state.params(), &images.pixels, &samples, &request, pool);
     json!(captions.iter().map(|caption| caption.tokens.len()).collect::<Vec<_>>())
 }
 
 fn matching(fixture: &mut Fixture) -> Value {
-    let b = fixture.texts.len() as u32;
+    let b = fixture.samples.texts.len() as u32;
     let pairs: Vec<(u32, u32)> = (0..b * TEXTS_AN_IMAGE as u32)
         .map(|pair| (pair / TEXTS_AN_IMAGE as u32, pair % b))
         .collect();
     let Fixture {
         blip,
         state,
-        pixels,
-        texts,
+        samples,
         pool,
         ..
     } = fixture;
     json!(
-        blip.match_logits(&state.params, pixels, b as usize, texts, &pairs, pool)
-            .len()
+        blip.match_logits(
+            state.params(),
+            &samples.pixels,
+            b as usize,
+            &samples.texts,
+            &pairs,
+            pool
+        )
+        .len()
     )
 }

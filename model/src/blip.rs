@@ -8,7 +8,8 @@ mod lane;
 
 pub use lane::{Candidates, Guest, LaneBatch, LaneOutput, LaneStep};
 
-use crate::flat::{Flat, Pool};
+use crate::device::{DeviceError, Parameters, Pool, Span, SpanMut};
+use crate::flat::Flat;
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
 use crate::loss::{itc, itm, lm};
@@ -109,16 +110,18 @@ impl Blip {
     /// Runs one lane: its losses and momentum features are returned, the gradient of its mean loss is written to `grad`. Entries
     /// that the objective does not train are zeroed. Negatives are drawn from the lane.
     ///
+    /// State, pool and gradient are of one device.
+    ///
     /// # Errors
-    /// [`WriteCount`] if a parameter's gradient is incomplete, which would be a fault of the model's code.
-    pub fn lane(
+    /// [`LaneError`] if the device failed, or a parameter's gradient is incomplete, which would be a fault of the model's code.
+    pub fn lane<'s>(
         &self,
-        state: &State,
+        state: impl Into<Seen<'s>>,
         batch: LaneBatch,
         step: LaneStep,
         pool: &mut Pool,
-        grad: &mut [f32],
-    ) -> Result<LaneOutput, WriteCount> {
+        grad: impl Into<SpanMut<'s>>,
+    ) -> Result<LaneOutput, LaneError> {
         self.lane_with(state, batch, step, None, pool, grad)
     }
 
@@ -126,58 +129,57 @@ impl Blip {
     ///
     /// # Errors
     /// As [`Blip::lane`].
-    pub fn lane_with(
+    pub fn lane_with<'s>(
         &self,
-        state: &State,
+        state: impl Into<Seen<'s>>,
         batch: LaneBatch,
         step: LaneStep,
         negatives: Option<&Negatives>,
         pool: &mut Pool,
-        grad: &mut [f32],
-    ) -> Result<LaneOutput, WriteCount> {
+        grad: impl Into<SpanMut<'s>>,
+    ) -> Result<LaneOutput, LaneError> {
+        let (state, grad) = (state.into(), grad.into());
         on_threads(|| self.run_lane(state, batch, step, negatives, pool, grad))
     }
 
     fn run_lane(
         &self,
-        state: &State,
+        state: Seen,
         batch: LaneBatch,
         step: LaneStep,
         negatives: Option<&Negatives>,
         pool: &mut Pool,
-        grad: &mut [f32],
-    ) -> Result<LaneOutput, WriteCount> {
+        mut grad: SpanMut,
+    ) -> Result<LaneOutput, LaneError> {
         let declared = params::declared_writes(&self.student_layout, step.objective);
         let trainable = params::trainable(&declared);
         for (id, entry) in self.student_layout.iter().filter(|(id, _)| !trainable[id.index()]) {
             debug_assert_eq!(declared[id.index()], 0);
-            grad[entry.range()].fill(0.0);
+            pool.device().fill(grad.reborrow().range(entry.range()), 0.0);
         }
         let (image_features, text_features) = self.momentum_features(state, batch, step, pool);
         let identities = step.identities(batch.identities, batch.len());
         let keys = itc::Keys {
             image: &image_features,
             text: &text_features,
-            image_queue: &state.image_queue,
-            text_queue: &state.text_queue,
+            image_queue: state.image_queue,
+            text_queue: state.text_queue,
             identities: &identities,
             queued_identities: match step.same_image {
                 SameImage::Negative => &[],
-                SameImage::Positive => &state.queued_identities,
+                SameImage::Positive => state.queued_identities,
             },
         };
-        let weights = Weights {
-            layout: &self.student_layout,
-            data: &state.params,
-        };
+        let weights = Weights::new(&self.student_layout, state.params);
         let mut tape = Tape::training(weights, pool, grad, &trainable);
         let losses = self.losses(&mut tape, batch, step, keys, negatives);
         let terms: Vec<(Var, f32)> = losses.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);
-        let losses = losses.map(|loss| loss.map_or(0.0, |v| tape.scalar(v)));
+        let losses = losses.map(|loss| loss.map_or(0.0, |v| tape.read(v)[0]));
         tape.backward(total, 1.0);
         tape.check_writes(&declared)?;
         drop(tape);
+        pool.check()?;
         Ok(LaneOutput {
             losses,
             image_features,
@@ -189,7 +191,7 @@ impl Blip {
     /// reference.
     fn momentum_features(
         &self,
-        state: &State,
+        state: Seen,
         batch: LaneBatch,
         step: LaneStep,
         pool: &mut Pool,
@@ -197,10 +199,7 @@ impl Blip {
         if !step.objective.understands() {
             return (Vec::new(), Vec::new());
         }
-        let weights = Weights {
-            layout: &self.momentum_layout,
-            data: &state.ema,
-        };
+        let weights = Weights::new(&self.momentum_layout, state.ema);
         self.features(
             &self.teacher,
             Tape::inference(weights, pool),
@@ -215,17 +214,15 @@ impl Blip {
     ///
     /// # Shapes
     /// b × e each
-    pub fn student_features(
+    pub fn student_features<'s>(
         &self,
-        state: &State,
+        state: impl Into<Seen<'s>>,
         batch: LaneBatch,
         step: LaneStep,
         pool: &mut Pool,
     ) -> (Vec<f32>, Vec<f32>) {
-        let weights = Weights {
-            layout: &self.student_layout,
-            data: &state.params,
-        };
+        let state = state.into();
+        let weights = Weights::new(&self.student_layout, state.params);
         let run = || {
             let tape = Tape::inference(weights, pool);
             self.features(&self.student, tape, batch.own(), step, Pass::Student)
@@ -257,7 +254,7 @@ impl Blip {
         let dropout = step.stream(Purpose::Dropout, pass);
         let first = towers.text.encode(&mut tape, &texts, Some(dropout));
         let texts = towers.text_features(&mut tape, first);
-        (tape.value(images).to_vec(), tape.value(texts).to_vec())
+        (tape.read(images), tape.read(texts))
     }
 
     /// Draws the negatives of a lane of b samples from all lanes: numbers of candidates.
@@ -360,15 +357,59 @@ impl Blip {
         let (b, width) = tape.dims(image);
         let drawing = step.drawing(identities, 0);
         if step.objective == Objective::Pretrain {
-            let (i2t, t2i) = (tape.value(found.image_to_text), tape.value(found.text_to_image));
-            return drawing.negatives(i2t, t2i, b);
+            let (i2t, t2i) = (tape.read(found.image_to_text), tape.read(found.text_to_image));
+            return drawing.negatives(&i2t, &t2i, b);
         }
-        let t = tape.weights().get(self.temperature)[0];
-        let (image, text) = (tape.value(image), tape.value(text));
-        let image_to_text = itm::logits(image, text, width, t);
-        let text_to_image = itm::logits(text, image, width, t);
+        let t = tape.read_weight(self.temperature)[0];
+        let (image, text) = (tape.read(image), tape.read(text));
+        let image_to_text = itm::logits(&image, &text, width, t);
+        let text_to_image = itm::logits(&text, &image, width, t);
         drawing.negatives(&image_to_text, &text_to_image, b)
     }
+}
+
+/// What a lane reads of the state, wherever it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Trained parameters.
+    pub params: Parameters<'a>,
+    /// Momentum encoders.
+    pub ema: Parameters<'a>,
+    /// Momentum features of earlier images, queue × e.
+    pub image_queue: Span<'a>,
+    /// Momentum features of earlier texts, queue × e.
+    pub text_queue: Span<'a>,
+    /// Identities of the queues' images.
+    pub queued_identities: &'a [u64],
+}
+
+impl<'a> From<&'a State> for Seen<'a> {
+    fn from(state: &'a State) -> Self {
+        Self {
+            params: (&state.params).into(),
+            ema: (&state.ema).into(),
+            image_queue: (&state.image_queue).into(),
+            text_queue: (&state.text_queue).into(),
+            queued_identities: &state.queued_identities,
+        }
+    }
+}
+
+impl<'a> From<&'a mut State> for Seen<'a> {
+    fn from(state: &'a mut State) -> Self {
+        Self::from(&*state)
+    }
+}
+
+/// A lane could not be computed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// A fault of the model's code.
+    #[error(transparent)]
+    WriteCount(#[from] WriteCount),
+    /// A fault of the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Texts for the unimodal encoder.

@@ -112,7 +112,7 @@ impl Pool {
 }
 
 /// The smallest class of at least `lines`: four classes an octave.
-fn size_class(lines: usize) -> usize {
+pub(crate) fn size_class(lines: usize) -> usize {
     let lines = lines.max(4);
     let step = 1 << (lines.ilog2() - 2);
     lines.div_ceil(step) * step

@@ -1,7 +1,7 @@
 //! BLIP: the model, its training step and its generation, on flat buffers and a small tape.
 //!
 //! From leaf to root: [`flat`] memory and the [`layout`] that names what lies in it; counter-based [`random`] numbers;
-//! the kernels of [`ops`]; the [`tape`] that records them and runs them in reverse; the towers ([`vision`], [`text`])
+//! the kernels of [`ops`], and the [`device`] they run on; the [`tape`] that records them and runs them in reverse; the towers ([`vision`], [`text`])
 //! and the three objectives ([`loss`]) written forward only; [`blip`], one lane of a training step; [`state`], what a
 //! step commits; [`generate`], captions and scores; and [`replay`], a step on the tensors of another implementation.
 //!
@@ -11,6 +11,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blip;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod flat;
 pub mod generate;
 pub mod init;

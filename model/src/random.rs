@@ -42,6 +42,12 @@ impl Stream {
         .at(purpose as u64)
     }
 
+    /// The key of the generator, for devices that draw for themselves.
+    #[cfg(feature = "cuda")]
+    pub(crate) const fn key(self) -> u64 {
+        self.key
+    }
+
     /// The sub-stream with this number.
     pub const fn at(self, number: u64) -> Self {
         Self {

@@ -123,9 +123,8 @@ impl Vision {
         wanted: Tokens,
     ) -> Var {
         debug_assert!(drop_path.is_none_or(|seats| seats.len() == b));
-        let patches = patchify(pixels, b, self.patch);
-        let n = 1 + patches.len() / (b * 3 * self.patch * self.patch);
-        let x = tape.input(&patches, 3 * self.patch * self.patch);
+        let x = tape.patches(pixels, b, self.patch);
+        let n = 1 + tape.dims(x).0 / b;
         let x = self.embed.linear(tape, x);
         let mut x = tape.tokens(x, b, self.class, self.position);
         let last = self.blocks.len() - 1;
@@ -208,32 +207,11 @@ fn sequences(b: usize, n: usize, queries: usize) -> Rc<[Sequence]> {
     (0..b).map(sequence).collect()
 }
 
-/// Non-overlapping patches, row by row, each flattened as (channel, y, x): a convolution with stride equal to its
-/// kernel is then one matrix product.
-///
-/// # Shapes
-/// b × 3 × s × s → (b·(s/p)²) × (3·p·p)
-fn patchify(pixels: &[f32], b: usize, p: usize) -> Vec<f32> {
-    let image = pixels.len() / b;
-    let side = (image / 3).isqrt();
-    debug_assert_eq!(3 * side * side, image);
-    let grid = side / p;
-    let mut out = Vec::with_capacity(pixels.len());
-    for image in pixels.chunks_exact(image) {
-        for (gy, gx) in (0..grid * grid).map(|g| (g / grid, g % grid)) {
-            for (channel, y) in (0..3 * p).map(|r| (r / p, r % p)) {
-                let row = (channel * side + gy * p + y) * side + gx * p;
-                out.extend_from_slice(&image[row..row + p]);
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flat::{Flat, Pool};
+    use crate::device::Pool;
+    use crate::flat::Flat;
     use crate::params;
     use crate::random::Purpose;
     use crate::tape::Weights;
@@ -263,26 +241,19 @@ mod tests {
                 .flat_map(|i| pixels[*i as usize * 768..][..768].to_vec())
                 .collect();
             let seats: Vec<PathSeat> = images.iter().copied().map(seat).collect();
-            let weights = Weights {
-                layout: &layout,
-                data: &weights,
-            };
+            let weights = Weights::new(&layout, &weights);
             let mut tape = Tape::inference(weights, &mut pool);
             let class = vision.forward(&mut tape, &pixels, images.len(), Some(&seats), Tokens::Class);
             let width = tape.dims(class).1;
-            tape.value(class).chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
+            tape.value(class)
+                .host()
+                .chunks(width)
+                .map(<[f32]>::to_vec)
+                .collect::<Vec<_>>()
         };
         let all = seen(&[0, 1, 2, 3, 4, 5, 6, 7]);
         let some = seen(&[2, 7, 5]);
         assert_eq!(some, [all[2].clone(), all[7].clone(), all[5].clone()]);
         assert!(all[..4] != all[4..]);
-    }
-
-    #[test]
-    fn patches_are_cut_row_by_row_and_channel_first() {
-        let image: Vec<f32> = (0..48).map(|i| i as f32).collect();
-        let patches = patchify(&image, 1, 2);
-        assert_eq!(patches[..12], [0., 1., 4., 5., 16., 17., 20., 21., 32., 33., 36., 37.]);
-        assert_eq!(patches[12..16], [2., 3., 6., 7.]);
     }
 }

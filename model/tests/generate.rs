@@ -6,7 +6,7 @@ mod plain;
 
 use candle_core::{Device, Tensor, Var};
 use medley_model::blip::Blip;
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::{GREEDY, Sampling};
 use medley_model::generate::{Caption, CaptionRequest, Search};

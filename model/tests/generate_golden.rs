@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use medley_model::blip::Blip;
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::{GREEDY, Sampling};
 use medley_model::generate::{CaptionRequest, Search};

@@ -6,7 +6,8 @@ mod plain;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use medley_model::blip::{Blip, Candidates, Guest, LaneBatch, LaneStep};
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::Pool;
+use medley_model::flat::Flat;
 use medley_model::layout::Layout;
 use medley_model::loss::itc::Distillation;
 use medley_model::loss::itm;

@@ -1,7 +1,7 @@
 //! A lane's bits on several threads: large enough that every kernel shares its work, dropout and drop-path on.
 
 use medley_model::blip::{Blip, LaneBatch, LaneStep, gradient_buffer};
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::loss::itc::Distillation;
 use medley_model::params::{Objective, Vocabulary};
 use medley_model::random::{Purpose, Stream};

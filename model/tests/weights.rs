@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use medley_model::blip::Blip;
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::GREEDY;
 use medley_model::generate::{CaptionRequest, Search};
@@ -100,14 +100,11 @@ fn image_states(blip: &Blip, state: &State, pixels: &[f32]) -> Vec<f32> {
         .student
         .vision
         .forward(&mut tape, pixels, IMAGES, None, Tokens::All);
-    tape.value(states).to_vec()
+    tape.read(states)
 }
 
 fn weights<'a>(blip: &'a Blip, state: &'a State) -> Weights<'a> {
-    Weights {
-        layout: &blip.student_layout,
-        data: &state.params,
-    }
+    Weights::new(&blip.student_layout, &state.params)
 }
 
 /// Logits of the decoder for the text after each image.
@@ -130,7 +127,7 @@ fn caption_logits(blip: &Blip, state: &State, pixels: &[f32]) -> Vec<f32> {
     let both = (generated, grounding((0..IMAGES as u32).collect()));
     let (_, states) = text.multimodal(&mut tape, (&nothing.0, &nothing.1), (&both.0, &both.1), &keys, None);
     let logits = text.predict(&mut tape, states.unwrap());
-    tape.value(logits).to_vec()
+    tape.read(logits)
 }
 
 /// Logits of the matching head, and cosines, for the text and each image.
@@ -298,7 +295,7 @@ fn bert_starts_both_text_towers_and_the_added_tokens_are_drawn() {
     let mut texts = Packed::new();
     texts.push(CLS, &TEXT, 0);
     let first = blip.student.text.encode(&mut tape, &texts, None);
-    assert_near(tape.value(first), &expected("bert_states")[..12]);
+    assert_near(&tape.read(first), &expected("bert_states")[..12]);
     let layer = |tower: &str| format!("{tower}.encoder.layer.1.attention.output.LayerNorm.bias");
     let (encoder, decoder) = (layer("text_encoder"), layer("text_decoder.bert"));
     assert_eq!(entry(&blip, &state, &encoder), entry(&blip, &state, &decoder));

@@ -57,6 +57,12 @@ pub struct Beat {
     /// The agent is about to end, in so long at most: what it has is to go to other nodes, and nothing new comes to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaves_in_ms: Option<u64>,
+    /// `host:port` under which other agents try whether they reach this node.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Of the nodes that the agent was asked to try, those that it reached at the last try.
+    #[serde(default)]
+    pub reached: Vec<NodeId>,
 }
 
 /// One rank as its agent sees it.
@@ -76,6 +82,20 @@ pub struct RankReport {
     /// For how long its process has said nothing, which it should do several times a second; none before it has begun to.
     #[serde(default)]
     pub quiet_ms: Option<u64>,
+    /// How far it is with its connections, while it makes them.
+    #[serde(default)]
+    pub connecting: Option<Connecting>,
+}
+
+/// How far a rank is with the connections of its generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connecting {
+    /// The generation.
+    pub generation: u64,
+    /// Ranks with which there is no connection yet.
+    pub lacks: Vec<u32>,
+    /// Time since the last connection was made, or since the first was tried.
+    pub for_ms: u64,
 }
 
 /// Where in a step a rank is.
@@ -169,6 +189,19 @@ pub struct Orders {
     /// Everything that should run on the node. What is not listed is to be stopped. A training stage is listed twice while
     /// the generation that is to follow the present one gets ready, and while ranks leave the one before.
     pub assignments: Vec<Assignment>,
+    /// Nodes that the agent is to try to reach, again and again until they are not listed any more. Unlike assignments they
+    /// are those of the last answer, whatever its revision.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+}
+
+/// A node that another one is to try to reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The node.
+    pub node: NodeId,
+    /// `host:port` on which its agent listens.
+    pub address: String,
 }
 
 impl Orders {
@@ -347,6 +380,9 @@ pub enum FromRank {
     Pulse {
         /// Where in a step it is, while it trains.
         doing: Option<Doing>,
+        /// How far it is with its connections, while it makes them.
+        #[serde(default)]
+        connecting: Option<Connecting>,
     },
     /// A step was committed.
     Committed {

@@ -34,6 +34,7 @@ impl Cluster {
             // The one that does not lead comes first: agents find the other.
             coordinators: format!("{},{}", other.url(), leader.url()),
             machines: [None; 2],
+            devices: 1,
         };
         let Training {
             agents,

@@ -31,6 +31,9 @@ fn whatever_fails_a_bootstrap_job_succeeds_with_the_undisturbed_result() {
         "stage-shrinks",
         "stage-moves",
         "stage-pauses",
+        "nodes-apart",
+        "nodes-together",
+        "spinning rank named",
     ] {
         assert!(
             coverage.of(what) > 0,

@@ -12,7 +12,8 @@ use medley_data::index;
 use medley_data::loader::{Batch, Loader, Settings};
 use medley_data::text::{Tokenizer, Vocabulary};
 use medley_model::blip::{Blip, Candidates, Guest, LaneBatch, LaneOutput, LaneStep, gradient_buffer};
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::Pool;
+use medley_model::flat::Flat;
 use medley_model::loss::itc::Distillation;
 use medley_model::loss::itm::Negatives;
 use medley_model::params::Objective;
@@ -153,7 +154,7 @@ impl World {
             lanes.iter().flat_map(|(output, _)| features(output).to_vec()).collect()
         };
         let commit = Commit {
-            gradient: &gradient,
+            gradient: (&gradient).into(),
             lanes: LANES,
             image_features: &all(|output| &output.image_features),
             text_features: &all(|output| &output.text_features),

@@ -189,10 +189,9 @@ impl Chaos<'_> {
 
         let trial = self.train("trial", TRIAL_STEPS, &data).await?;
         self.finish(trial).await?;
-        let speed = self
-            .timeline()?
-            .speed(None)
-            .context("the trial's ranks logged no step")?;
+        // Its first steps take longer: with the mean, the trainings would end before all faults are struck.
+        let step = self.timeline()?.median_step();
+        let speed = 1.0 / step.context("the trial's ranks logged no step")?;
         let steps = (self.quiet_seconds() * speed).ceil().max(TRIAL_STEPS as f64) as u64;
         self.screen.line(&format!(
             "{speed:.1} steps/s; {steps} steps follow, disturbed and then undisturbed"

@@ -77,7 +77,8 @@ impl Summary {
         events: &[EventView],
         equal: bool,
     ) -> Self {
-        let end = |i: usize| blows.get(i + 1).map_or_else(Utc::now, |next| next.at);
+        // Nothing is held up after the last step.
+        let end = |i: usize| blows.get(i + 1).map_or_else(|| disturbed.end(), |next| next.at);
         let mut kinds: BTreeMap<Kind, Vec<(usize, DateTime<Utc>)>> = BTreeMap::new();
         for (i, Blow { fault, at }) in blows.iter().enumerate() {
             kinds.entry(fault.kind).or_default().push((i, *at));
@@ -93,7 +94,7 @@ impl Summary {
                 pause: spread(&|at, until| disturbed.pause(at, until)),
             }
         };
-        let speed = |timeline: &Timeline| timeline.speed(None).unwrap_or(f64::NAN);
+        let speed = |timeline: &Timeline| timeline.speed().unwrap_or(f64::NAN);
         Self {
             equal,
             median_step: undisturbed.median_step().unwrap_or(f64::NAN),

@@ -84,15 +84,15 @@ impl Timeline {
     }
 
     /// Steps per second, from the first commit to the last.
-    pub(super) fn speed(&self, until: Option<DateTime<Utc>>) -> Option<f64> {
-        let commits: Vec<_> = self
-            .commits
-            .iter()
-            .filter(|at| until.is_none_or(|until| **at < until))
-            .collect();
-        let (first, last) = (commits.first()?, commits.last()?);
-        let seconds = seconds(**first, **last);
-        (seconds > 0.0).then(|| (commits.len() - 1) as f64 / seconds)
+    pub(super) fn speed(&self) -> Option<f64> {
+        let (first, last) = (self.commits.first()?, self.commits.last()?);
+        let seconds = seconds(*first, *last);
+        (seconds > 0.0).then(|| (self.commits.len() - 1) as f64 / seconds)
+    }
+
+    /// When the last step was committed; now if there was none.
+    pub(super) fn end(&self) -> DateTime<Utc> {
+        self.commits.last().copied().unwrap_or_else(Utc::now)
     }
 
     /// Median time between two commits in seconds.
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_step_counts_once_when_the_first_rank_commits_it() {
         assert_eq!(timeline().commits, [at(1.0), at(2.0), at(5.0), at(6.0)]);
-        assert_eq!(timeline().speed(None), Some(3.0 / 5.0));
+        assert_eq!(timeline().speed(), Some(3.0 / 5.0));
         assert_eq!(timeline().median_step(), Some(1.0));
     }
 

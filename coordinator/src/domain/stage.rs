@@ -441,7 +441,8 @@ impl Stage {
         })
     }
 
-    /// Starting or Running → Waiting: the checkpoint to go on from is damaged. That is no setback: there are only so many.
+    /// Starting or Running → Waiting, for what is no setback: the checkpoint to go on from is damaged, and there are only so
+    /// many, or the network is cut.
     pub fn fall_back(self, reason: &str) -> Result<Self, InvalidTransition> {
         let Some(number) = self.present().map(|generation| generation.number) else {
             return Err(self.invalid("set back"));

@@ -14,6 +14,7 @@ use super::findings::End;
 use super::growth::Room;
 use super::orders::Told;
 use super::placing;
+use super::reach::Reach;
 use super::sight::Sight;
 use super::stragglers::Watch;
 use crate::domain::course::Course;
@@ -43,6 +44,8 @@ pub struct Memory {
     pub room: Room,
     /// Ranks that hold their generations up.
     pub stragglers: Watch,
+    /// Which nodes reach each other.
+    pub reach: Reach,
 }
 
 /// The decision function.
@@ -59,6 +62,7 @@ pub fn decide(
 ) -> Result<(Memory, Decision), InvalidTransition> {
     let mut decision = Decision::default();
     notice_nodes(&mut memory, sight, now, settings, &mut decision.events);
+    decision.events.extend(memory.reach.look(sight, now, settings));
     let told = memory.told.clone();
     let evidence = Evidence {
         sight,
@@ -71,6 +75,7 @@ pub fn decide(
         held: &mut memory.held,
         expectant: &mut memory.expectant,
         room: &mut memory.room,
+        reach: &mut memory.reach,
         doubted: BTreeSet::new(),
         breaks: Breaks::default(),
         breaks_before: std::mem::take(&mut memory.breaks),
@@ -115,6 +120,7 @@ pub(super) struct Pass<'a> {
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
     pub(super) expectant: &'a mut BTreeSet<StageId>,
     pub(super) room: &'a mut Room,
+    pub(super) reach: &'a mut Reach,
     /// Nodes that generations have lost by their silence: nothing is placed on them.
     pub(super) doubted: BTreeSet<NodeId>,
     /// Generations that are broken now, and those that were at the last decision.
@@ -215,6 +221,10 @@ impl Pass<'_> {
             Verdict::Over(end) if self.mark_damaged(job, stage, &end) => Ok(None),
             Verdict::Over(end) => {
                 self.doubted.extend(&end.silent);
+                let apart = self
+                    .reach
+                    .learn(&end.apart.pairs, self.evidence.sight, self.evidence.now);
+                self.decision.events.extend(apart);
                 self.learn_from(stage.id, generation.number, &end);
                 self.end(job, stage, generation, end)
             }
@@ -258,8 +268,9 @@ impl Pass<'_> {
             return Ok(None);
         };
         let resumed = generation.resume.as_ref().map_or(0, |manifest| manifest.step);
+        let from = committed.max(resumed);
         let message = format!(
-            "{}: every rank of generation {} listens ({} in all)",
+            "{}: every rank of generation {} listens ({} in all); it goes on from step {from}",
             stage.name,
             generation.number,
             members.len()
@@ -267,7 +278,7 @@ impl Pass<'_> {
         self.decision
             .events
             .push(Event::of_stage(job.id, stage, "stage-running", message));
-        stage.clone().run(members, committed.max(resumed)).map(Some)
+        stage.clone().run(members, from).map(Some)
     }
 
     /// The members with their addresses and the most steps that one of them has committed, once all listen.

@@ -108,7 +108,7 @@ impl Pass<'_> {
         })
     }
 
-    fn farewell(&self, jobs: &[Job], job: &Job, stage: &Stage, leaving: &Leaving) -> Farewell {
+    fn farewell(&mut self, jobs: &[Job], job: &Job, stage: &Stage, leaving: &Leaving) -> Farewell {
         let State::Running {
             generation,
             next,
@@ -134,7 +134,15 @@ impl Pass<'_> {
             (None, _) => {}
         }
         match self.refuge(jobs, job, stage, generation, leaving) {
-            Some(refuge) if self.may_change(stage, generation, &refuge) => Farewell::Changes(refuge),
+            Some(refuge) if !has_joiners(generation, &refuge) => Farewell::Changes(refuge),
+            Some(refuge) if !self.rests(stage) => {
+                // It is known soon whether those that join reach the others.
+                if self.may_join(jobs, stage.id, &refuge) {
+                    Farewell::Changes(refuge)
+                } else {
+                    Farewell::Stays
+                }
+            }
             _ if leaving.ends => Farewell::Pauses,
             None if self.can_move(jobs, job, stage) => Farewell::Pauses,
             _ => Farewell::Stays,
@@ -181,20 +189,15 @@ impl Pass<'_> {
                 });
             }
         }
-        let keeps = feeders.clone();
-        let placement = plan::plan(&nodes, &[Request { keeps, ..request }])
-            .placements
-            .remove(&stage.id)?;
+        let request = Request {
+            avoids: self.avoided(&feeders),
+            keeps: feeders.clone(),
+            ..request
+        };
+        let placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
         let is_fed = placement.iter().any(|(node, _)| feeders.contains_key(node));
         let moves = placement.iter().any(|(node, _)| !leaving.nodes.contains(node));
         (is_fed && moves).then(|| by_standing(&placement, standing()))
-    }
-
-    /// Whether a stage may change over now: if ranks have to join that could not before, they are given time.
-    fn may_change(&self, stage: &Stage, generation: &Generation, placement: &Placement) -> bool {
-        let had = generation.ranks_by_node();
-        let has_joiners = placement.iter().any(|(node, ranks)| had.get(node) < Some(ranks));
-        !has_joiners || !self.rests(stage)
     }
 
     fn change(
@@ -256,6 +259,12 @@ impl Pass<'_> {
         job.stages[i] = stage;
         Ok(())
     }
+}
+
+/// Whether nodes get more ranks than they have.
+fn has_joiners(generation: &Generation, placement: &Placement) -> bool {
+    let had = generation.ranks_by_node();
+    placement.iter().any(|(node, ranks)| had.get(node) < Some(ranks))
 }
 
 impl Leaving {

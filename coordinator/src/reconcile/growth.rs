@@ -2,13 +2,16 @@
 //!
 //! When devices have been free for a while that would make a stage faster, a larger generation gets ready beside the present
 //! one: its ranks load and listen while the steps go on. Once all listen it is the present one, and the ranks change over
-//! between two steps. If one of them cannot, the present generation never notices. A stage that has lost ranks gets others the
+//! between two steps. If one of them cannot, the present generation never notices; nor does it of nodes that cannot reach it,
+//! for they are not let in before they have ([`reach`](super::reach)). A stage that has lost ranks gets others the
 //! moment that there is a device for them. In the same way a stage leaves nodes that are [drained](super::drain).
 
 use super::Settings;
 use super::decide::Pass;
+use super::evidence::Evidence;
 use super::findings::End;
 use super::placing::{by_standing, doubled};
+use super::reach;
 use crate::domain::stage::{Generation, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
 use crate::plan::{self, Placement, Request};
@@ -68,13 +71,15 @@ impl Chance {
     /// A generation is over. Ranks that fail as soon as they join, again and again, had better not join for a while.
     fn is_over(&mut self, generation: u64, end: &End, now: Duration) {
         let joined = self.joined.take_if(|(number, ..)| *number == generation);
+        let in_vain = joined.is_some() && !end.apart.pairs.is_empty();
         let failed = |(_, at, ranks): (u64, Duration, Vec<u32>)| {
             now.saturating_sub(at) < SOON && ranks.iter().any(|rank| end.failed.contains(rank))
         };
         let is_misfortune = joined.is_some_and(failed);
         self.misfortunes = if is_misfortune { self.misfortunes + 1 } else { 0 };
-        // Those that are cut off would be cut off again.
-        if self.misfortunes > MISFORTUNES || (end.is_stuck && !end.failed.is_empty()) {
+        // Those that are cut off would be cut off again, and so would those that were seen to reach the others before they joined.
+        let is_cut_off = end.is_stuck && !end.failed.is_empty();
+        if self.misfortunes > MISFORTUNES || is_cut_off || in_vain {
             self.failed(now);
         } else {
             self.failures = 0;
@@ -158,7 +163,10 @@ impl Pass<'_> {
                 .get(id)
                 .is_some_and(|chance| chance.is_ripe(ranks(*id), now, settings))
         });
-        let Some((id, placement)) = found.into_iter().next() else {
+        let joins = found
+            .into_iter()
+            .find(|(id, placement)| self.may_join(&jobs, *id, placement));
+        let Some((id, placement)) = joins else {
             return Ok(jobs);
         };
         for job in &mut jobs {
@@ -169,6 +177,17 @@ impl Pass<'_> {
             }
         }
         Ok(jobs)
+    }
+
+    /// Whether the nodes that join a stage are seen to reach all others of it; what is not known is asked for.
+    pub(super) fn may_join(&mut self, jobs: &[Job], id: StageId, placement: &Placement) -> bool {
+        let stage = jobs.iter().find_map(|job| job.stage(id));
+        let had = stage.and_then(Stage::present).map(Generation::ranks_by_node);
+        let had = had.unwrap_or_default();
+        let nodes = placement.iter().map(|(node, _)| *node);
+        let (present, joins): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(|node| had.contains_key(node));
+        let Evidence { sight, now, .. } = self.evidence;
+        self.reach.have_met(reach::pairs(&joins, &present), sight, now)
     }
 
     /// Stages that could grow now, and how: those of higher priority first, then the older ones. Nobody takes what a stage of
@@ -207,6 +226,7 @@ impl Pass<'_> {
         let present = generation.ranks_by_node();
         let request = Request {
             min: ranks,
+            avoids: self.avoided(&present),
             keeps: present.clone(),
             ..self.request(job, stage)
         };

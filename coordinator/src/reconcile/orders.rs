@@ -62,7 +62,12 @@ impl Told {
                 let key = (node, assignment.stage, assignment.generation);
                 self.first_told.entry(key).or_insert(revision);
             }
-            self.orders.insert(node, Arc::new(Orders { revision, assignments }));
+            let orders = Orders {
+                revision,
+                assignments,
+                probes: Vec::new(),
+            };
+            self.orders.insert(node, Arc::new(orders));
         }
     }
 

@@ -1,9 +1,9 @@
 //! What the nodes say of themselves: registrations and heartbeats, kept in the leader's memory alone.
 
 use crate::domain::node::{KnownNode, Withheld};
-use medley_protocol::agent::{Beat, Doing, RankState};
+use medley_protocol::agent::{Beat, Connecting, Doing, RankState};
 use medley_protocol::ids::{NodeId, StageId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A rank, named by its stage, generation and number.
@@ -26,6 +26,10 @@ pub struct Seen {
     pub leaves: bool,
     /// Its ranks.
     pub ranks: BTreeMap<RankId, Report>,
+    /// Where other agents try whether they reach it.
+    pub address: Option<String>,
+    /// The nodes that it has reached at its last try, of those that it is asked for.
+    pub reached: BTreeSet<NodeId>,
 }
 
 /// What an agent says of a rank.
@@ -39,6 +43,8 @@ pub struct Report {
     pub doing: Option<Doing>,
     /// For how long its process had said nothing when the agent spoke.
     pub quiet: Duration,
+    /// How far it is with its connections, while it makes them.
+    pub connecting: Option<Connecting>,
 }
 
 /// All nodes as they are seen.
@@ -76,12 +82,14 @@ impl Sight {
             has_beaten: false,
             leaves: false,
             ranks: BTreeMap::new(),
+            address: None,
+            reached: BTreeSet::new(),
             node,
         };
         self.nodes.insert(seen.node.id, seen);
     }
 
-    /// A node beats. Returns whether a rank does something else than before.
+    /// A node beats. Returns whether a rank does something else than before, or other nodes are reached.
     ///
     /// # Errors
     /// [`Refused`]; the beat then counts for nothing.
@@ -104,9 +112,14 @@ impl Sight {
                 since,
                 doing: report.doing,
                 quiet: Duration::from_millis(report.quiet_ms.unwrap_or(0)),
+                connecting: report.connecting,
             };
             ranks.insert(id, heard);
         }
+        let reached: BTreeSet<NodeId> = beat.reached.into_iter().collect();
+        news |= reached != seen.reached;
+        seen.reached = reached;
+        seen.address = beat.address;
         seen.ranks = ranks;
         seen.leaves = leaves;
         seen.heard_at = now;
@@ -162,6 +175,7 @@ mod tests {
             state: state.clone(),
             doing: None,
             quiet_ms: None,
+            connecting: None,
         };
         Beat {
             node: known(life).id,
@@ -169,6 +183,8 @@ mod tests {
             revision: 1,
             ranks: (0..).zip(states).map(report).collect(),
             leaves_in_ms: None,
+            address: None,
+            reached: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::beam::{Beam, Beams, Hypothesis};
 use super::decoder::Decoder;
 use super::nucleus::{self, Sampling};
 use crate::blip::Blip;
-use crate::flat::Pool;
+use crate::device::{Parameters, Pool};
 use crate::ops::blocks::on_threads;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
@@ -62,18 +62,16 @@ impl Blip {
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → (b·count) captions
-    pub fn captions(
+    pub fn captions<'s>(
         &self,
-        params: &[f32],
+        params: impl Into<Parameters<'s>>,
         pixels: &[f32],
         samples: &[u64],
         request: &CaptionRequest,
         pool: &mut Pool,
     ) -> Vec<Caption> {
-        let weights = Weights {
-            layout: &self.student_layout,
-            data: params,
-        };
+        let params: Parameters = params.into();
+        let weights = Weights::new(&self.student_layout, params);
         let turned = Turned::new(weights, self.student.text.decoding(), pool);
         let captions = on_threads(|| {
             let tape = Tape::inference(weights, pool).reading(&turned);

@@ -104,7 +104,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
             let q = block.query.linear(tape, x);
             let k = block.key.linear(tape, x);
             let v = block.value.linear(tape, x);
-            cache.extend(tape.value(k), tape.value(v));
+            cache.extend(&tape.read(k), &tape.read(v));
             let width = tape.dims(k).1;
             let (keys, values) = (cache.keys.concat(), cache.values.concat());
             let (keys, values) = (tape.input(&keys, width), tape.input(&values, width));
@@ -118,7 +118,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
         }
         let logits = if predict {
             let logits = text.predict(tape, x);
-            tape.value(logits).to_vec()
+            tape.read(logits)
         } else {
             Vec::new()
         };

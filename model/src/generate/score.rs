@@ -1,7 +1,7 @@
 //! Features for retrieval and match probabilities for filtering.
 
 use crate::blip::{Blip, unimodal};
-use crate::flat::Pool;
+use crate::device::{Parameters, Pool};
 use crate::ops::blocks::on_threads;
 use crate::tape::{Tape, Var, Weights};
 use crate::text::{Grounding, ImageKeys, Packed};
@@ -15,37 +15,38 @@ impl Blip {
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → b × e
-    pub fn image_features(&self, params: &[f32], pixels: &[f32], b: usize, pool: &mut Pool) -> Vec<f32> {
-        let mut tape = Tape::inference(
-            Weights {
-                layout: &self.student_layout,
-                data: params,
-            },
-            pool,
-        );
+    pub fn image_features<'s>(
+        &self,
+        params: impl Into<Parameters<'s>>,
+        pixels: &[f32],
+        b: usize,
+        pool: &mut Pool,
+    ) -> Vec<f32> {
+        let params: Parameters = params.into();
+        let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
         let class = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::Class);
         let features = self.student.image_features(&mut tape, class);
-        tape.value(features).to_vec()
+        tape.read(features)
     }
 
     /// Unit features of texts (`[CLS]` first, `[SEP]` last).
     ///
     /// # Shapes
     /// t texts → t × e
-    pub fn text_features(&self, params: &[f32], texts: &[Vec<u32>], pool: &mut Pool) -> Vec<f32> {
-        let mut tape = Tape::inference(
-            Weights {
-                layout: &self.student_layout,
-                data: params,
-            },
-            pool,
-        );
+    pub fn text_features<'s>(
+        &self,
+        params: impl Into<Parameters<'s>>,
+        texts: &[Vec<u32>],
+        pool: &mut Pool,
+    ) -> Vec<f32> {
+        let params: Parameters = params.into();
+        let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
         let first = self
             .student
             .text
             .encode(&mut tape, &unimodal(texts, self.vocab.cls), None);
         let features = self.student.text_features(&mut tape, first);
-        tape.value(features).to_vec()
+        tape.read(features)
     }
 
     /// Matching logits (no match, match) of pairs: `pairs` names an image of the batch and a text of `texts` each. An image's
@@ -53,41 +54,36 @@ impl Blip {
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s; p pairs → p × 2
-    pub fn match_logits(
+    pub fn match_logits<'s>(
         &self,
-        params: &[f32],
+        params: impl Into<Parameters<'s>>,
         pixels: &[f32],
         b: usize,
         texts: &[Vec<u32>],
         pairs: &[(u32, u32)],
         pool: &mut Pool,
     ) -> Vec<[f32; 2]> {
+        let params = params.into();
         on_threads(|| self.match_all(params, pixels, b, texts, pairs, pool))
     }
 
     fn match_all(
         &self,
-        params: &[f32],
+        params: Parameters,
         pixels: &[f32],
         b: usize,
         texts: &[Vec<u32>],
         pairs: &[(u32, u32)],
         pool: &mut Pool,
     ) -> Vec<[f32; 2]> {
-        let mut tape = Tape::inference(
-            Weights {
-                layout: &self.student_layout,
-                data: params,
-            },
-            pool,
-        );
+        let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
         let images = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::All);
         let keys = self.student.text.image_keys(&mut tape, images);
         let mark = tape.mark();
         let mut logits = Vec::with_capacity(pairs.len());
         for pairs in pairs.chunks(PAIRS_AT_ONCE) {
             let matched = self.match_some(&mut tape, &keys, texts, pairs);
-            logits.extend(tape.value(matched).chunks_exact(2).map(|row| [row[0], row[1]]));
+            logits.extend(tape.read(matched).chunks_exact(2).map(|row| [row[0], row[1]]));
             tape.rewind(mark);
         }
         logits

@@ -3,10 +3,9 @@
 //!
 //! Axes: b samples of the lane, q entries of a queue, e width of the contrastive space.
 
+use crate::device::{Span, Temperature};
 use crate::layout::ParamId;
-use crate::ops::cross_entropy::softmax;
-use crate::tape::{Tape, Var, similarities};
-use std::rc::Rc;
+use crate::tape::{Tape, Teaching, Var};
 
 /// The identity of no image: what a queue's entry has of which nobody knows what it shows. It matches nothing.
 pub const UNKNOWN: u64 = 0;
@@ -19,9 +18,9 @@ pub struct Keys<'a> {
     /// The lane's own texts, b × e.
     pub text: &'a [f32],
     /// Earlier images, q × e.
-    pub image_queue: &'a [f32],
+    pub image_queue: Span<'a>,
     /// Earlier texts, q × e.
-    pub text_queue: &'a [f32],
+    pub text_queue: Span<'a>,
     /// Identities of the lane's own images, b: pairs of equal identity match each other.
     pub identities: &'a [u64],
     /// Identities of the queue's images, q; empty where nothing in the queue matches.
@@ -58,35 +57,6 @@ pub fn positives(identities: &[u64], queued: &[u64]) -> Vec<Vec<usize>> {
     identities.iter().map(matching).collect()
 }
 
-/// Targets of one direction: `alpha · softmax(teacher logits) + (1 − alpha) · positives`, each row's positives sharing its
-/// weight evenly, over the lane's own b columns and the queue.
-///
-/// # Shapes
-/// query: b × e; keys: (b + q) × e → b × (b + q)
-pub fn targets(
-    query: &[f32],
-    keys: &[&[f32]],
-    width: usize,
-    temperature: f32,
-    alpha: f32,
-    positives: &[Vec<usize>],
-) -> Rc<[f32]> {
-    let b = query.len() / width;
-    let cols = keys.iter().map(|k| k.len() / width).sum();
-    let mut t = vec![0.0; b * cols];
-    if alpha > 0.0 {
-        similarities(query, width, keys, &mut t, cols);
-        t.iter_mut().for_each(|v| *v /= temperature);
-        softmax(&mut t, cols);
-        t.iter_mut().for_each(|v| *v *= alpha);
-    }
-    for (row, positives) in t.chunks_exact_mut(cols).zip(positives) {
-        let weight = (1.0 - alpha) / positives.len() as f32;
-        positives.iter().for_each(|&column| row[column] += weight);
-    }
-    t.into()
-}
-
 /// The loss of a lane: student features against momentum keys, both directions. Gradients go to the student's features
 /// and to the temperature, none to keys or targets.
 ///
@@ -100,14 +70,17 @@ pub fn contrast<'a>(
     distillation: Distillation,
 ) -> Contrast {
     let width = tape.dims(image).1;
-    let learned = tape.weights().get(temperature)[0];
-    let (t, alpha) = (distillation.temperature.unwrap_or(learned), distillation.alpha);
-    let (texts, images) = ([keys.text, keys.text_queue], [keys.image, keys.image_queue]);
-    let positives = positives(keys.identities, keys.queued_identities);
-    let image_targets = targets(keys.image, &texts, width, t, alpha, &positives);
-    let text_targets = targets(keys.text, &images, width, t, alpha, &positives);
-    let image_to_text = tape.logits(image, &texts, temperature);
-    let text_to_image = tape.logits(text, &images, temperature);
+    let (own_images, own_texts) = (tape.constant(keys.image, width), tape.constant(keys.text, width));
+    let learned = Temperature::Learned(tape.weights().get(temperature));
+    let teaching = Teaching {
+        temperature: distillation.temperature.map_or(learned, Temperature::Given),
+        alpha: distillation.alpha,
+        positives: &positives(keys.identities, keys.queued_identities),
+    };
+    let image_targets = tape.targets(own_images, own_texts, keys.text_queue, teaching);
+    let text_targets = tape.targets(own_texts, own_images, keys.image_queue, teaching);
+    let image_to_text = tape.logits(image, own_texts, keys.text_queue, temperature);
+    let text_to_image = tape.logits(text, own_images, keys.image_queue, temperature);
     let a = tape.soft_cross_entropy(image_to_text, image_targets);
     let b = tape.soft_cross_entropy(text_to_image, text_targets);
     let loss = tape.weighted_sum(&[(a, 0.5), (b, 0.5)]);
@@ -121,6 +94,9 @@ pub fn contrast<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Pool;
+    use crate::layout::Layout;
+    use crate::tape::Weights;
 
     /// Two features of width 2, and a queue of two.
     const QUERY: [f32; 4] = [1.0, 0.0, 0.6, 0.8];
@@ -129,8 +105,16 @@ mod tests {
 
     /// The first sample's image is also the second of the queue's.
     fn row(alpha: f32, temperature: f32) -> Vec<f32> {
-        let positives = positives(&[5, 6], &[UNKNOWN, 5]);
-        targets(&QUERY, &[&OWN, &QUEUE], 2, temperature, alpha, &positives)[..4].to_vec()
+        let (layout, mut pool) = (Layout::default(), Pool::default());
+        let mut tape = Tape::inference(Weights::new(&layout, &[][..]), &mut pool);
+        let (query, own) = (tape.constant(&QUERY, 2), tape.constant(&OWN, 2));
+        let teaching = Teaching {
+            temperature: Temperature::Given(temperature),
+            alpha,
+            positives: &positives(&[5, 6], &[UNKNOWN, 5]),
+        };
+        let targets = tape.targets(query, own, QUEUE[..].into(), teaching);
+        tape.read(targets)[..4].to_vec()
     }
 
     fn close(found: &[f32], expected: [f64; 4]) {

@@ -4,8 +4,9 @@
 //! by the similarities of the student's own features, from the lane or from all lanes. No gradient goes through a draw.
 
 use crate::ops::cross_entropy::softmax_row;
+use crate::ops::gemm::{Mat, Start, gemm};
 use crate::random::Stream;
-use crate::tape::{Tape, Var, similarities};
+use crate::tape::{Tape, Var};
 use crate::text::{Grounding, Packed};
 use crate::vision::Pair;
 use std::rc::Rc;
@@ -92,7 +93,8 @@ impl Draw<'_> {
 pub fn logits(queries: &[f32], candidates: &[f32], width: usize, temperature: f32) -> Vec<f32> {
     let n = candidates.len() / width;
     let mut logits = vec![0.0; queries.len() / width * n];
-    similarities(queries, width, &[candidates], &mut logits, n);
+    let (left, right) = (Mat::new(queries, width), Mat::new(candidates, width).t());
+    gemm(left, right, &mut logits, Start::Zero);
     logits.iter_mut().for_each(|v| *v /= temperature);
     logits
 }

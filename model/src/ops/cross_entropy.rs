@@ -86,17 +86,32 @@ pub fn soft(x: &[f32], targets: &[f32], cols: usize, rows: &mut [f32]) {
     });
 }
 
-/// Turns logits into their gradient in place: `weight · (p·Σt − t)`.
-pub fn soft_backward(x: &mut [f32], rows: &[f32], targets: &[f32], cols: usize, weight: f32) {
+/// The gradient of the logits, `weight · (p·Σt − t)`, put into or added to `d`.
+pub fn soft_backward(
+    x: &[f32],
+    rows: &[f32],
+    targets: &[f32],
+    cols: usize,
+    weight: f32,
+    (d, fresh): (&mut [f32], bool),
+) {
     let _kind = meter::kind(Kind::Loss);
-    for_rows(x, cols, |row, x| {
-        let (kept, targets) = (&rows[KEPT * row..], &targets[row * cols..]);
-        let rows = x.chunks_exact_mut(cols).zip(kept.chunks_exact(KEPT));
-        for ((x, kept), t) in rows.zip(targets.chunks_exact(cols)) {
+    for_rows(d, cols, |row, d| {
+        let (x, kept, targets) = (&x[row * cols..], &rows[KEPT * row..], &targets[row * cols..]);
+        let rows = d.chunks_exact_mut(cols).zip(x.chunks_exact(cols));
+        let rows = rows.zip(kept.chunks_exact(KEPT)).zip(targets.chunks_exact(cols));
+        for (((d, x), kept), t) in rows {
             let mass = sum(t);
-            for (x, t) in x.iter_mut().zip(t) {
-                *x = weight * exp(*x - kept[1] - kept[2]).mul_add(mass, -t);
+            for ((d, x), t) in d.iter_mut().zip(x).zip(t) {
+                let slope = weight * exp(*x - kept[1] - kept[2]).mul_add(mass, -t);
+                *d = if fresh { slope } else { *d + slope };
             }
         }
     });
+}
+
+/// Mean of the losses in what is [`KEPT`] of rows, in order.
+pub fn mean(rows: &[f32]) -> f32 {
+    let losses = rows.chunks_exact(KEPT).map(|row| row[0]);
+    losses.fold(0.0, |a, b| a + b) / (rows.len() / KEPT) as f32
 }

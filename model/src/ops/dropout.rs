@@ -27,7 +27,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// Words below this drop.
-    fn threshold(&self) -> u32 {
+    pub(crate) fn threshold(&self) -> u32 {
         (f64::from(self.rate) * 4_294_967_296.0) as u32
     }
 

@@ -41,6 +41,19 @@ pub fn add_columns(x: &[f32], cols: usize, y: &mut [f32], (offset, stride): (usi
     });
 }
 
+/// Copies (if `fresh`) or adds a rectangle of rows × cols; each side says its first element and how far its rows are apart.
+pub fn rectangle(
+    (x, (x_first, x_stride)): (&[f32], (usize, usize)),
+    (y, (y_first, y_stride)): (&mut [f32], (usize, usize)),
+    (rows, cols): (usize, usize),
+    fresh: bool,
+) {
+    for row in 0..rows {
+        let x = &x[x_first + row * x_stride..][..cols];
+        put(x, &mut y[y_first + row * y_stride..][..cols], fresh);
+    }
+}
+
 /// `y = a + b`.
 pub fn sum_of(a: &[f32], b: &[f32], y: &mut [f32]) {
     let _kind = meter::kind(Kind::Add);

@@ -19,6 +19,7 @@ pub mod math;
 pub mod meter;
 pub mod norm;
 pub mod optim;
+pub mod patches;
 pub mod sum;
 pub mod transpose;
 

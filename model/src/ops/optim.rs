@@ -11,19 +11,19 @@ use rayon::prelude::*;
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
     /// Learning rate over 1 − β₁ᵗ.
-    step: f32,
+    pub(crate) step: f32,
     /// What weight decay leaves of a parameter.
-    keep: f32,
+    pub(crate) keep: f32,
     /// 1 − β₁.
-    new1: f32,
+    pub(crate) new1: f32,
     /// β₂.
-    beta2: f32,
+    pub(crate) beta2: f32,
     /// 1 − β₂.
-    new2: f32,
+    pub(crate) new2: f32,
     /// √(1 − β₂ᵗ).
-    correction2_sqrt: f32,
+    pub(crate) correction2_sqrt: f32,
     /// ε.
-    eps: f32,
+    pub(crate) eps: f32,
 }
 
 impl AdamW {

@@ -19,12 +19,12 @@ pub use batch::{Batch, Lane};
 pub use config::{Config, Ids, Optimiser, Order, TextDims, VisionDims};
 pub use source::{Error, Problem};
 
-use crate::blip::{Blip, LaneOutput, gradient_buffer};
-use crate::flat::{Flat, Pool};
+use crate::blip::{Blip, LaneError, LaneOutput, gradient_buffer};
+use crate::device::Pool;
+use crate::flat::Flat;
 use crate::layout::Entry;
 use crate::params::{self, Objective};
 use crate::state::{Commit, State};
-use crate::tape::WriteCount;
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
 
@@ -42,15 +42,15 @@ pub struct Outcome {
 /// Runs one step of the configuration's objective and leaves the state after it.
 ///
 /// # Errors
-/// [`WriteCount`] for a fault of the model's code.
-pub fn step(blip: &Blip, config: &Config, state: &mut State, batch: &Batch) -> Result<Outcome, WriteCount> {
+/// [`LaneError`] for a fault of the model's code.
+pub fn step(blip: &Blip, config: &Config, state: &mut State, batch: &Batch) -> Result<Outcome, LaneError> {
     let (train, objective) = (config.train(), config.objective);
     if config.order == Order::Reference {
         state.settle(blip, objective, &train);
     }
     let (output, mut gradient) = lanes(blip, config, state, batch)?;
     let commit = Commit {
-        gradient: &gradient,
+        gradient: (&gradient).into(),
         lanes: config.lanes,
         image_features: &output.image_features,
         text_features: &output.text_features,
@@ -71,7 +71,7 @@ pub fn step(blip: &Blip, config: &Config, state: &mut State, batch: &Batch) -> R
 }
 
 /// Mean losses and all features of the lanes, and the sum of their gradients.
-fn lanes(blip: &Blip, config: &Config, state: &State, batch: &Batch) -> Result<(LaneOutput, Flat), WriteCount> {
+fn lanes(blip: &Blip, config: &Config, state: &State, batch: &Batch) -> Result<(LaneOutput, Flat), LaneError> {
     let mut pool = Pool::default();
     let (mut total, mut gradient) = (gradient_buffer(blip), gradient_buffer(blip));
     let mut output = LaneOutput {

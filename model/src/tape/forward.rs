@@ -2,19 +2,36 @@
 
 use super::node::Head;
 use super::{Node, Tape, Var};
+use crate::device::{Attention, Buffer, Columns, Factor, Start};
 use crate::layout::ParamId;
-use crate::ops::attention::{self, Columns, Inputs, Sequence};
-use crate::ops::dropout::{self, Dropout, Place};
-use crate::ops::gemm::{Mat, Start, gemm};
-use crate::ops::{blocks, elementwise, embedding, norm};
+use crate::ops::attention::Sequence;
+use crate::ops::dropout::{Dropout, Place};
 use std::rc::Rc;
 
 impl Tape<'_> {
     /// A constant matrix with `cols` columns.
     pub fn input(&mut self, data: &[f32], cols: usize) -> Var {
-        let mut flat = self.pool.take(data.len());
-        flat.copy_from_slice(data);
-        self.push(data.len() / cols, cols, flat, false)
+        let mut x = self.take(data.len());
+        self.device.write(data, x.span_mut());
+        self.push(data.len() / cols, cols, x, false)
+    }
+
+    /// A constant matrix with `cols` columns, in single precision on every device.
+    pub fn constant(&mut self, data: &[f32], cols: usize) -> Var {
+        let mut x = self.take_exact(data.len());
+        self.device.write(data, x.span_mut());
+        self.push_exact(data.len() / cols, cols, x, false)
+    }
+
+    /// Images cut into patches, row by row, each flattened as (channel, y, x).
+    ///
+    /// # Shapes
+    /// b × 3 × s × s → b·(s/patch)² × 3·patch²
+    pub fn patches(&mut self, pixels: &[f32], b: usize, patch: usize) -> Var {
+        let cols = 3 * patch * patch;
+        let mut y = self.take(pixels.len());
+        self.device.patches(pixels, b, patch, y.span_mut());
+        self.push(pixels.len() / cols, cols, y, false)
     }
 
     /// `x·wᵀ + b`, with `w` stored (out, in) as everybody does.
@@ -24,14 +41,15 @@ impl Tape<'_> {
     pub fn linear(&mut self, x: Var, w: ParamId, b: Option<ParamId>) -> Var {
         let (rows, inner) = self.dims(x);
         let out = self.weights.layout.entry(w).len / inner;
-        let mut y = self.pool.take(rows * out);
+        let mut y = self.take(rows * out);
         let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.get(b)));
         let turned = self.turned.and_then(|turned| turned.get(w));
         let right = turned.map_or_else(
-            || Mat::new(self.weights.get(w), inner).t(),
-            |turned| Mat::new(turned, out),
+            || Factor::new(self.weights.factor(w), inner).t(),
+            |turned| Factor::new(turned, out),
         );
-        gemm(Mat::new(self.value(x), inner), right, &mut y, start);
+        let left = Factor::new(self.value(x), inner);
+        self.device.gemm(left, right, y.span_mut(), start);
         let trains = self.needs(x) || self.trains(w) || b.is_some_and(|b| self.trains(b));
         let y = self.push(rows, out, y, trains);
         self.record(y, || Node::Linear { x, w, b, y });
@@ -41,8 +59,8 @@ impl Tape<'_> {
     /// The exact GELU.
     pub fn gelu(&mut self, x: Var) -> Var {
         let (rows, cols) = self.dims(x);
-        let mut y = self.pool.take(rows * cols);
-        elementwise::gelu(self.value(x), &mut y);
+        let mut y = self.take(rows * cols);
+        self.device.gelu(self.value(x), y.span_mut());
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::Gelu { x, y });
         y
@@ -51,8 +69,8 @@ impl Tape<'_> {
     /// `a + b`, of equal shapes.
     pub fn add(&mut self, a: Var, b: Var) -> Var {
         let (rows, cols) = self.dims(a);
-        let mut y = self.pool.take(rows * cols);
-        elementwise::sum_of(self.value(a), self.value(b), &mut y);
+        let mut y = self.take(rows * cols);
+        self.device.sum_of(self.value(a), self.value(b), y.span_mut());
         let y = self.push(rows, cols, y, self.needs(a) || self.needs(b));
         self.record(y, || Node::Add { a, b, y });
         y
@@ -61,14 +79,14 @@ impl Tape<'_> {
     /// Layer normalisation of each row.
     pub fn layer_norm(&mut self, x: Var, gamma: ParamId, beta: ParamId, eps: f32) -> Var {
         let (rows, cols) = self.dims(x);
-        let (mut y, mut stats) = (self.pool.take(rows * cols), self.pool.take(2 * rows));
-        norm::layer_norm(
+        let (mut y, mut stats) = (self.take(rows * cols), self.take_exact(2 * rows));
+        self.device.layer_norm(
             self.value(x),
             self.weights.get(gamma),
             self.weights.get(beta),
             eps,
-            &mut y,
-            &mut stats,
+            y.span_mut(),
+            stats.span_mut(),
         );
         let needs = self.needs(x) || self.trains(gamma) || self.trains(beta);
         let y = self.push(rows, cols, y, needs);
@@ -91,9 +109,9 @@ impl Tape<'_> {
         let Some(dropout) = dropout else { return x };
         let (rows, cols) = self.dims(x);
         assert_eq!(rows, places.len(), "every row has a place");
-        let mut y = self.pool.take(rows * cols);
-        y.copy_from_slice(self.value(x));
-        dropout::apply(&dropout, places, &mut y, cols);
+        let mut y = self.take(rows * cols);
+        self.device.copy(self.value(x), y.span_mut());
+        self.device.dropout(&dropout, places, y.span_mut(), cols);
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::Dropout {
             x,
@@ -108,8 +126,9 @@ impl Tape<'_> {
     pub fn drop_path(&mut self, x: Var, factors: &Rc<[f32]>) -> Var {
         let (rows, cols) = self.dims(x);
         let rows_of = rows / factors.len();
-        let mut y = self.pool.take(rows * cols);
-        elementwise::scale_samples(self.value(x), &mut y, cols, rows_of, factors);
+        let mut y = self.take(rows * cols);
+        self.device
+            .scale_samples(self.value(x), y.span_mut(), cols, rows_of, factors);
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::DropPath {
             x,
@@ -132,14 +151,17 @@ impl Tape<'_> {
         dropout: Option<Dropout>,
     ) -> Var {
         let rows = self.dims(q.var).0;
-        let mut y = self.pool.take(rows * heads * dim);
-        attention::forward(
-            &self.attention_inputs(q, k, v, heads, dim),
+        let mut y = self.take(rows * heads * dim);
+        let needs = [q, k, v].iter().any(|h| self.needs(h.var));
+        let kept = self.device.kept_by_attention() * heads * rows;
+        let mut kept = (needs && kept > 0).then(|| self.take_exact(kept));
+        self.device.attention(
+            self.attention_inputs((q, k, v), (heads, dim)),
             seqs,
             dropout.as_ref(),
-            &mut y,
+            y.span_mut(),
+            kept.as_mut().map(Buffer::span_mut),
         );
-        let needs = [q, k, v].iter().any(|h| self.needs(h.var));
         let y = self.push(rows, heads * dim, y, needs);
         self.record(y, || Node::Attention {
             q,
@@ -149,18 +171,23 @@ impl Tape<'_> {
             dim,
             seqs: seqs.clone(),
             dropout,
+            kept,
             y,
         });
         y
     }
 
-    pub(super) fn attention_inputs(&self, q: Head, k: Head, v: Head, heads: usize, dim: usize) -> Inputs<'_> {
+    pub(super) fn attention_inputs(
+        &self,
+        (q, k, v): (Head, Head, Head),
+        (heads, dim): (usize, usize),
+    ) -> Attention<'_> {
         let columns = |h: Head| Columns {
             data: self.value(h.var),
             stride: self.dims(h.var).1,
             offset: h.offset,
         };
-        Inputs {
+        Attention {
             q: columns(q),
             k: columns(k),
             v: columns(v),
@@ -173,17 +200,8 @@ impl Tape<'_> {
     pub fn embed(&mut self, ids: &Rc<[u32]>, positions: &Rc<[u32]>, word: ParamId, position: ParamId) -> Var {
         let cols = self.weights.layout.entry(word).shape[1];
         let (words, table) = (self.weights.get(word), self.weights.get(position));
-        let mut y = self.pool.take(ids.len() * cols);
-        let (tokens, at): (&[u32], &[u32]) = (ids, positions);
-        blocks::for_rows(&mut y, cols, |row, y| {
-            for (i, y) in y.chunks_exact_mut(cols).enumerate() {
-                let word = &words[tokens[row + i] as usize * cols..][..cols];
-                let place = &table[at[row + i] as usize * cols..][..cols];
-                for ((y, word), place) in y.iter_mut().zip(word).zip(place) {
-                    *y = word + place;
-                }
-            }
-        });
+        let mut y = self.take(ids.len() * cols);
+        self.device.embed(ids, positions, words, table, cols, y.span_mut());
         let y = self.push(ids.len(), cols, y, self.trains(word) || self.trains(position));
         self.record(y, || Node::Embed {
             ids: ids.clone(),
@@ -198,8 +216,8 @@ impl Tape<'_> {
     /// `y[i] = x[index[i]]`.
     pub fn rows(&mut self, x: Var, index: &Rc<[u32]>) -> Var {
         let cols = self.dims(x).1;
-        let mut y = self.pool.take(index.len() * cols);
-        embedding::gather(self.value(x), index, cols, &mut y);
+        let mut y = self.take(index.len() * cols);
+        self.device.gather(self.value(x), index, cols, y.span_mut());
         let y = self.push(index.len(), cols, y, self.needs(x));
         self.record(y, || Node::Rows {
             x,
@@ -212,9 +230,11 @@ impl Tape<'_> {
     /// The rows of `a`, then those of `b`.
     pub fn stack(&mut self, a: Var, b: Var) -> Var {
         let ((rows_a, cols), (rows_b, _)) = (self.dims(a), self.dims(b));
-        let mut y = self.pool.take((rows_a + rows_b) * cols);
-        y[..rows_a * cols].copy_from_slice(self.value(a));
-        y[rows_a * cols..].copy_from_slice(self.value(b));
+        let mut y = self.take((rows_a + rows_b) * cols);
+        let split = rows_a * cols;
+        self.device.copy(self.value(a), y.span_mut().range(0..split));
+        self.device
+            .copy(self.value(b), y.span_mut().range(split..split + rows_b * cols));
         let y = self.push(rows_a + rows_b, cols, y, self.needs(a) || self.needs(b));
         self.record(y, || Node::Stack { a, b, y });
         y
@@ -226,15 +246,10 @@ impl Tape<'_> {
     /// x: (samples·patches) × width → (samples·(1 + patches)) × width
     pub fn tokens(&mut self, x: Var, samples: usize, class: ParamId, position: ParamId) -> Var {
         let (rows, cols) = self.dims(x);
-        let patches = rows / samples;
-        let mut y = self.pool.take((rows + samples) * cols);
+        let mut y = self.take((rows + samples) * cols);
         let (class_row, table) = (self.weights.get(class), self.weights.get(position));
-        let (table, x_data) = (&table[..(patches + 1) * cols], self.value(x));
-        for (sample, y) in y.chunks_exact_mut((patches + 1) * cols).enumerate() {
-            y[..cols].copy_from_slice(class_row);
-            y[cols..].copy_from_slice(&x_data[sample * patches * cols..][..patches * cols]);
-            elementwise::add(table, y);
-        }
+        self.device
+            .tokens(self.value(x), samples, class_row, table, cols, y.span_mut());
         let needs = self.needs(x) || self.trains(class) || self.trains(position);
         let y = self.push(rows + samples, cols, y, needs);
         self.record(y, || Node::Tokens {

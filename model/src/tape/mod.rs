@@ -13,11 +13,11 @@ mod heads;
 mod node;
 mod turned;
 
-pub use heads::similarities;
+pub use heads::Teaching;
 pub use node::{Head, Node};
 pub use turned::Turned;
 
-use crate::flat::{Flat, Pool};
+use crate::device::{Buffer, Device, Parameters, Pool, Span, SpanMut, Use};
 use crate::layout::{Layout, ParamId};
 use crate::ops::meter::{self, Part};
 
@@ -30,20 +30,31 @@ pub struct Var(u32);
 pub struct Weights<'a> {
     /// What lies where.
     pub layout: &'a Layout,
-    /// The values.
-    pub data: &'a [f32],
+    data: Parameters<'a>,
 }
 
 impl<'a> Weights<'a> {
+    /// Parameters that lie in `data` as `layout` says, on the device that reads them.
+    pub fn new(layout: &'a Layout, data: impl Into<Parameters<'a>>) -> Self {
+        let data = data.into();
+        Self { layout, data }
+    }
+
     /// The values of one entry.
-    pub fn get(&self, id: ParamId) -> &'a [f32] {
-        &self.data[self.layout.entry(id).range()]
+    pub fn get(&self, id: ParamId) -> Span<'a> {
+        self.data.exact.range(self.layout.entry(id).range())
+    }
+
+    /// The values of one entry as factor of a matrix product with activations.
+    fn factor(&self, id: ParamId) -> Span<'a> {
+        let data = self.data.rounded.unwrap_or(self.data.exact);
+        data.range(self.layout.entry(id).range())
     }
 }
 
 /// Where a lane's parameter gradients go.
 struct Sink<'a> {
-    grad: &'a mut [f32],
+    grad: SpanMut<'a>,
     trainable: &'a [bool],
     writes: Vec<u32>,
 }
@@ -51,9 +62,10 @@ struct Sink<'a> {
 struct Value {
     rows: usize,
     cols: usize,
-    data: Option<Flat>,
-    grad: Option<Flat>,
+    data: Option<Buffer>,
+    grad: Option<Buffer>,
     needs_grad: bool,
+    purpose: Use,
     /// Part of the step that made it, for the account of its backward.
     part: Part,
 }
@@ -72,6 +84,7 @@ pub struct WriteCount {
 
 /// The record of one lane, or of one inference.
 pub struct Tape<'a> {
+    device: Device,
     weights: Weights<'a>,
     turned: Option<&'a Turned>,
     pool: &'a mut Pool,
@@ -84,6 +97,7 @@ impl<'a> Tape<'a> {
     /// A tape that records nothing: inference, and the momentum towers.
     pub fn inference(weights: Weights<'a>, pool: &'a mut Pool) -> Self {
         Self {
+            device: pool.device().clone(),
             weights,
             turned: None,
             pool,
@@ -100,26 +114,27 @@ impl<'a> Tape<'a> {
     }
 
     /// A tape that records, with gradients going to `grad` (laid out as the weights) for the entries that are `trainable`.
-    pub fn training(weights: Weights<'a>, pool: &'a mut Pool, grad: &'a mut [f32], trainable: &'a [bool]) -> Self {
+    /// Weights, pool and gradient are of one device.
+    pub fn training(
+        weights: Weights<'a>,
+        pool: &'a mut Pool,
+        grad: impl Into<SpanMut<'a>>,
+        trainable: &'a [bool],
+    ) -> Self {
+        let grad = grad.into();
         assert_eq!(
             grad.len(),
             weights.layout.len(),
             "gradient and weights share one layout"
         );
         let writes = vec![0; trainable.len()];
-        let sink = Some(Sink {
+        let mut tape = Self::inference(weights, pool);
+        tape.sink = Some(Sink {
             grad,
             trainable,
             writes,
         });
-        Self {
-            weights,
-            turned: None,
-            pool,
-            sink,
-            values: Vec::new(),
-            nodes: Vec::new(),
-        }
+        tape
     }
 
     /// The parameters this tape reads.
@@ -133,11 +148,10 @@ impl<'a> Tape<'a> {
     }
 
     /// The elements of a value, row by row.
-    pub fn value(&self, v: Var) -> &[f32] {
-        self.values[v.0 as usize]
-            .data
-            .as_deref()
-            .expect("a value is read before the backward pass consumes it")
+    pub fn value(&self, v: Var) -> Span<'_> {
+        let data = self.values[v.0 as usize].data.as_ref();
+        data.expect("a value is read before the backward pass consumes it")
+            .span()
     }
 
     /// Rows and columns of a value.
@@ -146,9 +160,14 @@ impl<'a> Tape<'a> {
         (value.rows, value.cols)
     }
 
-    /// A scalar's value.
-    pub fn scalar(&self, v: Var) -> f32 {
-        self.value(v)[0]
+    /// A copy of a value in the memory of the process.
+    pub fn read(&self, v: Var) -> Vec<f32> {
+        self.device.to_vec(self.value(v))
+    }
+
+    /// A parameter in the memory of the process.
+    pub fn read_weight(&self, id: ParamId) -> Vec<f32> {
+        self.device.to_vec(self.weights.get(id))
     }
 
     /// Runs `f` and, if nothing is recorded, gives back every value it made but its result.
@@ -176,7 +195,7 @@ impl<'a> Tape<'a> {
             "a recording tape needs its values for the backward pass"
         );
         for value in self.values.drain(mark..) {
-            value.data.into_iter().for_each(|flat| self.pool.give(flat));
+            value.data.into_iter().for_each(|buffer| self.pool.give(buffer));
         }
     }
 
@@ -207,7 +226,27 @@ impl<'a> Tape<'a> {
         self.values[v.0 as usize].needs_grad
     }
 
-    fn push(&mut self, rows: usize, cols: usize, data: Flat, needs_grad: bool) -> Var {
+    /// A buffer for an activation.
+    fn take(&mut self, len: usize) -> Buffer {
+        self.pool.take(len, Use::Activation)
+    }
+
+    /// A buffer for what is kept in single precision.
+    fn take_exact(&mut self, len: usize) -> Buffer {
+        self.pool.take(len, Use::Exact)
+    }
+
+    /// A new activation.
+    fn push(&mut self, rows: usize, cols: usize, data: Buffer, needs_grad: bool) -> Var {
+        self.push_as(Use::Activation, (rows, cols), data, needs_grad)
+    }
+
+    /// A new value in single precision.
+    fn push_exact(&mut self, rows: usize, cols: usize, data: Buffer, needs_grad: bool) -> Var {
+        self.push_as(Use::Exact, (rows, cols), data, needs_grad)
+    }
+
+    fn push_as(&mut self, purpose: Use, (rows, cols): (usize, usize), data: Buffer, needs_grad: bool) -> Var {
         debug_assert_eq!(rows * cols, data.len());
         let needs_grad = needs_grad && self.sink.is_some();
         self.values.push(Value {
@@ -216,6 +255,7 @@ impl<'a> Tape<'a> {
             data: Some(data),
             grad: None,
             needs_grad,
+            purpose,
             part: meter::present(),
         });
         Var(self.values.len() as u32 - 1)
@@ -236,10 +276,10 @@ impl Drop for Tape<'_> {
                 .data
                 .into_iter()
                 .chain(value.grad)
-                .for_each(|flat| self.pool.give(flat));
+                .for_each(|buffer| self.pool.give(buffer));
         }
         for node in self.nodes.drain(..) {
-            node.saved().into_iter().for_each(|flat| self.pool.give(flat));
+            node.saved().into_iter().for_each(|buffer| self.pool.give(buffer));
         }
     }
 }

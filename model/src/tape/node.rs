@@ -1,7 +1,7 @@
 //! What a tape records.
 
 use super::Var;
-use crate::flat::Flat;
+use crate::device::{Buffer, Span};
 use crate::layout::ParamId;
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::{Dropout, Place};
@@ -36,7 +36,7 @@ pub enum Node<'a> {
         x: Var,
         gamma: ParamId,
         beta: ParamId,
-        stats: Flat,
+        stats: Buffer,
         y: Var,
     },
     /// Masked by logical place.
@@ -53,7 +53,7 @@ pub enum Node<'a> {
         factors: Rc<[f32]>,
         y: Var,
     },
-    /// Attention over packed sequences.
+    /// Attention over packed sequences; `kept` is what the device wants back.
     Attention {
         q: Head,
         k: Head,
@@ -62,6 +62,7 @@ pub enum Node<'a> {
         dim: usize,
         seqs: Rc<[Sequence]>,
         dropout: Option<Dropout>,
+        kept: Option<Buffer>,
         y: Var,
     },
     /// `y = word[ids] + position[positions]`
@@ -85,11 +86,12 @@ pub enum Node<'a> {
         y: Var,
     },
     /// `y = x / ‖x‖` for each row.
-    L2Norm { x: Var, norms: Flat, y: Var },
-    /// `y = x·[keys…]ᵀ / temperature`
+    L2Norm { x: Var, norms: Buffer, y: Var },
+    /// `y = x·[own, queue]ᵀ / temperature`
     Logits {
         x: Var,
-        keys: Vec<&'a [f32]>,
+        own: Var,
+        queue: Span<'a>,
         temperature: ParamId,
         y: Var,
     },
@@ -98,16 +100,11 @@ pub enum Node<'a> {
         x: Var,
         targets: Rc<[u32]>,
         smoothing: f32,
-        rows: Flat,
+        rows: Buffer,
         y: Var,
     },
     /// Mean over rows of the cross-entropy against distributions.
-    SoftCrossEntropy {
-        x: Var,
-        targets: Rc<[f32]>,
-        rows: Flat,
-        y: Var,
-    },
+    SoftCrossEntropy { x: Var, targets: Var, rows: Buffer, y: Var },
     /// `y = Σ weightᵢ·xᵢ` of scalars.
     Sum { terms: Vec<(Var, f32)>, y: Var },
 }
@@ -136,12 +133,13 @@ impl Node<'_> {
     }
 
     /// The buffer saved for the backward pass, to be given back.
-    pub(super) fn saved(self) -> Option<Flat> {
+    pub(super) fn saved(self) -> Option<Buffer> {
         match self {
             Self::LayerNorm { stats: saved, .. }
             | Self::L2Norm { norms: saved, .. }
             | Self::CrossEntropy { rows: saved, .. }
             | Self::SoftCrossEntropy { rows: saved, .. } => Some(saved),
+            Self::Attention { kept, .. } => kept,
             _ => None,
         }
     }

@@ -5,38 +5,39 @@
 //! the same weights for every token turns them once. The order of additions, and so every bit, stays.
 
 use super::Weights;
-use crate::flat::{Flat, Pool};
+use crate::device::{Buffer, Pool, Span, Use};
 use crate::layout::ParamId;
 use crate::ops::transpose::transpose;
 use std::collections::BTreeMap;
 
 /// Some weights, (in, out).
 pub struct Turned {
-    copies: BTreeMap<ParamId, Flat>,
+    copies: BTreeMap<ParamId, Buffer>,
 }
 
 impl Turned {
-    /// Copies of these weights in memory from the pool.
+    /// Copies of these weights in memory from the pool; of none, where the device does without.
     pub fn new(weights: Weights, ids: impl IntoIterator<Item = ParamId>, pool: &mut Pool) -> Self {
+        let turns = pool.device().turns_weights();
         let turn = |id: ParamId| {
             let entry = weights.layout.entry(id);
-            let mut copy = pool.take(entry.len);
-            transpose(weights.get(id), entry.shape[1], &mut copy);
+            let mut copy = pool.take(entry.len, Use::Exact);
+            transpose(weights.get(id).host(), entry.shape[1], copy.span_mut().host());
             (id, copy)
         };
         Self {
-            copies: ids.into_iter().map(turn).collect(),
+            copies: ids.into_iter().filter(|_| turns).map(turn).collect(),
         }
     }
 
     /// A weight, if it is among them.
-    pub(super) fn get(&self, id: ParamId) -> Option<&[f32]> {
-        self.copies.get(&id).map(|flat| &flat[..])
+    pub(super) fn get(&self, id: ParamId) -> Option<Span<'_>> {
+        self.copies.get(&id).map(Buffer::span)
     }
 
     /// Gives the memory back.
     pub fn give(self, pool: &mut Pool) {
-        self.copies.into_values().for_each(|flat| pool.give(flat));
+        self.copies.into_values().for_each(|copy| pool.give(copy));
     }
 }
 
@@ -56,10 +57,7 @@ mod tests {
             let data: Vec<f32> = (0..layout.len())
                 .map(|i| stream.normals([i as u32, 0, 0, 0])[0])
                 .collect();
-            let weights = Weights {
-                layout: &layout,
-                data: &data,
-            };
+            let weights = Weights::new(&layout, &data);
             let turned = Turned::new(weights, [w], &mut Pool::default());
             for rows in [1, 2, 4, 8, 50, 130] {
                 let x: Vec<f32> = (0..rows * inner)
@@ -74,7 +72,7 @@ mod tests {
                     };
                     let x = tape.input(&x, inner);
                     let y = tape.linear(x, w, Some(b));
-                    tape.value(y).to_vec()
+                    tape.read(y)
                 };
                 assert_eq!(run(Some(&turned)), run(None), "{rows} × {inner} → {out}");
             }

@@ -3,7 +3,7 @@
 use crate::small::start;
 use crate::support::{Golden, path};
 use medley_model::blip::{Blip, LaneStep, gradient_buffer};
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_protocol::spec::SameImage;

@@ -2,7 +2,7 @@
 
 use crate::support::TwoSteps;
 use medley_model::blip::Candidates;
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::replay::step;
 
 #[test]

@@ -1,7 +1,7 @@
 //! Goldens, the bars they set, and what is compared with them.
 
 use medley_model::blip::Blip;
-use medley_model::flat::Pool;
+use medley_model::device::Pool;
 use medley_model::layout::Layout;
 use medley_model::replay::{Batch, Config, document, step};
 use medley_model::state::State;
@@ -240,10 +240,7 @@ pub(crate) fn forward(blip: &Blip, params: &[f32], batch: &Batch) -> [Vec<f32>; 
     let foreign_texts = (0..).zip(batch.negatives.text_of_image.iter().copied());
     let pairs: Vec<(u32, u32)> = own.chain(foreign_images).chain(foreign_texts).collect();
     let itm = blip.match_logits(params, &batch.pixels, b, &batch.texts, &pairs, pool);
-    let weights = Weights {
-        layout: &blip.student_layout,
-        data: params,
-    };
+    let weights = Weights::new(&blip.student_layout, params);
     let mut tape = Tape::inference(weights, pool);
     let (unimodal, generated) = (packed(blip.vocab.cls, batch), packed(blip.vocab.dec, batch));
     let first = blip.student.text.encode(&mut tape, &unimodal, None);
@@ -261,7 +258,7 @@ pub(crate) fn forward(blip: &Blip, params: &[f32], batch: &Batch) -> [Vec<f32>; 
     let passes = ((&nothing, &nowhere), (&generated, &each));
     let (_, states) = blip.student.text.multimodal(&mut tape, passes.0, passes.1, &keys, None);
     let logits = blip.student.text.predict(&mut tape, states.unwrap());
-    let values = |v| tape.value(v).to_vec();
+    let values = |v| tape.read(v);
     [
         values(images),
         values(first),

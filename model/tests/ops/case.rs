@@ -6,7 +6,7 @@
 
 use crate::formulas::matrix;
 use candle_core::{Result, Tensor, Var as Variable};
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::{Buffer, Pool, Span, Use};
 use medley_model::layout::{Layout, ParamId};
 use medley_model::random::{Purpose, Stream};
 use medley_model::tape::{Tape, Var, Weights};
@@ -39,7 +39,7 @@ pub(crate) struct Recorder<'t, 'a> {
     leaves: HashMap<&'static str, Var>,
 }
 
-impl Recorder<'_, '_> {
+impl<'a> Recorder<'_, 'a> {
     /// The parameter with this name.
     pub(crate) fn id(&self, name: &str) -> ParamId {
         self.tape.weights().layout.id(name)
@@ -56,6 +56,12 @@ impl Recorder<'_, '_> {
         let var = self.tape.embed(&ids, &vec![0; rows as usize].into(), word, zeros);
         self.leaves.insert(name, var);
         var
+    }
+
+    /// The keys "near", as a constant of the tape, and "far".
+    pub(crate) fn keys(&mut self, width: usize) -> (Var, Span<'a>) {
+        let [near, far] = ["near", "far"].map(|name| self.tape.weights().get(self.id(name)));
+        (self.tape.constant(near.host(), width), far)
     }
 }
 
@@ -220,12 +226,9 @@ impl Case {
             .iter()
             .map(|e| trained.contains(&e.name.as_str()))
             .collect();
-        let weights = Weights {
-            layout: &layout,
-            data: &data,
-        };
+        let weights = Weights::new(&layout, &data);
         let (mut pool, mut grad) = (used_pool(), vec![f32::NAN; layout.len()]);
-        let mut tape = Tape::training(weights, &mut pool, &mut grad, &trainable);
+        let mut tape = Tape::training(weights, &mut pool, &mut grad[..], &trainable);
         let mut recorder = Recorder {
             tape: &mut tape,
             leaves: HashMap::new(),
@@ -236,7 +239,7 @@ impl Case {
             .last()
             .expect("an operation with a trained input is recorded");
         assert_eq!(last.output(), results[times - 1], "{}: the last node", self.name);
-        let (kind, value) = (crate::kind(last), tape.value(results[0]).to_vec());
+        let (kind, value) = (crate::kind(last), tape.read(results[0]));
         let weigh = |i: usize| {
             let row = tape.rows(results[i / rows], &[(i % rows) as u32].into());
             (tape.linear(row, layout.id(&format!("cotangent.{i}")), None), 1.0)
@@ -263,9 +266,12 @@ fn cotangent(time: usize, len: usize) -> Vec<f32> {
 fn used_pool() -> Pool {
     let mut pool = Pool::default();
     let classes = (0..10).flat_map(|octave| (4..8).map(move |quarters| 16 * (quarters << octave)));
-    let buffers: Vec<Flat> = classes.flat_map(|len| [len; 4]).map(|len| pool.take(len)).collect();
+    let buffers: Vec<Buffer> = classes
+        .flat_map(|len| [len; 4])
+        .map(|len| pool.take(len, Use::Activation))
+        .collect();
     for mut buffer in buffers {
-        buffer.fill(f32::NAN);
+        buffer.span_mut().host().fill(f32::NAN);
         pool.give(buffer);
     }
     pool

@@ -54,10 +54,10 @@ fn compared(rows: usize, far: usize, width: usize) -> Case {
 fn logits() -> Vec<Case> {
     let case = |rows, far, width| {
         compared(rows, far, width)
-            .ours(|t| {
+            .ours(move |t| {
                 let (x, temperature) = (t.var("x"), t.id("t"));
-                let keys = ["near", "far"].map(|name| t.tape.weights().get(t.id(name)));
-                t.tape.logits(x, &keys, temperature)
+                let (near, far) = t.keys(width);
+                t.tape.logits(x, near, far, temperature)
             })
             .plain(similarities)
     };
@@ -127,8 +127,8 @@ fn soft_losses() -> Vec<Case> {
                 normals("x", rows * cols).iter().map(|v| 3.0 * v).collect(),
             )
             .ours(move |t| {
-                let x = t.var("x");
-                t.tape.soft_cross_entropy(x, ours.clone())
+                let (x, targets) = (t.var("x"), t.tape.constant(&ours, cols));
+                t.tape.soft_cross_entropy(x, targets)
             })
             .plain(move |of| cross_entropy(&of("x"), &matrix(&targets, cols)?))
     };
@@ -149,10 +149,11 @@ fn contrasts() -> Vec<Case> {
         compared(rows, far, width)
             .ours(move |t| {
                 let (x, temperature) = (t.var("x"), t.id("t"));
-                let keys = ["near", "far"].map(|name| t.tape.weights().get(t.id(name)));
+                let (near, far) = t.keys(width);
                 let features = t.tape.l2_norm(x);
-                let logits = t.tape.logits(features, &keys, temperature);
-                t.tape.soft_cross_entropy(logits, ours.clone())
+                let logits = t.tape.logits(features, near, far, temperature);
+                let targets = t.tape.constant(&ours, ours.len() / rows);
+                t.tape.soft_cross_entropy(logits, targets)
             })
             .plain(move |of| {
                 let features = |name: &str| if name == "x" { unit(&of("x")).unwrap() } else { of(name) };

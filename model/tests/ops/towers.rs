@@ -270,7 +270,7 @@ fn patches() -> Vec<Case> {
             .ours(move |t| {
                 let (class, position, w, b) = (t.id("class"), t.id("position"), t.id("w"), t.id("b"));
                 let pixels = t.tape.weights().get(t.id("pixels"));
-                let x = t.tape.input(pixels, 48);
+                let x = t.tape.input(pixels.host(), 48);
                 let x = t.tape.linear(x, w, Some(b));
                 t.tape.tokens(x, samples, class, position)
             })

@@ -238,11 +238,14 @@ impl Api {
 
     /// Generations of a job that broke, with the reasons.
     pub async fn breaks(&self, job: JobId) -> Vec<String> {
+        self.story(job, "generation-over").await
+    }
+
+    /// The messages of a job's events of a kind.
+    pub async fn story(&self, job: JobId, kind: &str) -> Vec<String> {
         let events = self.events(job).await.into_iter();
-        events
-            .filter(|event| event.kind == "generation-over")
-            .map(|event| event.message)
-            .collect()
+        let of_kind = events.filter(|event| event.kind == kind);
+        of_kind.map(|event| event.message).collect()
     }
 }
 

@@ -122,7 +122,8 @@ impl Coordinator {
         memory.told.tell(desired, &revisions);
         self.memory = memory;
         if publish {
-            self.control.publish(&self.memory.told, &sight);
+            let probes = self.memory.reach.probes(&sight);
+            self.control.publish(&self.memory.told, probes, &sight);
         }
         Ok(decision)
     }

@@ -50,7 +50,7 @@ impl Node {
             fingerprint: "same".into(),
         };
         self.agent = Some(Agent {
-            core: State::new(register),
+            core: State::new(register).reachable_at(self.number.to_string()),
             began: now,
             processes: BTreeMap::new(),
         });

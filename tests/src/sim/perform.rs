@@ -7,6 +7,7 @@ use super::process::{Actor, Alarm, Deed, Heard, Pid, Place, Process, Seat, Tools
 use super::witness::describe;
 use super::world::{Happening, World};
 use medley_protocol::agent::{FromRank, ToRank};
+use medley_protocol::ids::NodeId;
 use medley_worker::agent::core::{Input, Output, ProcessId};
 use medley_worker::collective::tcp::Timing;
 use medley_worker::supervise::Event;
@@ -14,6 +15,10 @@ use std::time::Duration;
 
 /// Time for ranks to end and facts to arrive once an agent stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
+/// Time after which a try to reach another agent is given up.
+const KNOCK: Duration = Duration::from_secs(2);
+/// Time within which a rank that computes for ever is named.
+const NAMED_WITHIN: Duration = Duration::from_secs(8);
 
 impl World<'_> {
     /// An agent takes a step, and what it asks for is done.
@@ -41,6 +46,7 @@ impl World<'_> {
                         self.agenda.put(at, Happening::Dies { pid, how: "was killed" });
                     }
                 }
+                Output::Probe { node: id, address } => self.probe(node, id, &address),
                 Output::Info(text) | Output::Warn(text) => self.witness.note(|| format!("n{node}: {text}")),
                 Output::Halt { reason } => {
                     self.witness.note(|| format!("n{node} halts: {reason}"));
@@ -55,6 +61,19 @@ impl World<'_> {
             self.witness.count("agent has left");
             self.grace_over(node, self.nodes[node].life);
         }
+    }
+
+    /// An agent tries to reach another one.
+    fn probe(&mut self, node: usize, id: NodeId, address: &str) {
+        let Some(other) = address.parse().ok().filter(|other| *other < self.nodes.len()) else {
+            return self.witness.accuse(format!("there is no node at {address}"));
+        };
+        let joins = self.network.joins(node, other, self.now);
+        let after = if joins { self.dice.ms(0, 10) } else { KNOCK };
+        let reached = joins && self.nodes[other].agent.is_some();
+        let input = Input::Probed { node: id, reached };
+        let life = self.nodes[node].life;
+        self.agenda.put(self.now + after, Happening::Told { node, life, input });
     }
 
     /// A call to the coordinator sets out. It gets one answer, or is given up.
@@ -186,16 +205,10 @@ impl World<'_> {
                     }
                     self.say(pid, Event::Said(message));
                 }
-                Deed::Send { to, from, wire } => {
-                    let at = self
-                        .network
-                        .arrival(End::Rank(pid), End::Rank(to), self.now, &mut self.dice);
-                    let heard = Heard::Wire { from, wire };
-                    self.agenda.put(at, Happening::Heard { pid: to, heard });
-                }
+                Deed::Send { to, from, wire } => self.send(pid, to, Heard::Wire { from, wire }),
                 Deed::Close { seat, peers } => {
                     for peer in peers {
-                        self.lose((pid, seat), peer, Duration::ZERO, "its connection ended");
+                        self.lose((pid, seat), peer, "its connection ended");
                     }
                 }
                 Deed::Later { after, alarm } => {
@@ -238,25 +251,63 @@ impl World<'_> {
         self.say(pid, Event::Exited(how.into()));
         if let Some((seat, peers)) = actor.seat() {
             for peer in peers {
-                self.lose((pid, seat), peer, Duration::ZERO, "its connection ended");
+                self.lose((pid, seat), peer, "its connection ended");
             }
         }
     }
 
-    /// A process notices that a peer is gone.
-    fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, after: Duration, why: &str) {
-        let now = self.now + after;
+    /// A process hears from a peer that it is gone.
+    fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, why: &str) {
+        let why = why.into();
+        self.send(gone, pid, Heard::Gone { seat, why });
+    }
+
+    /// A process has heard nothing of its peers for so long that it gives them up.
+    fn miss(&mut self, (silent, seat): (Pid, Seat), pid: Pid) {
+        let why = format!("p{silent} is silent");
+        let heard = Heard::Gone { seat, why };
+        let at = self.now + Timing::default().silence;
+        self.agenda.put(at, Happening::Heard { pid, heard });
+    }
+
+    /// Something goes from one process to another, and arrives once the way is open.
+    fn send(&mut self, from: Pid, pid: Pid, heard: Heard) {
+        let [here, there] = [from, pid].map(|pid| self.processes[pid].place.node);
+        let Some(open_at) = self.network.open_at(here, there, self.now) else {
+            return;
+        };
         let at = self
             .network
-            .arrival(End::Rank(gone), End::Rank(pid), now, &mut self.dice);
-        let why = why.into();
-        let heard = Heard::Gone { seat, why };
+            .arrival(End::Rank(from), End::Rank(pid), open_at, &mut self.dice);
         self.agenda.put(at, Happening::Heard { pid, heard });
+    }
+
+    /// Nothing gets from one node to another any more: whoever listened there gives up after a while.
+    fn cut(&mut self, from: usize, to: usize, lasts: Duration) {
+        self.network.cut(from, to, self.now, self.now.saturating_add(lasts));
+        if lasts <= Timing::default().silence {
+            return;
+        }
+        let on = |pid: &Pid, node: usize| self.processes[*pid].place.node == node;
+        let mut missed: Vec<((Pid, Seat), Pid)> = Vec::new();
+        for pid in (0..self.processes.len()).filter(|pid| on(pid, from)) {
+            let Some((seat, peers)) = self.seat(pid) else { continue };
+            missed.extend(
+                peers
+                    .iter()
+                    .filter(|peer| on(peer, to))
+                    .map(|peer| ((pid, seat), *peer)),
+            );
+        }
+        missed.into_iter().for_each(|(silent, peer)| self.miss(silent, peer));
     }
 
     pub(super) fn fail(&mut self, fault: Fault) {
         self.witness.note(|| format!("FAULT {fault:?}"));
         self.witness.count(fault.name());
+        let is_alone = self.now >= self.disturbed_until;
+        self.disturbed_until = self.disturbed_until.max(self.now.saturating_add(fault.disturbs()));
+        self.num_faults += 1;
         match fault {
             Fault::KillRank => {
                 if let Some(pid) = self.some_rank() {
@@ -266,27 +317,25 @@ impl World<'_> {
             Fault::FreezeRank { lasts } => {
                 let Some(pid) = self.some_rank() else { return };
                 self.processes[pid].frozen_until = self.now.saturating_add(lasts);
-                let silence = Timing::default().silence;
-                if lasts > silence
+                if lasts > Timing::default().silence
                     && let Some((seat, peers)) = self.seat(pid)
                 {
-                    for peer in peers {
-                        self.lose((pid, seat), peer, silence, "silent");
-                    }
+                    peers.into_iter().for_each(|peer| self.miss((pid, seat), peer));
                 }
             }
             Fault::Spin { lasts } => {
                 if let Some(pid) = self.some_rank().filter(|pid| self.seat(*pid).is_some()) {
                     self.processes[pid].spins_until = self.now.saturating_add(lasts);
+                    self.expect_a_verdict(pid, lasts, is_alone);
                 }
             }
             Fault::Reset => {
                 let Some(pid) = self.some_rank() else { return };
                 let Some((seat, peers)) = self.seat(pid) else { return };
                 let Some(peer) = peers.first().copied() else { return };
-                self.lose((pid, seat), peer, Duration::ZERO, "connection reset");
+                self.lose((pid, seat), peer, "connection reset");
                 if let Some((of_peer, _)) = self.seat(peer) {
-                    self.lose((peer, of_peer), pid, Duration::ZERO, "connection reset");
+                    self.lose((peer, of_peer), pid, "connection reset");
                 }
             }
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
@@ -297,6 +346,17 @@ impl World<'_> {
                 self.agenda.put(over, Happening::GraceOver { node, life });
                 self.feed(node, Input::Leave { grace });
             }
+            Fault::Cut {
+                from,
+                to,
+                both_ways,
+                lasts,
+            } => {
+                self.cut(from, to, lasts);
+                if both_ways {
+                    self.cut(to, from, lasts);
+                }
+            }
             Fault::Silence { node, silence, lasts } => self.network.silence(node, silence, self.now + lasts),
             Fault::KillCoordinator { down, torn } => {
                 if torn {
@@ -305,6 +365,32 @@ impl World<'_> {
                 self.coordinator = None;
                 self.agenda.put(self.now + down, Happening::CoordinatorStarts);
             }
+        }
+    }
+
+    /// A rank that trains computes for ever. If nothing else goes wrong, somebody has to say which one it is.
+    fn expect_a_verdict(&mut self, pid: Pid, lasts: Duration, is_alone: bool) {
+        let trains = self.processes[pid].actor.as_ref().is_some_and(Actor::trains);
+        if trains && is_alone && lasts > NAMED_WITHIN {
+            let (began, faults) = (self.now, self.num_faults);
+            let named = Happening::IsNamed { pid, began, faults };
+            self.agenda.put(self.now + NAMED_WITHIN, named);
+        }
+    }
+
+    /// Whether a rank that has computed for ever since `began` was named, if there was no other fault.
+    pub(super) fn is_named(&mut self, pid: Pid, began: Duration, faults: u64) {
+        if self.num_faults > faults {
+            return;
+        }
+        let place = self.processes[pid].place;
+        if self.witness.has_named(place.node, began) {
+            self.witness.count("spinning rank named");
+        } else {
+            let (rank, within) = (describe(pid, place), NAMED_WITHIN.as_secs());
+            self.witness.accuse(format!(
+                "{rank} computes for ever, and nobody has said so within {within} s"
+            ));
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::process::{Alarm, Deed, Heard, How, Pid, Seat, Tools, Wire, pulse};
 use super::toy::{STATE_BYTES, Toy, data, initial};
-use medley_protocol::agent::{Assignment, Doing, FromRank, RankState, StepPhase, ToRank};
+use medley_protocol::agent::{Assignment, Connecting, Doing, FromRank, RankState, StepPhase, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::spec::Length;
 use medley_protocol::stage::StageKind;
@@ -43,7 +43,7 @@ pub(super) struct Trainee {
     parting: bool,
     /// Parts of checkpoints that are being written.
     writing: u32,
-    /// Since when it does what it does in a step.
+    /// Since when it does what it does in a step, or has made no connection more.
     since: Duration,
 }
 
@@ -130,7 +130,7 @@ impl Trainee {
                 return;
             }
             if self.phase == Phase::Waiting && self.calls.ready_after(joined).is_some() {
-                self.connect(out);
+                self.connect(tools, out);
             } else if self.phase == Phase::Waiting || !self.take_in(tools, out) {
                 return;
             }
@@ -201,7 +201,7 @@ impl Trainee {
 
     fn alarm(&mut self, alarm: Alarm, tools: &mut Tools, out: &mut Vec<Deed>) {
         match alarm {
-            Alarm::Pulse => out.extend(pulse(self.doing(tools.now))),
+            Alarm::Pulse => out.extend(pulse(self.doing(tools.now), self.connecting(tools.now))),
             Alarm::Loaded => {
                 self.phase = Phase::Waiting;
                 self.listen(out);
@@ -249,6 +249,25 @@ impl Trainee {
         })
     }
 
+    /// How far it is with its connections.
+    fn connecting(&self, now: Duration) -> Option<Connecting> {
+        let part = self.part.as_ref()?;
+        if !matches!(self.phase, Phase::Connecting | Phase::Joining) {
+            return None;
+        }
+        let lacks = part.peers.keys().filter(|rank| !part.memories.contains_key(rank));
+        Some(Connecting {
+            generation: part.seat.generation,
+            lacks: lacks.copied().collect(),
+            for_ms: now.saturating_sub(self.since).as_millis() as u64,
+        })
+    }
+
+    /// Whether it is in the midst of steps that it takes with others.
+    pub(super) fn trains(&self) -> bool {
+        self.phase == Phase::Training && self.part.as_ref().is_some_and(|part| !part.peers.is_empty())
+    }
+
     fn is_training(&self, seat: Seat) -> bool {
         self.phase == Phase::Training && self.part.as_ref().is_some_and(|part| part.seat == seat)
     }
@@ -260,6 +279,7 @@ impl Trainee {
                 let own = &part.assignment;
                 if stage == own.stage && secret == own.secret {
                     part.memories.insert(from, memory);
+                    self.since = tools.now;
                 }
                 if part.memories.len() == own.world as usize {
                     self.begin(tools, out);
@@ -304,7 +324,7 @@ impl Trainee {
     }
 
     /// Connects to the members of the generation that it is called to.
-    fn connect(&mut self, out: &mut Vec<Deed>) {
+    fn connect(&mut self, tools: &Tools, out: &mut Vec<Deed>) {
         let Some(call) = self.calls.ready_after(self.joined()).cloned() else {
             return;
         };
@@ -349,6 +369,7 @@ impl Trainee {
             shares: BTreeMap::new(),
         });
         self.phase = Phase::Connecting;
+        self.since = tools.now;
         self.send_all(&hello, out);
     }
 
@@ -543,6 +564,7 @@ impl Trainee {
             object: tools
                 .objects
                 .put("part", &bytes[range.start as usize..range.end as usize]),
+            tensors: None,
         };
         self.writing -= 1;
         out.push(Deed::Say(FromRank::Part { part, peak_bytes: None }));

@@ -10,11 +10,12 @@
 //! - Every listed rank is reported in every beat, with the last state it told, or how it ended.
 //! - An agent that is asked to leave says so in every beat, and ends once the orders list nothing more for it. If that takes
 //!   longer than its grace, it stops as it is.
+//! - Nodes that the coordinator asks for are tried, and every beat says which of them are reached.
 //! - Facts (parts of checkpoints, results of tasks, metrics) are kept until the coordinator has accepted them. Its
 //!   absence changes nothing else: ranks go on.
 //!
-//! `link` decides when the coordinator is called, `ranks` which processes run, `seating` in which places, `vigil` which of them stand still, `leases`
-//! which tasks they hold, `rings` keeps metrics and `courier` everything else that has to arrive.
+//! `link` decides when the coordinator is called, `ranks` which processes run, `seating` in which places, `vigil` which of them stand still, `probing`
+//! which nodes are reached, `leases` which tasks ranks hold, `rings` keeps metrics and `courier` everything else that has to arrive.
 
 mod answers;
 mod courier;
@@ -22,6 +23,7 @@ mod hearing;
 mod leases;
 mod link;
 mod message;
+mod probing;
 mod ranks;
 mod rings;
 mod seating;
@@ -34,6 +36,7 @@ use link::{Call, Link};
 use medley_protocol::agent::{Beat, Orders, Register, Registered};
 use medley_protocol::rest::LeaseRequest;
 use message::Meaning;
+use probing::Probing;
 use ranks::Ranks;
 use rings::Rings;
 use std::time::Duration;
@@ -46,6 +49,9 @@ pub struct State {
     ranks: Ranks,
     rings: Rings,
     courier: Courier,
+    /// Where other agents try whether they reach this node.
+    address: Option<String>,
+    probing: Probing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +103,16 @@ impl State {
             link: Link::new(register),
             rings: Rings::default(),
             courier: Courier::default(),
+            address: None,
+            probing: Probing::default(),
         }
+    }
+
+    /// The same agent, which listens under this address (`host:port`) for others that try to reach it.
+    #[must_use]
+    pub fn reachable_at(self, address: String) -> Self {
+        let address = Some(address);
+        Self { address, ..self }
     }
 
     /// Whether no orders are obeyed any more.
@@ -120,6 +135,7 @@ pub fn step(mut state: State, input: Input, now: Duration) -> (State, Vec<Output
         Input::Rank { process, event } => hearing::hear(&mut state, process, event, now, &mut out),
         Input::Answered { id, answer } => answers::take(&mut state, id, answer, now, &mut out),
         Input::Leave { grace } => leave(&mut state, grace, now, &mut out),
+        Input::Probed { node, reached } => state.ranks.news |= state.probing.tried(node, reached, now),
         Input::Stop => stop(&mut state, &mut out),
         Input::Tick => {}
     }
@@ -165,7 +181,7 @@ fn registered(state: &mut State, answer: Result<Registered, Trouble>, now: Durat
 
 fn ordered(state: &mut State, answer: Result<Orders, Trouble>, now: Duration, out: &mut Vec<Output>) {
     let trouble = match answer {
-        Ok(orders) => {
+        Ok(mut orders) => {
             if state.link.beaten() {
                 out.push(Output::Info("the coordinator answers again".into()));
             }
@@ -174,6 +190,7 @@ fn ordered(state: &mut State, answer: Result<Orders, Trouble>, now: Duration, ou
             {
                 *notice = Notice::Heard;
             }
+            state.probing.list(std::mem::take(&mut orders.probes), now);
             if state.phase.serves() && state.ranks.obey(orders, now, out) {
                 state.link.enliven(now);
                 state.rings.list(&state.ranks.training());
@@ -264,6 +281,7 @@ fn advance(state: &mut State, now: Duration, out: &mut Vec<Output>) {
         state.ranks.end_silent(now, out);
         state.ranks.end_hung(now, out);
         state.ranks.advance(&state.link.register, out);
+        state.probing.advance(now, out);
         call(state, now, out);
         ask_for_tasks(state, now);
     }
@@ -299,6 +317,8 @@ fn call(state: &mut State, now: Duration, out: &mut Vec<Output>) {
                 revision: state.ranks.revision(),
                 ranks: state.ranks.reports(now),
                 leaves_in_ms,
+                address: state.address.clone(),
+                reached: state.probing.reached(),
             };
             out.push(Output::Beat { beat, patience });
         }

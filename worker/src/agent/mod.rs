@@ -1,10 +1,11 @@
 //! The agent of a node: the one process on it that talks to the coordinator, and that starts and supervises its ranks.
 //!
 //! [`core`] decides and knows no IO; [`shell`] carries out what it decides, with [`calls`] to the coordinator and
-//! processes of [`supervise`](crate::supervise).
+//! processes of [`supervise`](crate::supervise), and a `door` at which other agents knock.
 
 pub mod calls;
 pub mod core;
+mod door;
 pub mod shell;
 
 use crate::rank;

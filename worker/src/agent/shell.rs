@@ -6,6 +6,7 @@
 
 use super::calls::Coordinators;
 use super::core::{Input, Output, ProcessId, State, step};
+use super::door;
 use crate::supervise::{Event, RankProcess};
 use medley_protocol::agent::{Register, ToRank};
 use std::collections::{HashMap, VecDeque};
@@ -51,7 +52,7 @@ pub struct Halted {
 /// grace, the other does not. All ranks are gone when this returns.
 ///
 /// # Errors
-/// [`Halted`] when the coordinator refuses this agent for good.
+/// [`Halted`] when the coordinator refuses this agent for good, or other nodes could not reach this one.
 pub async fn serve(
     settings: Settings,
     leave: impl Future<Output = ()>,
@@ -59,7 +60,11 @@ pub async fn serve(
 ) -> Result<(), Halted> {
     let grace = settings.grace;
     let (inputs, mut inbox) = mpsc::channel(MAX_INPUTS);
-    let mut shell = Shell::new(settings, inputs);
+    let host = &settings.register.host;
+    let address = door::open(host).map_err(|e| Halted {
+        reason: format!("cannot listen for other nodes on --host {host}: {e}"),
+    })?;
+    let mut shell = Shell::new(settings, address, inputs);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(leave, stop);
@@ -97,10 +102,11 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(settings: Settings, inputs: mpsc::Sender<Input>) -> Self {
+    fn new(settings: Settings, address: String, inputs: mpsc::Sender<Input>) -> Self {
+        let state = State::new(settings.register.clone());
         Self {
             started: Instant::now(),
-            state: Some(State::new(settings.register.clone())),
+            state: Some(state.reachable_at(address)),
             settings,
             processes: HashMap::new(),
             inputs,
@@ -155,6 +161,10 @@ impl Shell {
             Output::Start { process, device, order } => return self.start(process, device, &order),
             Output::Tell { process, order } => self.tell(process, &order),
             Output::Kill { process } => self.kill(process),
+            Output::Probe { node, address } => self.call(async move |_| {
+                let reached = door::knock(&address).await;
+                Input::Probed { node, reached }
+            }),
             Output::Info(text) => tracing::info!("{text}"),
             Output::Warn(text) => tracing::warn!("{text}"),
             Output::Halt { reason } => self.halted = Some(reason),

@@ -123,7 +123,7 @@ impl Model {
         let decoded: Vec<Arc<Rgb>> = images.iter().map(|image| Arc::clone(&image.pixels)).collect();
         let view = pixels::squares(&decoded, self.trained.image_size());
         let keys: Vec<u64> = images.iter().map(|image| image.key).collect();
-        let captions = self.trained.captions(&view, &keys, request);
+        let captions = self.trained.captions(&view, &keys, request)?;
         ensure!(
             captions.len() == images.len() * request.count,
             "the vocabulary is too small for {} captions of an image",
@@ -196,9 +196,9 @@ impl Model {
         let tokens: Vec<Vec<u32>> = tokens.collect();
         let view = pixels::squares(&[pixels], self.trained.image_size());
         let links: Vec<(u32, u32)> = (0..tokens.len() as u32).map(|text| (0, text)).collect();
-        let logits = self.trained.match_logits(&view, 1, &tokens, &links);
-        let of_image = self.trained.image_features(&view, 1);
-        let of_texts = self.trained.text_features(&tokens);
+        let logits = self.trained.match_logits(&view, 1, &tokens, &links)?;
+        let of_image = self.trained.image_features(&view, 1)?;
+        let of_texts = self.trained.text_features(&tokens)?;
         let scores = logits.into_iter().zip(of_texts.chunks_exact(of_image.len()));
         let matched = |(text, (logits, of_text)): (&String, ([f32; 2], &[f32]))| Matched {
             text: text.clone(),

@@ -4,6 +4,7 @@ use crate::objects::Objects;
 use crate::stage::tasks::{Desk, Given};
 use anyhow::{Context as _, bail};
 use medley_data::shards;
+use medley_model::device::Device;
 use medley_protocol::agent::StageInputs;
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Counts, Set, ShardName, ShardObject, TaskOutput, TaskWork};
@@ -16,6 +17,7 @@ pub(super) fn index(spec: &Spec, objects: &Objects) -> anyhow::Result<(StageInpu
         spec,
         inputs: &inputs,
         objects,
+        device: &Device::Cpu,
     });
     let mut indexed = Vec::new();
     for shard in shard_names(spec)? {

@@ -4,6 +4,8 @@ use crate::checkpoint;
 use crate::collective::deal;
 use crate::objects;
 use medley_data::loader::Fault;
+use medley_model::blip::LaneError;
+use medley_model::device::DeviceError;
 use medley_protocol::checkpoint::Damage;
 use std::io::ErrorKind;
 
@@ -64,6 +66,21 @@ impl From<std::io::Error> for Failure {
 impl From<deal::Error> for Failure {
     fn from(error: deal::Error) -> Self {
         Self::lasting(error.to_string())
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        Self::passing(error.to_string())
+    }
+}
+
+impl From<LaneError> for Failure {
+    fn from(error: LaneError) -> Self {
+        match error {
+            LaneError::Device(error) => error.into(),
+            LaneError::WriteCount(error) => Self::lasting(format!("a fault of the model's code: {error}")),
+        }
     }
 }
 

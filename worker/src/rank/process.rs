@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::pipes::{Orders, Voice};
 use crate::objects::Objects;
 use crate::stage;
+use medley_model::device::Device;
 use medley_protocol::agent::{Assignment, RankState, ToRank};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,7 +27,12 @@ pub struct Context {
     pub voice: Voice,
     /// The object store.
     pub objects: Objects,
+    /// Where it computes.
+    pub device: Device,
 }
+
+/// Names the rank's device; its agent sets it, and the processor is meant where nobody did.
+pub const DEVICE: &str = "MEDLEY_DEVICE";
 
 /// Runs the rank. The agent has been told why if the exit code is not 0.
 pub fn run() -> ExitCode {
@@ -69,6 +75,7 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         .build_global()
         .map_err(|e| Failure::passing(format!("cannot start {threads} threads: {e}")))?;
     let objects = Objects::open(&assignment.store)?;
+    let device = device()?;
     let context = Context {
         assignment: *assignment,
         rank,
@@ -76,6 +83,7 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         orders,
         voice: voice.clone(),
         objects,
+        device,
     };
     let (stage, generation) = (&context.assignment.stage_name, context.assignment.generation);
     tracing::info!(stage, generation, rank, threads, "starts");
@@ -84,4 +92,11 @@ fn work(voice: &Voice) -> Result<(), Failure> {
     } else {
         stage::tasks::run(&context)
     }
+}
+
+/// Opens the device that [`DEVICE`] names.
+fn device() -> Result<Device, Failure> {
+    let name = std::env::var(DEVICE).unwrap_or_else(|_| "cpu".into());
+    let device = name.parse::<Device>();
+    device.map_err(|error| Failure::passing(format!("{DEVICE}: {error}")))
 }

@@ -2,6 +2,7 @@
 
 use crate::link::Way;
 use medley_data::synth::{SynthSpec, generate};
+use medley_model::device::Device;
 use medley_protocol::agent::{Assignment, FromRank, Member, RankState, StageInputs, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::{JobId, NodeId, StageId};
@@ -369,6 +370,7 @@ fn index(spec: &Spec, objects: &Objects) -> StageInputs {
         spec,
         inputs: &inputs,
         objects,
+        device: &Device::Cpu,
     });
     let shard = ShardName {
         set: Set::Human,

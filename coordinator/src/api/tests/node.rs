@@ -50,6 +50,7 @@ impl Node {
             orders: Orders {
                 revision: 0,
                 assignments: Vec::new(),
+                probes: Vec::new(),
             },
             ranks: BTreeMap::new(),
             is_alive: true,
@@ -64,6 +65,7 @@ impl Node {
             state: state.clone(),
             doing: None,
             quiet_ms: None,
+            connecting: None,
         };
         Beat {
             node: self.id,
@@ -71,12 +73,15 @@ impl Node {
             revision: self.orders.revision,
             ranks: self.ranks.iter().map(report).collect(),
             leaves_in_ms: None,
+            address: Some(format!("{}:1", self.name)),
+            reached: self.orders.probes.iter().map(|probe| probe.node).collect(),
         }
     }
 
     /// Beats and obeys.
     pub(super) async fn beat(&mut self) {
         let orders: Orders = self.api.post(Role::Node, "/agent/beat", &self.beat_body()).await.read();
+        self.orders.probes.clone_from(&orders.probes);
         if orders.revision <= self.orders.revision {
             return;
         }
@@ -177,6 +182,7 @@ impl Node {
             offset_bytes,
             state_bytes: STATE_BYTES,
             object: object(&format!("{step}-part-{rank}-of-{parts}"), end - offset_bytes),
+            tensors: Some(object(&format!("{step}-tensors-{rank}-of-{parts}"), 99)),
         };
         let handed = PartHandedIn {
             generation: assignment.generation,

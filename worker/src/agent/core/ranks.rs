@@ -9,7 +9,7 @@ use super::leases::Work;
 use super::message::{Output, ProcessId};
 use super::seating::bare;
 use crate::rank::membership::LEADER;
-use medley_protocol::agent::{Assignment, Doing, RankReport, RankState, Register, ToRank};
+use medley_protocol::agent::{Assignment, Connecting, Doing, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub(super) struct Ranks {
     pub(super) slots: BTreeMap<Seat, Slot>,
     pub(super) processes: BTreeMap<ProcessId, Process>,
     next_process: u64,
-    /// A rank's state changed in a way the coordinator waits for.
-    news: bool,
+    /// Something changed in a way the coordinator waits for.
+    pub(super) news: bool,
     /// When this agent last looked for processes that stand still.
     pub(super) looked_at: Duration,
 }
@@ -46,9 +46,12 @@ pub(super) struct Slot {
     pub(super) called_at: Option<Duration>,
     /// None before its start and after its end.
     pub(super) process: Option<ProcessId>,
-    connected: bool,
+    /// Whether its process was told its peers.
+    told_peers: bool,
     /// Whether its process knows that it is to leave.
     parting: bool,
+    /// How far its process is with the connections of this generation, when it last said so.
+    pub(super) connecting: Option<Connecting>,
     /// Checkpoint requests passed on.
     told: BTreeSet<CheckpointRequestId>,
     /// What it does in a stage of tasks.
@@ -111,6 +114,7 @@ impl Ranks {
             state: slot.state.clone(),
             doing: slot.process.and_then(|id| self.doing(id, *seat)),
             quiet_ms: slot.process.and_then(|id| self.quiet_ms(id, now)),
+            connecting: slot.process.and(slot.connecting.clone()),
         };
         self.slots.iter().map(report).collect()
     }
@@ -257,7 +261,7 @@ impl Ranks {
             if assignment.members.is_empty() || is_final(&slot.state) {
                 continue;
             }
-            if !std::mem::replace(&mut slot.connected, true) {
+            if !std::mem::replace(&mut slot.told_peers, true) {
                 let order = ToRank::Connect {
                     generation: seat.generation,
                     members: assignment.members.clone(),
@@ -332,8 +336,9 @@ impl Slot {
             state: RankState::Starting,
             called_at: None,
             process: None,
-            connected: false,
+            told_peers: false,
             parting: false,
+            connecting: None,
             told: BTreeSet::new(),
             work: Work::Idle,
         }

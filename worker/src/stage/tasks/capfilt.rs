@@ -32,7 +32,9 @@ pub(super) struct Tools {
 impl Tools {
     /// Loads the dataset version's manifest and both models; a shard's index is read with the shard.
     pub(super) fn load(given: Given) -> Result<Self, Failure> {
-        let Given { spec, inputs, objects } = given;
+        let Given {
+            spec, inputs, objects, ..
+        } = given;
         let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
         let load = |image_size, from, role| Trained::load(given, image_size, &tokenizer, from, role);
         let (captioner, filter) = (inputs.captioner.as_ref(), inputs.filter.as_ref());
@@ -101,9 +103,10 @@ impl Tools {
         let view = pixels::squares(&decoded, self.captioner.image_size());
         let other_view = (self.filter.image_size() != self.captioner.image_size())
             .then(|| pixels::squares(&decoded, self.filter.image_size()));
-        let captions = self.captions(spec, corpus, pairs, &view);
+        let captions = self.captions(spec, corpus, pairs, &view)?;
         let synthetic: Vec<String> = captions.iter().map(|c| self.tokenizer.decode(&c.tokens)).collect();
-        let probabilities = self.probabilities(spec, corpus, pairs, &synthetic, other_view.as_ref().unwrap_or(&view));
+        let other_view = other_view.as_ref().unwrap_or(&view);
+        let probabilities = self.probabilities(spec, corpus, pairs, &synthetic, other_view)?;
         let entries = captions.iter().zip(synthetic).zip(probabilities).zip(pairs);
         entries
             .map(|(((caption, synthetic), probabilities), pair)| {
@@ -120,7 +123,13 @@ impl Tools {
             .collect()
     }
 
-    fn captions(&mut self, spec: &Spec, corpus: &Corpus, pairs: &[Pair], view: &[f32]) -> Vec<Caption> {
+    fn captions(
+        &mut self,
+        spec: &Spec,
+        corpus: &Corpus,
+        pairs: &[Pair],
+        view: &[f32],
+    ) -> Result<Vec<Caption>, Failure> {
         let capfilt = &spec.capfilt;
         let request = CaptionRequest {
             search: Search::Sample(Sampling {
@@ -135,7 +144,7 @@ impl Tools {
             seed: spec.seed,
         };
         let keys: Vec<u64> = pairs.iter().map(|pair| draw_key(corpus, *pair)).collect();
-        self.captioner.captions(view, &keys, &request)
+        Ok(self.captioner.captions(view, &keys, &request)?)
     }
 
     /// Match probabilities of each image's web texts, then of its synthetic text; an image is looked at once for all.
@@ -146,7 +155,7 @@ impl Tools {
         pairs: &[Pair],
         synthetic: &[String],
         view: &[f32],
-    ) -> Vec<Vec<f32>> {
+    ) -> Result<Vec<Vec<f32>>, Failure> {
         let longest = spec.max_tokens(&spec.filter);
         let (mut texts, mut links) = (Vec::new(), Vec::new());
         for (image, (pair, made)) in (0..).zip(pairs.iter().zip(synthetic)) {
@@ -155,12 +164,12 @@ impl Tools {
                 texts.push(self.tokenizer.encode(text, longest));
             }
         }
-        let logits = self.filter.match_logits(view, pairs.len(), &texts, &links);
+        let logits = self.filter.match_logits(view, pairs.len(), &texts, &links)?;
         let mut of_image = vec![Vec::new(); pairs.len()];
         for ((image, _), logits) in links.iter().zip(logits) {
             of_image[*image as usize].push(match_probability(logits));
         }
-        of_image
+        Ok(of_image)
     }
 }
 
@@ -205,7 +214,9 @@ fn diverged(corpus: &Corpus, pair: Pair) -> Failure {
 
 /// Puts the overlays of all web shards to the version's shards: the next version, with the spec's threshold.
 pub(super) fn merge(given: Given, overlays: &[ShardObject]) -> Result<TaskOutput, Failure> {
-    let Given { spec, inputs, objects } = given;
+    let Given {
+        spec, inputs, objects, ..
+    } = given;
     let mut made: BTreeMap<&ShardName, &ShardObject> = overlays.iter().map(|made| (&made.shard, made)).collect();
     let mut version = inputs::version(objects, inputs)?;
     for entry in version.shards.iter_mut().filter(|entry| entry.shard.set == Set::Web) {

@@ -75,7 +75,9 @@ impl Seen {
 
 impl<'a> Exam<'a> {
     fn load(given: Given<'a>) -> Result<Self, Failure> {
-        let Given { spec, inputs, objects } = given;
+        let Given {
+            spec, inputs, objects, ..
+        } = given;
         let version = inputs::version(objects, inputs)?;
         let corpus = inputs::corpus(objects, &spec.data, &version, |entry| entry.shard.set == Set::Test)?;
         let pairs = corpus.test_pairs();
@@ -142,16 +144,16 @@ impl<'a> Exam<'a> {
             captions: Vec::new(),
         };
         for texts in self.texts.chunks(self.batch()) {
-            seen.text_features.extend(self.model.text_features(texts));
+            seen.text_features.extend(self.model.text_features(texts)?);
         }
         for start in (0..self.images.len()).step_by(self.batch()) {
             let batch = start..(start + self.batch()).min(self.images.len());
             let view = self.view(batch.clone())?;
             seen.image_features
-                .extend(self.model.image_features(&view, batch.len()));
+                .extend(self.model.image_features(&view, batch.len())?);
             // Greedy captions draw nothing, so that any key serves.
             let keys: Vec<u64> = batch.clone().map(|i| i as u64).collect();
-            seen.captions.extend(self.model.captions(&view, &keys, &request));
+            seen.captions.extend(self.model.captions(&view, &keys, &request)?);
             progress(batch.end as u64, self.units());
         }
         self.check_finite(&seen)?;
@@ -203,7 +205,7 @@ impl<'a> Exam<'a> {
             let view = self.view(batch.clone())?;
             let of_image = |(i, image): (usize, usize)| texts_of[image].iter().map(move |text| (i as u32, *text));
             let links: Vec<(u32, u32)> = batch.clone().enumerate().flat_map(of_image).collect();
-            let logits = self.model.match_logits(&view, batch.len(), &self.texts, &links);
+            let logits = self.model.match_logits(&view, batch.len(), &self.texts, &links)?;
             let mut logits = logits.into_iter();
             for image in batch.clone() {
                 let score = |(text, logits): (&u32, [f32; 2])| logits[1] + seen.cosine(image, *text as usize);

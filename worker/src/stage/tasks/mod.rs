@@ -19,6 +19,7 @@ use crate::rank::failure::Failure;
 use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
 use crate::rank::process::Context;
+use medley_model::device::Device;
 use medley_protocol::agent::{FromRank, RankState, StageInputs, ToRank};
 use medley_protocol::checkpoint::ObjectRef;
 use medley_protocol::spec::Spec;
@@ -41,6 +42,7 @@ pub fn run(context: &Context) -> Result<(), Failure> {
         spec: &context.assignment.spec,
         inputs: &context.assignment.inputs,
         objects: &context.objects,
+        device: &context.device,
     };
     let mut desk = Desk::new(given);
     let voice = &context.voice;
@@ -95,6 +97,8 @@ pub struct Given<'a> {
     pub inputs: &'a StageInputs,
     /// The object store.
     pub objects: &'a Objects,
+    /// Where it computes.
+    pub device: &'a Device,
 }
 
 /// Where tasks are done: keeps what was loaded for earlier ones.

@@ -9,7 +9,7 @@ use medley_data::decode::{self, Rgb};
 use medley_data::evaluation::{Details, Row, rank_of};
 use medley_data::index::ShardIndex;
 use medley_data::shards;
-use medley_model::flat::Pool;
+use medley_model::device::{Device, Pool};
 use medley_model::ops::sum::dot;
 use medley_model::weights::export::Kind;
 use medley_protocol::ids::{LeaseToken, TaskId};
@@ -128,6 +128,7 @@ fn a_desk_keeps_its_models_and_tells_its_progress() {
         spec: &world.spec,
         inputs: &inputs,
         objects: &world.objects,
+        device: &Device::Cpu,
     };
     let mut desk = Desk::new(given);
     let mut shards = world.shards(Set::Web).into_iter();
@@ -160,6 +161,7 @@ fn ranks_are_those_of_scoring_every_pair_by_itself() {
         spec: &world.spec,
         inputs: &inputs,
         objects: &world.objects,
+        device: &Device::Cpu,
     };
     let output = Desk::new(given).perform(&TaskWork::Evaluate, &mut |done, total| told = (done, total));
     let (details, figures) = evaluation_of(output.unwrap());

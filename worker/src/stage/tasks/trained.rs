@@ -5,21 +5,23 @@ use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::text::Tokenizer;
 use medley_model::blip::Blip;
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::{Device, DeviceError, OwnParameters, Pool};
+use medley_model::flat::Flat;
 use medley_model::generate::{Caption, CaptionRequest};
 use medley_protocol::checkpoint::Manifest;
 
 /// A checkpoint's weights in BLIP at one image size, without moments, momentum encoders and queues.
 pub(crate) struct Trained {
     blip: Blip,
-    params: Flat,
+    params: OwnParameters,
     pool: Pool,
 }
 
 impl Trained {
-    /// A model with these weights.
-    pub(crate) fn new(blip: Blip, params: Flat) -> Self {
-        let pool = Pool::default();
+    /// A model with these weights on this device.
+    pub(crate) fn new(blip: Blip, params: Flat, device: &Device) -> Self {
+        let params = OwnParameters::hold(params, device);
+        let pool = Pool::on(device.clone());
         Self { blip, params, pool }
     }
 
@@ -38,7 +40,7 @@ impl Trained {
         } else {
             inputs::params(given.objects, &blip, manifest, role)?
         };
-        Ok(Self::new(blip, params))
+        Ok(Self::new(blip, params, given.device))
     }
 
     /// Side of its images in pixels.
@@ -52,30 +54,53 @@ impl Trained {
     }
 
     /// See [`Blip::captions`].
-    pub(crate) fn captions(&mut self, pixels: &[f32], samples: &[u64], request: &CaptionRequest) -> Vec<Caption> {
-        self.blip
-            .captions(&self.params, pixels, samples, request, &mut self.pool)
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub(crate) fn captions(
+        &mut self,
+        pixels: &[f32],
+        samples: &[u64],
+        request: &CaptionRequest,
+    ) -> Result<Vec<Caption>, DeviceError> {
+        let captions = self
+            .blip
+            .captions(&self.params, pixels, samples, request, &mut self.pool);
+        self.pool.check().map(|()| captions)
     }
 
     /// See [`Blip::image_features`].
-    pub(crate) fn image_features(&mut self, pixels: &[f32], b: usize) -> Vec<f32> {
-        self.blip.image_features(&self.params, pixels, b, &mut self.pool)
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub(crate) fn image_features(&mut self, pixels: &[f32], b: usize) -> Result<Vec<f32>, DeviceError> {
+        let features = self.blip.image_features(&self.params, pixels, b, &mut self.pool);
+        self.pool.check().map(|()| features)
     }
 
     /// See [`Blip::text_features`].
-    pub(crate) fn text_features(&mut self, texts: &[Vec<u32>]) -> Vec<f32> {
-        self.blip.text_features(&self.params, texts, &mut self.pool)
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub(crate) fn text_features(&mut self, texts: &[Vec<u32>]) -> Result<Vec<f32>, DeviceError> {
+        let features = self.blip.text_features(&self.params, texts, &mut self.pool);
+        self.pool.check().map(|()| features)
     }
 
     /// See [`Blip::match_logits`].
+    ///
+    /// # Errors
+    /// [`DeviceError`].
     pub(crate) fn match_logits(
         &mut self,
         pixels: &[f32],
         b: usize,
         texts: &[Vec<u32>],
         pairs: &[(u32, u32)],
-    ) -> Vec<[f32; 2]> {
-        self.blip
-            .match_logits(&self.params, pixels, b, texts, pairs, &mut self.pool)
+    ) -> Result<Vec<[f32; 2]>, DeviceError> {
+        let logits = self
+            .blip
+            .match_logits(&self.params, pixels, b, texts, pairs, &mut self.pool);
+        self.pool.check().map(|()| logits)
     }
 }

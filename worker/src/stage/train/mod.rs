@@ -4,12 +4,13 @@
 //! waits to be called to the next generation ([`line`]); when the stage grows or shrinks by plan it leaves between two steps,
 //! for the next generation or for good. In each generation ([`part`]) the members connect, agree on what they go on from, and feed those that hold no state ([`handover`]).
 //!
-//! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]); the lanes' gradients are summed
+//! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]) on its device ([`lanes`]); the lanes' gradients are summed
 //! along the lane tree, features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
 //! they are drawn from ([`negatives`]); once every member is prepared ([`member`]) the state
 //! moves as one local act. What a stage trains, on which pairs and by which schedule, is settled at its start ([`setup`]).
 
 pub mod handover;
+mod lanes;
 mod line;
 mod member;
 mod negatives;
@@ -20,13 +21,12 @@ mod shares;
 mod trainer;
 
 use crate::collective::tcp::Lost;
+use crate::listen::{address, listen};
 use crate::rank::failure::Failure;
 use crate::rank::process::Context;
 use line::Line;
 use medley_protocol::agent::RankState;
 use setup::Setup;
-use std::io;
-use std::net::TcpListener;
 use trainer::Trainer;
 
 /// How a rank's part in a generation ends.
@@ -74,9 +74,10 @@ pub fn run(context: Context) -> Result<(), Failure> {
         orders,
         voice,
         objects,
+        device,
     } = context;
     let setup = Setup::load(&assignment, &objects)?;
-    let mut trainer = Trainer::new(setup, &assignment, (objects, voice.clone()));
+    let mut trainer = Trainer::new(setup, &assignment, device, (objects, voice.clone()));
     let listener = listen(&host)?;
     let address = address(&host, listener.local_addr()?.port());
     let mut line = Line::new((orders, voice.clone()), address, (Box::new(assignment), rank));
@@ -99,29 +100,5 @@ pub fn run(context: Context) -> Result<(), Failure> {
                 voice.state(RankState::Broken { committed, reason });
             }
         }
-    }
-}
-
-/// Listens on the rank's own host; on every address where the host's name is one that only others can use.
-fn listen(host: &str) -> io::Result<TcpListener> {
-    TcpListener::bind((host, 0)).or_else(|_| TcpListener::bind(("0.0.0.0", 0)))
-}
-
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_both_kinds_can_be_connected_to() {
-        assert_eq!(address("10.0.0.1", 5), "10.0.0.1:5");
-        assert_eq!(address("::1", 5), "[::1]:5");
     }
 }

@@ -2,11 +2,11 @@
 //! ranks gather what it sees; in the second each lane draws its negatives from that, reads those of other lanes itself, and
 //! differentiates through them on its own tape. No gradient crosses lanes.
 
+use super::lanes::Lanes;
 use super::shares::View;
 use crate::rank::failure::Failure;
 use medley_data::loader::{Batch, Loader};
 use medley_model::blip::{Blip, Candidates, Guest, LaneStep};
-use medley_model::flat::Pool;
 use medley_model::loss::itm::{Negatives, Seated};
 use medley_model::state::State;
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ pub(super) struct Drawn {
 }
 
 /// What the student sees of a lane.
-pub(super) fn look(blip: &Blip, state: &State, batch: &Batch, step: LaneStep, pool: &mut Pool) -> View {
-    let (image_features, text_features) = blip.student_features(state, super::trainer::own(batch), step, pool);
+pub(super) fn look(lanes: &mut Lanes, model: (&Blip, &State), batch: &Batch, step: LaneStep) -> View {
+    let (image_features, text_features) = lanes.student_features(model, super::trainer::own(batch), step);
     View {
         image_features,
         text_features,

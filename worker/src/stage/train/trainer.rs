@@ -1,6 +1,7 @@
 //! Step after step: own lanes, the collective, agreement, commit.
 
 use super::handover;
+use super::lanes::Lanes;
 use super::line::Line;
 use super::member::Speaker;
 use super::negatives::{self, Looked};
@@ -15,13 +16,15 @@ use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
 use crate::collective::tcp::{Lost, Mesh};
 use crate::objects::Objects;
+use crate::rank::activity::Activity;
 use crate::rank::beginning::{Memory, Path};
 use crate::rank::failure::Failure;
 use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
 use medley_data::loader::{Batch, Loader};
 use medley_model::blip::{Blip, LaneBatch, LaneStep};
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::Device;
+use medley_model::flat::{self, Flat};
 use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
@@ -63,8 +66,8 @@ pub(super) struct Trainer {
     stage: StageId,
     voice: Voice,
     writer: Option<Writer>,
-    activations: Pool,
-    gradients: Pool,
+    own: Lanes,
+    gradients: flat::Pool,
 }
 
 /// A rank's place in a generation.
@@ -103,7 +106,12 @@ struct Prepared {
 
 impl Trainer {
     /// A rank that holds no state yet.
-    pub(super) fn new(setup: Setup, assignment: &Assignment, (objects, voice): (Objects, Voice)) -> Self {
+    pub(super) fn new(
+        setup: Setup,
+        assignment: &Assignment,
+        device: Device,
+        (objects, voice): (Objects, Voice),
+    ) -> Self {
         let lane_share = setup.lane_share();
         let mut state = State::zeros(&setup.blip);
         if assignment.generation > 1 {
@@ -128,9 +136,14 @@ impl Trainer {
             stage: assignment.stage,
             voice,
             writer: None,
-            activations: Pool::default(),
-            gradients: Pool::default(),
+            own: Lanes::on(device),
+            gradients: flat::Pool::default(),
         }
+    }
+
+    /// What the rank is doing.
+    pub(super) fn activity(&self) -> &Activity {
+        self.voice.activity()
     }
 
     /// Elements of a gradient.
@@ -166,6 +179,7 @@ impl Trainer {
         self.holds_state = false;
         // What was claimed to be fed is given back first: two states would not fit everywhere.
         self.state = State::zeros(&self.blip).into();
+        self.own.forget();
         self.state = stored_state(assignment, &self.objects, &self.blip, &self.schedule.train)?.into();
         self.holds_state = true;
         tracing::info!("trains from step {}", self.state.step);
@@ -187,6 +201,9 @@ impl Trainer {
     pub(super) fn hand_over(&mut self, paths: &[Path], place: &Place) -> Result<(), Lost> {
         let joins = paths[place.mesh.rank() as usize] == Path::Join;
         self.holds_state &= !joins;
+        if joins {
+            self.own.forget();
+        }
         handover::feed(&mut self.state, paths, &place.deal.nodes, place.mesh)?;
         self.holds_state = true;
         Ok(())
@@ -311,7 +328,7 @@ impl Trainer {
             state,
             samples,
             foreign,
-            activations,
+            own: device,
             lane_share,
             ..
         } = self;
@@ -328,9 +345,7 @@ impl Trainer {
                 ..own(&batch)
             };
             let negatives = drawn.as_ref().map(|drawn| &drawn.negatives);
-            let output = blip
-                .lane_with(state, lane, step, negatives, activations, gradient)
-                .map_err(|e| Failure::lasting(format!("a fault of the model's code: {e}")))?;
+            let output = device.run((blip, state), lane, step, negatives, gradient)?;
             outputs.push((output, lane_share.words(&batch)));
             Ok::<(), Failure>(())
         })?;
@@ -339,7 +354,7 @@ impl Trainer {
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
         let gradient = total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?;
         Ok(Prepared {
-            gradient_norm: gradient_norm(&gradient, self.lanes),
+            gradient_norm: gradient_norm(&Device::Cpu, (&gradient).into(), self.lanes),
             gradient,
             gathered,
         })
@@ -356,13 +371,7 @@ impl Trainer {
         for lane in place.lanes() {
             let step = self.lane_step(lane);
             let batch = next(&mut self.samples, step)?;
-            views.push(negatives::look(
-                &self.blip,
-                &self.state,
-                &batch,
-                step,
-                &mut self.activations,
-            ));
+            views.push(negatives::look(&mut self.own, (&self.blip, &self.state), &batch, step));
             batches.push_back(batch);
         }
         self.note(StepPhase::Exchanging, place);
@@ -403,7 +412,7 @@ impl Trainer {
         let step = self.state.step;
         let lr = self.schedule.lr(step);
         let commit = Commit {
-            gradient: &prepared.gradient,
+            gradient: (&prepared.gradient).into(),
             lanes: self.lanes,
             image_features: &prepared.gathered.image_features,
             text_features: &prepared.gathered.text_features,
@@ -465,7 +474,7 @@ impl Trainer {
                 Outcome::Refused { step, reason } => FromRank::PartRefused { step, reason },
             });
         };
-        Writer::start(self.objects.clone(), self.stage, report)
+        Writer::start(self.objects.clone(), self.stage, State::tensors_of(&self.blip), report)
     }
 
     /// Digest of a rotating part of the state before the step.

@@ -59,7 +59,11 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
 }
 
 pub(super) fn orders(revision: u64, assignments: Vec<Assignment>) -> Orders {
-    Orders { revision, assignments }
+    Orders {
+        revision,
+        assignments,
+        probes: Vec::new(),
+    }
 }
 
 /// A rank says that it has committed a step.
@@ -101,6 +105,7 @@ pub(super) fn part(step: u64, part: u32) -> CheckpointPart {
         offset_bytes: 0,
         state_bytes: 2,
         object: object("part"),
+        tensors: None,
     }
 }
 

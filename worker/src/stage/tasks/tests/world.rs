@@ -8,6 +8,7 @@ use medley_data::shards;
 use medley_data::synth::{SynthSpec, generate};
 use medley_data::text::Tokenizer;
 use medley_model::blip::Blip;
+use medley_model::device::Device;
 use medley_model::state::State;
 use medley_model::weights::export::{Export, Kind};
 use medley_protocol::agent::StageInputs;
@@ -68,6 +69,7 @@ impl World {
             spec: &self.spec,
             inputs,
             objects: &self.objects,
+            device: &Device::Cpu,
         };
         Desk::new(given).perform(work, &mut |_, _| {})
     }
@@ -141,6 +143,7 @@ impl World {
             offset_bytes: 0,
             state_bytes,
             object,
+            tensors: None,
         };
         Manifest {
             id: CheckpointId::generate(),

@@ -1,0 +1,165 @@
+//! A lane of a step and its commit on a GPU, against the processor's.
+
+use crate::fixture::{Fixture, commit_of, lane_step};
+use medley_model::blip::{LaneOutput, Seen};
+use medley_model::device::{Buffer, Device, Pool, SpanMut};
+use medley_model::flat::Flat;
+use medley_model::layout::Layout;
+use medley_model::loss::itm::Negatives;
+use medley_model::params::{self, Objective};
+use medley_model::state::{Resident, State};
+use std::fmt::Write as _;
+
+/// Losses may differ by this, relative.
+const LOSS: f64 = 1e-5;
+/// Gradients of parameters may differ by this, relative in the Euclidean norm: the bar of the processor's parity.
+const GRADIENT: f64 = 1e-3;
+/// Gradients that are zero in exact arithmetic are compared with the whole gradient's norm instead.
+const NOISE: f64 = 1e-6;
+/// Steps that are committed.
+const STEPS: usize = 3;
+
+/// Compares `preset` at `batch` samples; whether all is well.
+pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
+    let fixture = Fixture::new(preset, Some(batch), 0, None);
+    let blip = &fixture.blip;
+    let b = batch as u32;
+    let negatives = Negatives {
+        image_of_text: (0..b).map(|i| (i + 1) % b).collect(),
+        text_of_image: (0..b).map(|i| (i + b - 1) % b).collect(),
+    };
+    let layout = &blip.student_layout;
+    let mut host = State::fresh(blip, fixture.spec.seed);
+    let mut resident = Resident::of(&host, device);
+    let (mut host_pool, mut pool) = (Pool::default(), Pool::on(device.clone()));
+    let mut expected = Flat::zeros(layout.len());
+    let mut gradient = device.buffer(layout.len());
+    let mut well = true;
+    for step in 0..STEPS {
+        let given = (step > 0).then_some(&negatives);
+        let plain = run(&fixture, (&host).into(), given, &mut host_pool, (&mut expected).into());
+        let ours = run(&fixture, resident.seen(), given, &mut pool, (&mut gradient).into());
+        let found = device.to_vec(gradient.span());
+        let again = run(&fixture, resident.seen(), given, &mut pool, (&mut gradient).into());
+        let same = again == ours && device.to_vec(gradient.span()) == found;
+        well &= report(&format!("{preset} × {batch}, step {step}: same bits twice"), same, "");
+        well &= losses(preset, step, &plain, &ours);
+        well &= gradients(preset, step, layout, &expected, &found);
+        let commit = |gradient| commit_of(&plain, gradient);
+        host.commit(
+            blip,
+            Objective::Pretrain,
+            &fixture.spec.pretrain,
+            commit((&expected).into()),
+        );
+        // Committed from the processor's gradient, so that one step's rounding does not meet the next one's.
+        let given: Buffer = device.upload(&expected);
+        resident.commit(blip, Objective::Pretrain, &fixture.spec.pretrain, commit(given.span()));
+        let mut stored = State::zeros(blip);
+        well &= resident.store(&mut stored).is_ok();
+        well &= states(preset, step, &host, &stored);
+    }
+    println!(
+        "{preset} × {batch}: {:.2} GiB of activations at most",
+        pool.peak_bytes() as f64 / f64::from(1 << 30)
+    );
+    well
+}
+
+fn run(
+    fixture: &Fixture,
+    state: Seen,
+    negatives: Option<&Negatives>,
+    pool: &mut Pool,
+    gradient: SpanMut,
+) -> LaneOutput {
+    let (step, batch) = (lane_step(&fixture.spec, 7), fixture.samples.batch());
+    let found = fixture.blip.lane_with(state, batch, step, negatives, pool, gradient);
+    found.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn losses(preset: &str, step: usize, plain: &LaneOutput, ours: &LaneOutput) -> bool {
+    let worst = plain
+        .losses
+        .iter()
+        .zip(ours.losses)
+        .map(|(a, b)| f64::from((a - b).abs() / a.abs()));
+    let worst = worst.fold(0.0, f64::max);
+    let features =
+        apart(&plain.image_features, &ours.image_features).max(apart(&plain.text_features, &ours.text_features));
+    let detail = format!(
+        "losses {:?} / {:?} apart {worst:.1e}, features {features:.1e}",
+        plain.losses, ours.losses
+    );
+    report(
+        &format!("{preset}, step {step}: losses"),
+        worst < LOSS && features < LOSS,
+        &detail,
+    )
+}
+
+fn gradients(preset: &str, step: usize, layout: &Layout, plain: &[f32], ours: &[f32]) -> bool {
+    let declared = params::declared_writes(layout, Objective::Pretrain);
+    let whole = norm(plain);
+    let mut all: Vec<(f64, &str)> = layout
+        .iter()
+        .filter(|(id, _)| declared[id.index()] > 0)
+        .map(|(_, entry)| {
+            let (plain, ours) = (&plain[entry.range()], &ours[entry.range()]);
+            (
+                distance(plain, ours) / norm(plain).max(NOISE * whole),
+                entry.name.as_str(),
+            )
+        })
+        .collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut detail = String::new();
+    for (apart, name) in &all[..3] {
+        let _ = write!(detail, " {name} {apart:.1e}");
+    }
+    let well = all.iter().all(|(apart, _)| *apart < GRADIENT);
+    report(
+        &format!("{preset}, step {step}: {} gradients", all.len()),
+        well,
+        &detail,
+    )
+}
+
+fn states(preset: &str, step: usize, host: &State, stored: &State) -> bool {
+    let sections = host.sections().into_iter().zip(stored.sections());
+    let worst = sections.map(|((_, a), (_, b))| apart(a, b)).fold(0.0, f64::max);
+    let counted = (host.step, host.queue_next, &host.queued_identities)
+        == (stored.step, stored.queue_next, &stored.queued_identities);
+    report(
+        &format!("{preset}, step {step}: state"),
+        counted && worst < LOSS,
+        &format!("apart {worst:.1e}"),
+    )
+}
+
+/// `‖a − b‖ / ‖a‖`; numbers that are none are infinitely far apart.
+pub(crate) fn apart(a: &[f32], b: &[f32]) -> f64 {
+    distance(a, b) / norm(a).max(f64::MIN_POSITIVE)
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares: f64 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+        .sum();
+    if squares.is_nan() {
+        f64::INFINITY
+    } else {
+        squares.sqrt()
+    }
+}
+
+fn norm(a: &[f32]) -> f64 {
+    a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>().sqrt()
+}
+
+fn report(what: &str, well: bool, detail: &str) -> bool {
+    println!("{:<6} {what}: {detail}", if well { "OK" } else { "WRONG" });
+    well
+}

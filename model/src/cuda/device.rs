@@ -1,0 +1,198 @@
+//! A device: what it owns, its errors, and copies to and from it.
+
+use super::blas::Blas;
+use super::driver::{Context, Description, Stream};
+use super::error::CudaError;
+use super::format::Format;
+use super::gemm::Plans;
+use super::launch::{Arg, Block, Kernels, Variant};
+use super::memory::{Memory, Scratch, Slice, SliceMut};
+use super::staging::Ring;
+use bytemuck::Pod;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A CUDA device with one stream.
+pub struct Cuda {
+    // Dropped in this order: the context goes last.
+    pub(super) plans: Mutex<Plans>,
+    pub(super) blas: Blas,
+    ring: Mutex<Ring>,
+    kernels: Kernels,
+    stream: Stream,
+    context: Context,
+    failed: AtomicBool,
+    error: Mutex<Option<CudaError>>,
+}
+
+impl Cuda {
+    /// Opens a device and loads the kernels.
+    ///
+    /// # Errors
+    /// What is missing on this machine, or what the driver says.
+    pub fn open(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+        let context = Context::open(ordinal)?;
+        let stream = Stream::new()?;
+        let kernels = Kernels::load()?;
+        let ring = Mutex::new(Ring::new()?);
+        let blas = Blas::new(&stream)?;
+        Ok(Arc::new(Self {
+            plans: Mutex::default(),
+            blas,
+            ring,
+            kernels,
+            stream,
+            context,
+            failed: AtomicBool::new(false),
+            error: Mutex::default(),
+        }))
+    }
+
+    /// What the device is, and how much of its memory is free.
+    pub fn describe(&self) -> Description {
+        self.stream();
+        self.context.describe().unwrap_or_else(|error| {
+            self.note(Err(CudaError::driver("describe itself", error)));
+            Description::default()
+        })
+    }
+
+    /// Waits for the operations called so far.
+    ///
+    /// # Errors
+    /// The first error since the last check. What was called after it was not done.
+    pub fn check(&self) -> Result<(), CudaError> {
+        self.synchronize();
+        self.failed.store(false, Ordering::Relaxed);
+        locked(&self.error).take().map_or(Ok(()), Err)
+    }
+
+    /// Waits for the operations called so far.
+    pub fn synchronize(&self) {
+        self.note(self.stream().synchronize());
+    }
+
+    /// Memory of single precision with unspecified contents.
+    pub fn memory(self: &Arc<Self>, len: usize) -> Memory {
+        self.memory_of(len, Format::F32)
+    }
+
+    /// Memory with unspecified contents.
+    pub fn memory_of(self: &Arc<Self>, len: usize, format: Format) -> Memory {
+        Memory::new(self, len, format)
+    }
+
+    /// Copies to the device, rounding where less is stored; `from` may be changed at return.
+    pub fn upload(&self, from: &[f32], to: SliceMut<'_>) {
+        assert_eq!(from.len(), to.len(), "a copy has the length of its source");
+        match to.format() {
+            Format::F32 => self.send(from, to.address()),
+            Format::Bf16 => self.copy(self.bring(from).slice(from.len(), Format::F32), to),
+        }
+    }
+
+    /// Copies from the device and waits. What is there after an error is not a number.
+    pub fn download(&self, from: Slice<'_>, to: &mut [f32]) {
+        assert_eq!(from.len(), to.len(), "a copy has the length of its source");
+        let fetched = to.is_empty()
+            || match from.format() {
+                Format::F32 => self.fetch(from.address(), to),
+                Format::Bf16 => self.fetch(self.converted(from, Format::F32).address(), to),
+            };
+        if !fetched {
+            to.fill(f32::NAN);
+        }
+    }
+
+    /// A copy in another format.
+    pub(super) fn converted(&self, x: Slice<'_>, format: Format) -> Scratch<'_> {
+        let mut copy = self.scratch(x.len() * format.size());
+        self.copy(x, copy.slice_mut(x.len(), format));
+        copy
+    }
+
+    /// Copies to the host and waits; returns whether that went well.
+    pub(super) fn fetch<T: Pod>(&self, from: u64, to: &mut [T]) -> bool {
+        !self.has_failed() && self.note(self.stream().to_host(from, to))
+    }
+
+    /// Copies host values to an address.
+    fn send<T: Pod>(&self, values: &[T], to: u64) {
+        if !values.is_empty() && !self.has_failed() {
+            let bytes = bytemuck::cast_slice(values);
+            self.note(locked(&self.ring).send(self.stream(), bytes, to));
+        }
+    }
+
+    /// Host values in scratch, which is freed behind the operations called until it is dropped.
+    pub(super) fn bring<T: Pod>(&self, values: &[T]) -> Scratch<'_> {
+        let scratch = self.scratch(size_of_val(values));
+        self.send(values, scratch.address());
+        scratch
+    }
+
+    /// Scratch with unspecified contents.
+    pub(super) fn scratch(&self, bytes: usize) -> Scratch<'_> {
+        Scratch::new(self, bytes)
+    }
+
+    /// Address of new memory; 0 if there is none.
+    pub(super) fn allocate(&self, bytes: usize) -> u64 {
+        if bytes == 0 || self.has_failed() {
+            return 0;
+        }
+        let address = self.stream().allocate(bytes);
+        let (address, result) = address.map_or_else(|error| (0, Err(error)), |address| (address, Ok(())));
+        self.note(result);
+        address
+    }
+
+    pub(super) fn free(&self, address: u64) {
+        if address != 0 {
+            self.note(self.stream().free(address));
+        }
+    }
+
+    /// Runs a kernel over a grid of blocks.
+    pub(super) fn launch(&self, kernel: impl Into<Variant>, grid: (u32, u32), block: impl Into<Block>, args: &[Arg]) {
+        if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
+            return;
+        }
+        let result = self
+            .kernels
+            .launch(self.stream(), kernel.into(), grid, block.into(), args);
+        self.note(result);
+    }
+
+    /// Whether an operation has failed, so that later ones do nothing.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The stream, with the context current on this thread.
+    pub(super) fn stream(&self) -> &Stream {
+        self.note(self.context.enter());
+        &self.stream
+    }
+
+    /// Keeps the first error; returns whether there is none in `result`.
+    pub(super) fn note(&self, result: Result<(), CudaError>) -> bool {
+        let Err(error) = result else { return true };
+        self.failed.store(true, Ordering::Relaxed);
+        locked(&self.error).get_or_insert(error);
+        false
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // What the ring holds may be on its way. Nobody is left to hear of an error.
+        let _ = self.stream().free(self.blas.workspace());
+        let _ = self.stream().synchronize();
+    }
+}
+
+/// What a mutex holds, whatever happened to a thread that held it: it is left whole between any two statements.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,61 @@
+//! What can go wrong with a device.
+
+use cudarc::cublaslt::result::CublasError;
+use cudarc::driver::DriverError;
+
+/// What went wrong with a device, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CudaError {
+    /// The driver's library is not there.
+    #[error("the CUDA driver (libcuda.so.1) is not on this machine: install NVIDIA's driver, version 580 or newer")]
+    NoDriver,
+    /// The library of matrix products is not there.
+    #[error("libcublasLt.so.13 is not found: install cuBLAS of CUDA 13 and name its folder in LD_LIBRARY_PATH")]
+    NoCublas,
+    /// The driver sees no such device.
+    #[error("there is no CUDA device {ordinal}: the driver sees {count}, see CUDA_VISIBLE_DEVICES")]
+    NoDevice {
+        /// The device asked for.
+        ordinal: usize,
+        /// Devices there are.
+        count: usize,
+    },
+    /// A call of the driver failed, or an operation before it.
+    #[error("the CUDA device fails to {what}: {code}")]
+    Driver {
+        /// What was tried.
+        what: &'static str,
+        /// The driver's name for the error, and its explanation.
+        code: String,
+    },
+    /// A matrix product failed.
+    #[error("cuBLASLt fails to {what}: {code}")]
+    Cublas {
+        /// What was tried.
+        what: String,
+        /// The library's name for the error.
+        code: String,
+    },
+    /// Device memory ran out.
+    #[error("the CUDA device has no {bytes} bytes left: make the batch of a lane smaller")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+impl CudaError {
+    pub(super) fn driver(what: &'static str, error: DriverError) -> Self {
+        Self::Driver {
+            what,
+            code: format!("{error:?}"),
+        }
+    }
+
+    pub(super) fn cublas(what: impl Into<String>, error: CublasError) -> Self {
+        Self::Cublas {
+            what: what.into(),
+            code: format!("{:?}", error.0),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Matrix products.
+//!
+//! The library thinks in columns where everything here thinks in rows: a row-major matrix is its transpose to the library, so
+//! `c = a·b` is asked for as `cᵀ = bᵀ·aᵀ`, with no copy.
+//!
+//! The library proposes an algorithm for a shape; the proposal is kept. It depends on the shape and on the alignment of the
+//! operands up to 16 bytes, never on where they lie: memory starts at multiples of 256 bytes, so the alignment of a part is a
+//! function of its place in the whole.
+//!
+//! Factors of bf16 are summed in single precision and rounded once if the result is of bf16 too. Where the library has no algorithm
+//! for them, copies of single precision are multiplied.
+
+use super::Cuda;
+use super::blas::{Plan, Stored};
+use super::device::locked;
+use super::error::CudaError;
+use super::format::{Format, common};
+use super::memory::{Scratch, Slice, SliceMut};
+use cudarc::cublaslt::result::CublasError;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// A factor of a product: a dense row-major matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Factor<'a> {
+    /// Its elements.
+    pub data: Slice<'a>,
+    /// Rows as stored.
+    pub rows: usize,
+    /// Columns as stored.
+    pub cols: usize,
+    /// Whether the factor is the transpose of what is stored.
+    pub turned: bool,
+}
+
+impl<'a> Factor<'a> {
+    /// The matrix with `cols` columns that fills `data`.
+    pub fn new(data: Slice<'a>, cols: usize) -> Self {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        Self {
+            data,
+            rows,
+            cols,
+            turned: false,
+        }
+    }
+
+    /// The transpose.
+    pub const fn t(self) -> Self {
+        Self {
+            turned: !self.turned,
+            ..self
+        }
+    }
+
+    /// Rows and columns of what is meant.
+    const fn shape(&self) -> (usize, usize) {
+        if self.turned {
+            (self.cols, self.rows)
+        } else {
+            (self.rows, self.cols)
+        }
+    }
+
+    /// The same factor, of which this is a copy of single precision.
+    fn widened<'b>(&self, copy: &'b Scratch<'_>) -> Factor<'b> {
+        Factor {
+            data: copy.slice(self.data.len(), Format::F32),
+            ..*self
+        }
+    }
+
+    fn stored(&self) -> Stored {
+        Stored {
+            rows: self.cols,
+            cols: self.rows,
+            stride: self.cols,
+            format: self.data.format(),
+            turned: self.turned,
+            alignment: alignment(self.data.address()),
+        }
+    }
+}
+
+/// What a product starts from.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// Zero: the product overwrites.
+    Zero,
+    /// What is there: the product is added.
+    Add,
+    /// This row in every row, then the product is added.
+    Bias(Slice<'a>),
+}
+
+/// Operands and whether a bias is added.
+type Shape = ([Stored; 3], bool);
+
+/// What was chosen for each shape; nothing where the library has no algorithm.
+#[derive(Default)]
+pub(super) struct Plans {
+    known: HashMap<Shape, Option<Plan>>,
+}
+
+/// The largest power of two up to 16 that divides an address.
+fn alignment(address: u64) -> u32 {
+    1 << address.trailing_zeros().min(4)
+}
+
+impl Cuda {
+    /// `c = start + a·b` with `c` row-major, its rows `stride` elements apart. The factors have one format, and `c` the same or
+    /// single precision.
+    ///
+    /// # Panics
+    /// If the shapes or formats do not fit; they are fixed by the model.
+    pub fn gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+        let ((m, k), (inner, n)) = (a.shape(), b.shape());
+        assert_eq!(k, inner, "inner dimensions differ");
+        assert!(
+            a.rows * a.cols <= a.data.len() && b.rows * b.cols <= b.data.len(),
+            "a factor leaves its slice"
+        );
+        let format = common("gemm", &[&a.data, &b.data]);
+        assert!(
+            c.format() == format || c.format() == Format::F32,
+            "a product of single precision is not rounded"
+        );
+        if m == 0 || n == 0 {
+            return;
+        }
+        assert!(
+            stride >= n && (m - 1) * stride + n <= c.len(),
+            "the result leaves its slice"
+        );
+        if k == 0 {
+            return self.start_rows((m, n), c, stride, start);
+        }
+        let shapes = [b.stored(), a.stored(), stored_result(&c, (m, n), stride)];
+        if format == Format::Bf16 && !self.has_plan((shapes, false)) {
+            return self.single_gemm(a, b, c, stride, start);
+        }
+        let addresses = (b.data.address(), a.data.address(), c.address());
+        match start {
+            Start::Zero => self.product(shapes, addresses, None, 0.0),
+            Start::Add => self.product(shapes, addresses, None, 1.0),
+            Start::Bias(bias) => {
+                assert_eq!(bias.len(), n, "a bias has an element for every column");
+                let copy = (bias.format() != c.format()).then(|| self.converted(bias, c.format()));
+                let bias = copy.as_ref().map_or(bias, |copy| copy.slice(n, c.format()));
+                if bias.is_aligned() && self.has_plan((shapes, true)) {
+                    return self.product(shapes, addresses, Some(bias.address()), 0.0);
+                }
+                self.start_rows((m, n), c.reborrow(), stride, Start::Bias(bias));
+                self.product(shapes, addresses, None, 1.0);
+            }
+        }
+    }
+
+    /// The product of factors of bf16 by way of single precision.
+    fn single_gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+        let [a_copy, b_copy] = [a, b].map(|factor| self.converted(factor.data, Format::F32));
+        let (a, b) = (a.widened(&a_copy), b.widened(&b_copy));
+        if c.format() == Format::F32 {
+            return self.gemm(a, b, c, stride, start);
+        }
+        let (m, n) = (a.shape().0, b.shape().1);
+        let mut sum = self.scratch(m * n * size_of::<f32>());
+        if matches!(start, Start::Add) {
+            let sum = sum.slice_mut(m * n, Format::F32);
+            self.copy_rows(c.as_slice(), (0, stride), sum, (0, n), (m, n), false);
+        }
+        self.gemm(a, b, sum.slice_mut(m * n, Format::F32), n, start);
+        let sum = sum.slice(m * n, Format::F32);
+        self.copy_rows(sum, (0, n), c.reborrow(), (0, stride), (m, n), false);
+    }
+
+    /// Puts what a product starts from into its rows.
+    fn start_rows(&self, (m, n): (usize, usize), c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+        let zeros;
+        let row = match start {
+            Start::Add => return,
+            Start::Bias(bias) => bias,
+            Start::Zero => {
+                zeros = self.bring(&vec![0.0f32; n]);
+                zeros.slice(n, Format::F32)
+            }
+        };
+        self.copy_rows(row, (0, 0), c, (0, stride), (m, n), false);
+    }
+
+    fn has_plan(&self, shape: Shape) -> bool {
+        self.with_plan(shape, |_| Ok(())).is_some()
+    }
+
+    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
+        let ran = self.with_plan((shapes, bias.is_some()), |plan| {
+            plan.run(&self.blas, addresses, bias, beta)
+        });
+        if ran.is_none() && !self.has_failed() {
+            let what = format!("find an algorithm for {shapes:?}");
+            let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
+            self.note(Err(CudaError::Cublas { what, code }));
+        }
+    }
+
+    /// Calls `f` with the plan for a shape, if there is one and nothing has failed.
+    fn with_plan(&self, shape: Shape, f: impl FnOnce(&Plan) -> Result<(), CublasError>) -> Option<()> {
+        if self.has_failed() {
+            return None;
+        }
+        let mut plans = locked(&self.plans);
+        self.stream();
+        let ([a, b, d], bias) = shape;
+        let plan = match plans.known.entry(shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => match Plan::new(&self.blas, a, b, d, bias) {
+                Ok(plan) => place.insert(plan),
+                Err(error) => {
+                    self.note(Err(CudaError::cublas(format!("plan the product {shape:?}"), error)));
+                    return None;
+                }
+            },
+        };
+        let result = f(plan.as_ref()?);
+        self.note(result.map_err(|error| CudaError::cublas(format!("compute the product {shape:?}"), error)));
+        Some(())
+    }
+}
+
+fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Stored {
+    Stored {
+        rows: n,
+        cols: m,
+        stride,
+        format: c.format(),
+        turned: false,
+        alignment: alignment(c.address()),
+    }
+}

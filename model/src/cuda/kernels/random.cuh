@@ -1,0 +1,25 @@
+// Philox4x32-10, the generator of all random numbers (see random.rs): a mask has the same bits on every device.
+#pragma once
+
+#include "common.cuh"
+
+struct Random4 {
+    u32 word[4];
+};
+
+// The words of the counter `[c0, c1, c2, c3]` of a stream.
+__device__ __forceinline__ Random4 philox(u64 key, u32 c0, u32 c1, u32 c2, u32 c3) {
+    u32 k0 = (u32)key, k1 = (u32)(key >> 32);
+#pragma unroll
+    for (u32 round = 0; round < 10; round++) {
+        const u64 p0 = (u64)c0 * 0xd2511f53u;
+        const u64 p1 = (u64)c2 * 0xcd9e8d57u;
+        c0 = (u32)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (u32)p1;
+        c2 = (u32)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (u32)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+    return {{c0, c1, c2, c3}};
+}

@@ -1,0 +1,42 @@
+//! The operations of [`ops`](crate::ops) on a CUDA device.
+//!
+//! [`Cuda`] owns a device, one stream and everything in it. Its operations compute the formulas of `ops` on [`Slice`]s of device
+//! [`Memory`], one after the other in the order of the calls, and return before they are done. They may be called from any
+//! thread, but by one at a time: what several threads call at once has no order. They return nothing: the first error sticks,
+//! later operations do nothing, and [`Cuda::check`] tells. Host arrays that an
+//! operation needs (indices, places, sequences) go through pinned memory into scratch, so that they may be reused at once.
+//!
+//! The same inputs give the same bits, always: sums run over a fixed partition in a fixed order, there are no atomics, and the
+//! algorithm of a matrix product is a function of its shape. The bits differ from the CPU's, whose order of additions is another
+//! one; dropout masks do not.
+//!
+//! Activations and their gradients may be stored in half the bytes ([`Format`]); parameters, statistics and losses are of single
+//! precision, and so is all arithmetic.
+//!
+//! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
+//! what is missing. Unsafe code is in the private rooms `driver` and `blas` alone.
+
+mod attention;
+mod blas;
+mod device;
+mod driver;
+mod elementwise;
+mod embedding;
+mod error;
+mod flash;
+mod format;
+mod gemm;
+mod launch;
+mod loss;
+mod memory;
+mod norm;
+mod optim;
+mod staging;
+
+pub use attention::{AttentionInputs, Columns};
+pub use device::Cuda;
+pub use driver::Description;
+pub use error::CudaError;
+pub use format::Format;
+pub use gemm::{Factor, Start};
+pub use memory::{Memory, Slice, SliceMut};

@@ -1,0 +1,206 @@
+//! Where a model computes: memory and kernels of the processor, or of a GPU.
+//!
+//! A [`Span`] is a piece of memory wherever it lies, a [`Buffer`] owns one, and a [`Pool`] hands buffers out. [`Device`] has one
+//! method for each kernel and sends it to the functions of [`crate::ops`] or, with the feature `cuda`, to the kernels of
+//! `crate::cuda`. Above this room nobody knows where numbers lie; what has to see them asks for a copy with [`Device::to_vec`].
+//!
+//! Kernels of a GPU return nothing: the first error stays with the device until [`Device::check`] asks for it.
+
+mod kernels;
+mod memory;
+mod parameters;
+mod pool;
+
+pub use kernels::Temperature;
+pub(crate) use kernels::{Attention, Columns, Factor, Start};
+pub use memory::{Buffer, Span, SpanMut};
+pub use parameters::{OwnParameters, Parameters};
+pub use pool::Pool;
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{self, Cuda};
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
+/// Where a model computes.
+#[derive(Clone, Default)]
+pub enum Device {
+    /// The processor, on the threads of the present pool.
+    #[default]
+    Cpu,
+    /// A GPU, and the format of its activations.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<Cuda>, cuda::Format),
+}
+
+/// What a buffer is for, which decides its format on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Parameters, gradients of parameters, statistics, features, losses: single precision.
+    Exact,
+    /// Activations and their gradients: what the device was opened for.
+    Activation,
+}
+
+/// A device failed: what it computed since the last check is worthless.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the device failed: {0}")]
+pub struct DeviceError(String);
+
+/// There is no such device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoDevice {
+    /// Not the name of a device.
+    #[error(
+        "`{0}` names no device: write cpu, cuda:N for the GPU with number N, or cuda:N:bf16 to compute in bf16 there"
+    )]
+    Unknown(String),
+    /// A GPU is asked of a program that was built without.
+    #[error("{0} asks for a GPU, and this program was built without: build it with `make gpu-bin`")]
+    NotBuilt(String),
+    /// The GPU, or what it takes, is not there.
+    #[error("{0}: {1}")]
+    Absent(String, String),
+}
+
+/// `cpu`; or the GPU with number N, which is opened: `cuda:N` to compute in single precision, `cuda:N:bf16` to store activations
+/// and multiply in bf16.
+impl std::str::FromStr for Device {
+    type Err = NoDevice;
+
+    fn from_str(name: &str) -> Result<Self, NoDevice> {
+        if name == "cpu" {
+            return Ok(Self::Cpu);
+        }
+        let words: Vec<&str> = name.split(':').collect();
+        let (number, rounded) = match words[..] {
+            ["cuda", number] => (number.parse(), false),
+            ["cuda", number, "bf16"] => (number.parse(), true),
+            _ => return Err(NoDevice::Unknown(name.to_owned())),
+        };
+        let number = number.map_err(|_| NoDevice::Unknown(name.to_owned()))?;
+        Self::gpu(name, number, rounded)
+    }
+}
+
+impl Device {
+    #[cfg(feature = "cuda")]
+    fn gpu(name: &str, number: usize, rounded: bool) -> Result<Self, NoDevice> {
+        let format = if rounded { cuda::Format::Bf16 } else { cuda::Format::F32 };
+        let opened = Cuda::open(number).map(|cuda| Self::Cuda(cuda, format));
+        opened.map_err(|error| NoDevice::Absent(name.to_owned(), error.to_string()))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn gpu(name: &str, _number: usize, _rounded: bool) -> Result<Self, NoDevice> {
+        Err(NoDevice::NotBuilt(name.to_owned()))
+    }
+
+    /// A buffer of `len` zeros, outside of any pool: nothing writes the gaps between entries, and norms read them.
+    pub fn buffer(&self, len: usize) -> Buffer {
+        match self {
+            Self::Cpu => Buffer::host(crate::flat::Flat::zeros(len)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) => {
+                let mut memory = cuda.memory(len);
+                cuda.fill(memory.slice_mut(), 0.0);
+                Buffer::cuda(memory, len)
+            }
+        }
+    }
+
+    /// A buffer for `len` activations with unspecified contents, outside of any pool.
+    pub(crate) fn activation(&self, len: usize) -> Buffer {
+        match self {
+            Self::Cpu => self.buffer(len),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, format) => Buffer::cuda(cuda.memory_of(len, *format), len),
+        }
+    }
+
+    /// A copy of `values` on this device.
+    pub fn upload(&self, values: &[f32]) -> Buffer {
+        let mut buffer = self.buffer(values.len());
+        self.write(values, buffer.span_mut());
+        buffer
+    }
+
+    /// A buffer on this device that takes these values over: a copy only where they lie elsewhere.
+    pub fn hold(&self, values: crate::flat::Flat) -> Buffer {
+        match self {
+            Self::Cpu => Buffer::host(values),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => self.upload(&values),
+        }
+    }
+
+    /// Copies `from` to this device. `from` may change once this returns.
+    pub fn write(&self, from: &[f32], to: SpanMut) {
+        match self {
+            Self::Cpu => to.host().copy_from_slice(from),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) => cuda.upload(from, to.cuda()),
+        }
+    }
+
+    /// Copies from this device, after all that was asked of it before.
+    pub fn read(&self, from: Span, to: &mut [f32]) {
+        match self {
+            Self::Cpu => to.copy_from_slice(from.host()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) => cuda.download(from.cuda(), to),
+        }
+    }
+
+    /// A copy in the memory of the process, after all that was asked of the device before.
+    pub fn to_vec(&self, from: Span) -> Vec<f32> {
+        let mut copy = vec![0.0; from.len()];
+        self.read(from, &mut copy);
+        copy
+    }
+
+    /// Waits for all that was asked of the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`] with the first fault since the last check.
+    pub fn check(&self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) => cuda.check().map_err(|error| DeviceError(error.to_string())),
+        }
+    }
+
+    /// Whether matrix products read parameters rounded to bf16.
+    pub fn rounds(&self) -> bool {
+        match self {
+            Self::Cpu => false,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_, format) => *format == cuda::Format::Bf16,
+        }
+    }
+
+    /// Whether weights are worth turning for products with few rows (see [`crate::tape::Turned`]).
+    pub fn turns_weights(&self) -> bool {
+        matches!(self, Self::Cpu)
+    }
+
+    /// Elements that attention keeps of each query and head for its backward pass.
+    pub(crate) fn kept_by_attention(&self) -> usize {
+        match self {
+            Self::Cpu => 0,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => 2,
+        }
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "Cpu",
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => "Cuda",
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! What a step changes in the state, on whatever device it lies.
+
+use super::{Resident, State};
+use crate::blip::Blip;
+use crate::device::{Device, Span, SpanMut};
+use crate::layout::{Entry, ParamId};
+use crate::loss::itc::UNKNOWN;
+use crate::ops::blocks::on_threads;
+use crate::ops::meter::{self, Part};
+use crate::ops::optim::AdamW;
+use crate::params::{self, Objective};
+use medley_protocol::spec::TrainSpec;
+
+/// What is committed with the mean gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit<'a> {
+    /// Sum of all lanes' gradients, on the state's device.
+    pub gradient: Span<'a>,
+    /// Number of lanes.
+    pub lanes: u32,
+    /// Momentum image features of all lanes, in lane order.
+    pub image_features: &'a [f32],
+    /// Momentum text features of all lanes, in lane order.
+    pub text_features: &'a [f32],
+    /// Identities of their images; without any they are [`UNKNOWN`].
+    pub identities: &'a [u64],
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// The parts of a state, to be changed.
+pub(super) struct Held<'a> {
+    pub(super) device: &'a Device,
+    pub(super) step: &'a mut u64,
+    pub(super) queue_next: &'a mut u64,
+    /// With what is rounded of them.
+    pub(super) params: (SpanMut<'a>, Option<SpanMut<'a>>),
+    pub(super) m: SpanMut<'a>,
+    pub(super) v: SpanMut<'a>,
+    pub(super) ema: (SpanMut<'a>, Option<SpanMut<'a>>),
+    pub(super) image_queue: SpanMut<'a>,
+    pub(super) text_queue: SpanMut<'a>,
+    pub(super) queued_identities: &'a mut [u64],
+}
+
+impl State {
+    fn held(&mut self) -> Held<'_> {
+        Held {
+            device: &Device::Cpu,
+            step: &mut self.step,
+            queue_next: &mut self.queue_next,
+            params: ((&mut self.params).into(), None),
+            m: (&mut self.m).into(),
+            v: (&mut self.v).into(),
+            ema: ((&mut self.ema).into(), None),
+            image_queue: (&mut self.image_queue).into(),
+            text_queue: (&mut self.text_queue).into(),
+            queued_identities: &mut self.queued_identities,
+        }
+    }
+
+    /// Commits one step: AdamW on what the objective trains (weight decay on everything, as in the reference), the clamp of
+    /// the temperature, the momentum average, the queues in lane order, the counter.
+    ///
+    /// The average after the optimiser's step equals the reference's before the next forward.
+    pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        on_threads(|| self.held().commit(blip, objective, train, commit));
+    }
+
+    /// The optimiser's part of a commit.
+    pub fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        self.held().optimise(blip, objective, train, commit);
+    }
+
+    /// What the reference does at the start of the next forward pass, and is therefore pending in its checkpoints: the clamp
+    /// of the temperature and the momentum average.
+    pub fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
+        self.held().settle(blip, objective, train);
+    }
+
+    /// The rest of a commit: the step's features go into the queues, and it is counted.
+    pub fn advance(&mut self, blip: &Blip, objective: Objective, commit: Commit) {
+        self.held().advance(blip, objective, commit);
+    }
+
+    pub(crate) fn clamp_temperature(&mut self, blip: &Blip) {
+        self.held().clamp_temperature(blip);
+    }
+
+    pub(crate) fn average(&mut self, blip: &Blip, momentum: f64) {
+        self.held().average(blip, momentum);
+    }
+}
+
+impl Resident {
+    /// As [`State::commit`].
+    pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        on_threads(|| self.held().commit(blip, objective, train, commit));
+    }
+}
+
+impl Held<'_> {
+    fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        let _part = meter::part(Part::Optimiser);
+        self.optimise(blip, objective, train, commit);
+        self.settle(blip, objective, train);
+        self.advance(blip, objective, commit);
+    }
+
+    fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        let declared = params::declared_writes(&blip.student_layout, objective);
+        let trained = blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0);
+        let segments = trained.map(|(id, entry)| {
+            let lr = if id == blip.temperature {
+                commit.lr * train.temperature_lr
+            } else {
+                commit.lr
+            };
+            let betas = (train.beta1, train.beta2);
+            let adamw = AdamW::step(*self.step + 1, lr, betas, train.eps, train.weight_decay);
+            (entry.range(), adamw)
+        });
+        let segments: Vec<_> = segments.collect();
+        let gradient = (commit.gradient, 1.0 / commit.lanes as f32);
+        let moments = [self.m.reborrow(), self.v.reborrow()];
+        self.device.adamw(&segments, both(&mut self.params), gradient, moments);
+    }
+
+    fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
+        self.clamp_temperature(blip);
+        if objective.understands() {
+            self.average(blip, train.momentum);
+        }
+    }
+
+    fn advance(&mut self, blip: &Blip, objective: Objective, commit: Commit) {
+        if objective.understands() {
+            self.enqueue(blip, commit);
+        }
+        *self.step += 1;
+    }
+
+    fn clamp_temperature(&mut self, blip: &Blip) {
+        let limits = &blip.model.temperature;
+        let at = blip.student_layout.entry(blip.temperature).range();
+        let temperature = self.params.0.reborrow().range(at);
+        self.device.clamp(temperature, limits.min as f32, limits.max as f32);
+    }
+
+    fn average(&mut self, blip: &Blip, momentum: f64) {
+        let followed = params::followed(&blip.student_layout, &blip.momentum_layout);
+        let entries = blip.momentum_layout.entries().iter().zip(followed);
+        let segment = |(entry, student): (&Entry, ParamId)| {
+            let from = blip.student_layout.entry(student).offset;
+            (entry.offset, from, entry.len)
+        };
+        let segments: Vec<_> = entries.map(segment).collect();
+        let params = self.params.0.as_span();
+        self.device
+            .momentum_average(&segments, both(&mut self.ema), params, momentum);
+    }
+
+    /// Puts features and identities into the queues, in as many pieces as their ends ask for.
+    fn enqueue(&mut self, blip: &Blip, commit: Commit) {
+        let (width, queue) = (blip.model.embed_dim as usize, u64::from(blip.model.queue));
+        let samples = (commit.image_features.len() / width) as u64;
+        let mut done = 0;
+        while done < samples {
+            let first = *self.queue_next;
+            let n = (samples - done).min(queue - first);
+            let (from, to) = (done as usize..(done + n) as usize, first as usize..(first + n) as usize);
+            let elements = |rows: &std::ops::Range<usize>| rows.start * width..rows.end * width;
+            for (features, queue) in [
+                (commit.image_features, &mut self.image_queue),
+                (commit.text_features, &mut self.text_queue),
+            ] {
+                self.device
+                    .write(&features[elements(&from)], queue.reborrow().range(elements(&to)));
+            }
+            for (queued, i) in self.queued_identities[to].iter_mut().zip(from) {
+                *queued = commit.identities.get(i).copied().unwrap_or(UNKNOWN);
+            }
+            done += n;
+            *self.queue_next = (first + n) % queue;
+        }
+    }
+}
+
+fn both<'a>((exact, rounded): &'a mut (SpanMut<'_>, Option<SpanMut<'_>>)) -> (SpanMut<'a>, Option<SpanMut<'a>>) {
+    (exact.reborrow(), rounded.as_mut().map(SpanMut::reborrow))
+}
+
+/// Euclidean norm of the mean gradient, which lies on the device.
+pub fn gradient_norm(device: &Device, gradient: Span, lanes: u32) -> f64 {
+    libm::sqrt(device.squares(gradient)) / f64::from(lanes)
+}
