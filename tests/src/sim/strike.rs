@@ -4,11 +4,14 @@ use super::faults::{FOR_GOOD, Fault};
 use super::process::{Actor, Heard, Pid, Process, Seat};
 use super::witness::describe;
 use super::world::{Happening, World};
+use medley_worker::agent::core::Input;
 use medley_worker::collective::tcp::Timing;
 use std::time::Duration;
 
 /// Time within which a rank that computes for ever is named.
 const NAMED_WITHIN: Duration = Duration::from_secs(8);
+/// Time for ranks to end and facts to arrive once an agent stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
 impl World<'_> {
     /// Something goes wrong.
@@ -49,6 +52,13 @@ impl World<'_> {
                 }
             }
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
+            Fault::Leave { node, grace, down } => {
+                self.nodes[node].leaves(down);
+                let life = self.nodes[node].life;
+                let over = self.now + grace + STOP_PATIENCE;
+                self.agenda.put(over, Happening::GraceOver { node, life });
+                self.feed(node, Input::Leave { grace });
+            }
             Fault::Cut {
                 from,
                 to,
@@ -114,7 +124,7 @@ impl World<'_> {
     }
 
     /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.
-    fn kill_agent(&mut self, node: usize, down: Duration) {
+    pub(super) fn kill_agent(&mut self, node: usize, down: Duration) {
         if self.nodes[node].agent.take().is_some() && down < FOR_GOOD {
             self.agenda.put(self.now + down, Happening::AgentStarts { node });
         }
@@ -122,6 +132,15 @@ impl World<'_> {
             if self.processes[pid].place.node == node {
                 self.end(pid, "died with its agent");
             }
+        }
+    }
+
+    /// An agent ends that was asked to leave, if it still lives that life.
+    pub(super) fn grace_over(&mut self, node: usize, life: u64) {
+        if self.nodes[node].life == life
+            && let Some(down) = self.nodes[node].left()
+        {
+            self.kill_agent(node, down);
         }
     }
 

@@ -1,10 +1,10 @@
 //! Why a rank gives up, and whether starting again may help.
 
+use super::DEVICE;
 use crate::checkpoint;
 use crate::collective::deal;
 use crate::objects;
 use medley_data::loader::Fault;
-use super::DEVICE;
 use medley_model::blip::LaneError;
 use medley_model::device::{DeviceError, NoDevice};
 use medley_protocol::checkpoint::Damage;
