@@ -41,7 +41,8 @@ pub(super) struct Plan {
     strips: Vec<Words>,
     /// Strips that share their keys: (first strip, end, first key, keys that any of them sees).
     queries: Vec<Words>,
-    /// Keys, and the strips that read them: (first key, its number in the sequences, keys, first strip, end).
+    /// Keys, and the strips that read them: (first key, its number in the sequences, keys, first strip, end, whether
+    /// any query does not see them all).
     keys: Vec<Words>,
 }
 
@@ -66,10 +67,11 @@ impl Plan {
                 plan.queries
                     .push([at as u32, until as u32, keys.start as u32, seen, 0, 0, 0, 0]);
             }
+            let causal = usize::from(group.iter().any(|seq| seq.causal_from.is_some()));
             let step = even(keys.len().div_ceil(STRIP)) * STRIP;
             for first in (0..keys.len()).step_by(step) {
                 let count = step.min(keys.len() - first);
-                let block = [keys.start + first, first, count, begin, end, 0, 0, 0];
+                let block = [keys.start + first, first, count, begin, end, causal, 0, 0];
                 plan.keys.push(block.map(|word| word as u32));
             }
         }

@@ -36,7 +36,7 @@ mod tables;
 
 pub use attention::{AttentionInputs, Columns};
 pub use device::Cuda;
-pub use driver::Description;
+pub use driver::{Description, device_name};
 pub use error::CudaError;
 pub use format::Format;
 pub use gemm::{Factor, Start};

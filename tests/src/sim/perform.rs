@@ -1,7 +1,7 @@
-//! What the world does for its inhabitants, and to them: calls, processes, faults.
+//! What the world does for its inhabitants: calls, messages, processes.
 
 use super::coordinator::Ask;
-use super::faults::{FOR_GOOD, Fault};
+use super::faults::FOR_GOOD;
 use super::network::End;
 use super::process::{Actor, Alarm, Deed, Heard, Pid, Place, Process, Seat, Tools};
 use super::witness::describe;
@@ -9,14 +9,11 @@ use super::world::{Happening, World};
 use medley_protocol::agent::{FromRank, ToRank};
 use medley_protocol::ids::NodeId;
 use medley_worker::agent::core::{Input, Output, ProcessId};
-use medley_worker::collective::tcp::Timing;
 use medley_worker::supervise::Event;
 use std::time::Duration;
 
 /// Time after which a try to reach another agent is given up.
 const KNOCK: Duration = Duration::from_secs(2);
-/// Time within which a rank that computes for ever is named.
-const NAMED_WITHIN: Duration = Duration::from_secs(8);
 
 impl World<'_> {
     /// An agent takes a step, and what it asks for is done.
@@ -54,6 +51,10 @@ impl World<'_> {
                     return;
                 }
             }
+        }
+        if self.nodes[node].has_left() {
+            self.witness.count("agent has left");
+            self.grace_over(node, self.nodes[node].life);
         }
     }
 
@@ -219,6 +220,7 @@ impl World<'_> {
                         .note(|| format!("{}: {name} step {}", describe(pid, place), toy.step));
                     self.witness.commits((pid, place.stage), seat, world, (&name, toy));
                 }
+                Deed::Exit => self.end(pid, "has ended"),
                 Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
             }
         }
@@ -250,17 +252,9 @@ impl World<'_> {
     }
 
     /// A process hears from a peer that it is gone.
-    fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, why: &str) {
+    pub(super) fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, why: &str) {
         let why = why.into();
         self.send(gone, pid, Heard::Gone { seat, why });
-    }
-
-    /// A process has heard nothing of its peers for so long that it gives them up.
-    fn miss(&mut self, (silent, seat): (Pid, Seat), pid: Pid) {
-        let why = format!("p{silent} is silent");
-        let heard = Heard::Gone { seat, why };
-        let at = self.now + Timing::default().silence;
-        self.agenda.put(at, Happening::Heard { pid, heard });
     }
 
     /// Something goes from one process to another, and arrives once the way is open.
@@ -273,134 +267,5 @@ impl World<'_> {
             .network
             .arrival(End::Rank(from), End::Rank(pid), open_at, &mut self.dice);
         self.agenda.put(at, Happening::Heard { pid, heard });
-    }
-
-    /// Nothing gets from one node to another any more: whoever listened there gives up after a while.
-    fn cut(&mut self, from: usize, to: usize, lasts: Duration) {
-        self.network.cut(from, to, self.now, self.now.saturating_add(lasts));
-        if lasts <= Timing::default().silence {
-            return;
-        }
-        let on = |pid: &Pid, node: usize| self.processes[*pid].place.node == node;
-        let mut missed: Vec<((Pid, Seat), Pid)> = Vec::new();
-        for pid in (0..self.processes.len()).filter(|pid| on(pid, from)) {
-            let Some((seat, peers)) = self.seat(pid) else { continue };
-            missed.extend(
-                peers
-                    .iter()
-                    .filter(|peer| on(peer, to))
-                    .map(|peer| ((pid, seat), *peer)),
-            );
-        }
-        missed.into_iter().for_each(|(silent, peer)| self.miss(silent, peer));
-    }
-
-    pub(super) fn fail(&mut self, fault: Fault) {
-        self.witness.note(|| format!("FAULT {fault:?}"));
-        self.witness.count(fault.name());
-        let is_alone = self.now >= self.disturbed_until;
-        self.disturbed_until = self.disturbed_until.max(self.now.saturating_add(fault.disturbs()));
-        self.num_faults += 1;
-        match fault {
-            Fault::KillRank => {
-                if let Some(pid) = self.some_rank() {
-                    self.end(pid, "was ended by signal 9");
-                }
-            }
-            Fault::FreezeRank { lasts } => {
-                let Some(pid) = self.some_rank() else { return };
-                self.processes[pid].frozen_until = self.now.saturating_add(lasts);
-                if lasts > Timing::default().silence
-                    && let Some((seat, peers)) = self.seat(pid)
-                {
-                    peers.into_iter().for_each(|peer| self.miss((pid, seat), peer));
-                }
-            }
-            Fault::Spin { lasts } => {
-                if let Some(pid) = self.some_rank().filter(|pid| self.seat(*pid).is_some()) {
-                    self.processes[pid].spins_until = self.now.saturating_add(lasts);
-                    self.expect_a_verdict(pid, lasts, is_alone);
-                }
-            }
-            Fault::Reset => {
-                let Some(pid) = self.some_rank() else { return };
-                let Some((seat, peers)) = self.seat(pid) else { return };
-                let Some(peer) = peers.first().copied() else { return };
-                self.lose((pid, seat), peer, "connection reset");
-                if let Some((of_peer, _)) = self.seat(peer) {
-                    self.lose((peer, of_peer), pid, "connection reset");
-                }
-            }
-            Fault::KillAgent { node, down } => self.kill_agent(node, down),
-            Fault::Cut {
-                from,
-                to,
-                both_ways,
-                lasts,
-            } => {
-                self.cut(from, to, lasts);
-                if both_ways {
-                    self.cut(to, from, lasts);
-                }
-            }
-            Fault::Silence { node, silence, lasts } => self.network.silence(node, silence, self.now + lasts),
-            Fault::KillCoordinator { down, torn } => {
-                if torn {
-                    self.decide(false);
-                }
-                self.coordinator = None;
-                self.agenda.put(self.now + down, Happening::CoordinatorStarts);
-            }
-        }
-    }
-
-    /// A rank that trains computes for ever. If nothing else goes wrong, somebody has to say which one it is.
-    fn expect_a_verdict(&mut self, pid: Pid, lasts: Duration, is_alone: bool) {
-        let trains = self.processes[pid].actor.as_ref().is_some_and(Actor::trains);
-        if trains && is_alone && lasts > NAMED_WITHIN {
-            let (began, faults) = (self.now, self.num_faults);
-            let named = Happening::IsNamed { pid, began, faults };
-            self.agenda.put(self.now + NAMED_WITHIN, named);
-        }
-    }
-
-    /// Whether a rank that has computed for ever since `began` was named, if there was no other fault.
-    pub(super) fn is_named(&mut self, pid: Pid, began: Duration, faults: u64) {
-        if self.num_faults > faults {
-            return;
-        }
-        let place = self.processes[pid].place;
-        if self.witness.has_named(place.node, began) {
-            self.witness.count("spinning rank named");
-        } else {
-            let (rank, within) = (describe(pid, place), NAMED_WITHIN.as_secs());
-            self.witness.accuse(format!(
-                "{rank} computes for ever, and nobody has said so within {within} s"
-            ));
-        }
-    }
-
-    /// A rank that runs now, if any does.
-    fn some_rank(&mut self) -> Option<Pid> {
-        let running: Vec<Pid> = (0..self.processes.len())
-            .filter(|pid| self.processes[*pid].actor.is_some())
-            .collect();
-        (!running.is_empty()).then(|| running[self.dice.below(running.len())])
-    }
-
-    fn seat(&self, pid: Pid) -> Option<(Seat, Vec<Pid>)> {
-        self.processes[pid].actor.as_ref()?.seat()
-    }
-
-    /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.
-    fn kill_agent(&mut self, node: usize, down: Duration) {
-        if self.nodes[node].agent.take().is_some() && down < FOR_GOOD {
-            self.agenda.put(self.now + down, Happening::AgentStarts { node });
-        }
-        for pid in 0..self.processes.len() {
-            if self.processes[pid].place.node == node {
-                self.end(pid, "died with its agent");
-            }
-        }
     }
 }

@@ -72,6 +72,7 @@ impl Node {
             incarnation: self.incarnation,
             revision: self.orders.revision,
             ranks: self.ranks.iter().map(report).collect(),
+            leaves_in_ms: None,
             address: Some(format!("{}:1", self.name)),
             reached: self.orders.probes.iter().map(|probe| probe.node).collect(),
         }

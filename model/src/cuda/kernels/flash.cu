@@ -53,7 +53,8 @@ struct Keys {
     u32 first;  // its number in the sequences
     u32 count;
     u32 begin, end;
-    u32 unused[3];
+    u32 causal;  // whether any query does not see them all
+    u32 unused[2];
 };
 
 // A matrix with heads side by side, from the head of this block on.
@@ -87,20 +88,18 @@ __device__ __forceinline__ u32 warp() { return threadIdx.x / 32; }
 __device__ __forceinline__ u32 group() { return lane() / 4; }
 __device__ __forceinline__ u32 place() { return lane() % 4; }
 
-// Where a lane's row of four matrices is, relative to 16 rows of a tile, for columns 0 to 15. Columns 16·n to 16·n + 15 are at
-// this ^ 32·n: `columns`.
+// Where a lane's row of four matrices is, relative to 16 rows of a tile, for columns 16·n to 16·n + 15.
 //
 // `across`: matrices 0 and 1 lie side by side, 2 and 3 below them. That is a right factor for 16 of the tile's rows as columns.
 // `down`: matrices 0 and 1 lie one above the other, 2 and 3 to their right. That is a left factor, or, turned, a right one.
-__device__ __forceinline__ u32 across() {
+__device__ __forceinline__ u32 across(u32 n) {
     const u32 l = lane();
-    return (l / 16 * 8 + l % 8) * ROW_BYTES + ((l / 8 % 2 ^ l % 8) << 4);
+    return (l / 16 * 8 + l % 8) * ROW_BYTES + ((l / 8 % 2 ^ l % 8 ^ 2 * n) << 4);
 }
-__device__ __forceinline__ u32 down() {
+__device__ __forceinline__ u32 down(u32 n) {
     const u32 l = lane();
-    return (l / 8 % 2 * 8 + l % 8) * ROW_BYTES + ((l / 16 ^ l % 8) << 4);
+    return (l / 8 % 2 * 8 + l % 8) * ROW_BYTES + ((l / 16 ^ l % 8 ^ 2 * n) << 4);
 }
-__device__ __forceinline__ u32 columns(u32 at, u32 n) { return at ^ n << 5; }
 
 // Where chunk `c` of row `r` of a tile is.
 __device__ __forceinline__ u32 chunk(u32 r, u32 c) { return r * ROW_BYTES + ((c ^ r % 8) << 4); }
@@ -129,9 +128,8 @@ __device__ __forceinline__ void copy_tiles(u32 tiles, const Head& a, const Head&
 }
 
 __device__ __forceinline__ void load_factors(Factors& factors, u32 strip) {
-    const u32 at = strip + down();
 #pragma unroll
-    for (u32 n = 0; n < 4; n++) load_matrices(factors[n], columns(at, n));
+    for (u32 n = 0; n < 4; n++) load_matrices(factors[n], strip + down(n));
 }
 
 __device__ __forceinline__ void clear(Sums& sums) {
@@ -142,21 +140,21 @@ __device__ __forceinline__ void clear(Sums& sums) {
     }
 }
 
-// dots = left · rowsᵀ for 16 rows of a tile, `at` being that of this lane, across.
-__device__ __forceinline__ void products(float (&dots)[2][4], const Factors& left, u32 at) {
+// dots = left · rowsᵀ for the 16 rows of a tile from address `rows` on.
+__device__ __forceinline__ void products(float (&dots)[2][4], const Factors& left, u32 rows) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) dots[0][i] = dots[1][i] = 0.0f;
 #pragma unroll
     for (u32 n = 0; n < 4; n++) {
         u32 right[4];
-        load_matrices(right, columns(at, n));
+        load_matrices(right, across(n) + rows);
         multiply_add(dots[0], left[n], right[0], right[1]);
         multiply_add(dots[1], left[n], right[2], right[3]);
     }
 }
 
-// sums += left · rows for 16 rows of a tile, `at` being that of this lane, down.
-__device__ __forceinline__ void accumulate(Sums& sums, const float (&left)[2][4], u32 at) {
+// sums += left · rows for the 16 rows of a tile from address `rows` on.
+__device__ __forceinline__ void accumulate(Sums& sums, const float (&left)[2][4], u32 rows) {
     const u32 a[4] = {
         pack(left[0][0], left[0][1]),
         pack(left[0][2], left[0][3]),
@@ -166,7 +164,7 @@ __device__ __forceinline__ void accumulate(Sums& sums, const float (&left)[2][4]
 #pragma unroll
     for (u32 n = 0; n < 4; n++) {
         u32 right[4];
-        load_turned(right, columns(at, n));
+        load_turned(right, down(n) + rows);
         multiply_add(sums[2 * n], a, right[0], right[1]);
         multiply_add(sums[2 * n + 1], a, right[2], right[3]);
     }
@@ -288,10 +286,9 @@ __device__ __forceinline__ void attend(
 ) {
     float p[STRIPS][2][4], shrink[2], offset[2];
     float largest[2] = {soft.top[0], soft.top[1]};
-    const u32 keys = tiles + across();
 #pragma unroll
     for (u32 n = 0; n < STRIPS; n++) {
-        if (WHOLE || n * STRIP < view.any) products(p[n], q, keys + n * STRIP_BYTES);
+        if (WHOLE || n * STRIP < view.any) products(p[n], q, tiles + n * STRIP_BYTES);
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
             const u32 b = i / 4, at = i % 4;
@@ -309,7 +306,6 @@ __device__ __forceinline__ void attend(
     }
 #pragma unroll
     for (u32 i = 0; i < 32; i++) soft.sums[i / 4][i % 4] *= shrink[i % 4 / 2];
-    const u32 values = tiles + TILE_BYTES + down();
 #pragma unroll
     for (u32 n = 0; n < STRIPS; n++) {
         if (!WHOLE && n * STRIP >= view.any) continue;
@@ -323,7 +319,7 @@ __device__ __forceinline__ void attend(
             const u32 key = k0 + n * STRIP;
             drop(p[n], draw_queries(mask, strip.position + strip.first, strip.sample, key), 1.0f);
         }
-        accumulate(soft.sums, p[n], values + n * STRIP_BYTES);
+        accumulate(soft.sums, p[n], tiles + TILE_BYTES + n * STRIP_BYTES);
     }
 }
 
@@ -426,13 +422,12 @@ __device__ __forceinline__ void descend(
     Sums& sums, const Factors& q, const Factors& dy, const Known (&known)[2], u32 tiles, const View& view, float exponent,
     const Mask& mask, const Strip& strip, u32 k0
 ) {
-    const u32 keys = tiles + across(), values = keys + TILE_BYTES, turned = tiles + down();
 #pragma unroll
     for (u32 n = 0; n < STRIPS; n++) {
         if (!WHOLE && n * STRIP >= view.any) continue;
         float s[2][4], d[2][4];
-        products(s, q, keys + n * STRIP_BYTES);
-        products(d, dy, values + n * STRIP_BYTES);
+        products(s, q, tiles + n * STRIP_BYTES);
+        products(d, dy, tiles + TILE_BYTES + n * STRIP_BYTES);
         if (mask.drops()) {
             const u32 key = k0 + n * STRIP;
             drop(d, draw_queries(mask, strip.position + strip.first, strip.sample, key), mask.factor);
@@ -444,7 +439,7 @@ __device__ __forceinline__ void descend(
             const float p = power_of_2(fmaf(s[b][at], exponent, -of.log_sum));
             s[b][at] = WHOLE || view.sees(n * STRIP, b, at) ? (d[b][at] - of.along) * p : 0.0f;
         }
-        accumulate(sums, s, turned + n * STRIP_BYTES);
+        accumulate(sums, s, tiles + n * STRIP_BYTES);
     }
 }
 
@@ -524,18 +519,19 @@ __device__ __forceinline__ void copy_strips(
 }
 
 // Adds a strip's part to the gradients of a warp's 16 keys from number `key` on. Queries that do not exist are zeros, and so are
-// their gradients: nothing comes of them.
+// their gradients: nothing comes of them. `MASKED`: dropout, or queries that do not see all keys.
+template <bool MASKED>
 __device__ __forceinline__ void gather(
     Sums& sums_k, Sums& sums_v, const Factors& k, const Factors& v, u32 rows, u32 known, float exponent, const Mask& mask,
     const Strip& strip, u32 key
 ) {
     u32 bits = 0;
-    if (mask.drops()) bits = draw_keys(mask, strip.position + strip.first, strip.sample, key);
+    if (MASKED && mask.drops()) bits = draw_keys(mask, strip.position + strip.first, strip.sample, key);
     float s[2][4], d[2][4];
-    products(s, k, rows + across());
-    products(d, v, rows + TILE_BYTES + across());
-    if (mask.drops()) drop(d, bits, mask.factor);
-    if (strip.causal != 0 && key + STRIP > strip.causal + strip.first) {
+    products(s, k, rows);
+    products(d, v, rows + TILE_BYTES);
+    if (MASKED && mask.drops()) drop(d, bits, mask.factor);
+    if (MASKED && strip.causal != 0 && key + STRIP > strip.causal + strip.first) {
         const u32 ahead = key + group() - strip.causal - strip.first - 2 * place();
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
@@ -554,9 +550,9 @@ __device__ __forceinline__ void gather(
             d[b][i] = (d[b][i] - along) * s[b][i];
         }
     }
-    if (mask.drops()) drop(s, bits, 1.0f);
-    accumulate(sums_v, s, rows + TILE_BYTES + down());
-    accumulate(sums_k, d, rows + down());
+    if (MASKED && mask.drops()) drop(s, bits, 1.0f);
+    accumulate(sums_v, s, rows + TILE_BYTES);
+    accumulate(sums_k, d, rows);
 }
 
 // dv = Pᵀ · dy with P through the mask, and dk = dSᵀ · q, over the strips that read the keys, in order. Shared memory: strips of
@@ -588,6 +584,7 @@ FLASH flash_keys(
     Factors own, own_v;
     load_factors(own, shared_address(mine));
     load_factors(own_v, shared_address(mine_v));
+    const bool masked = block.causal != 0 || mask.drops();
     Sums sums_k, sums_v;
     clear(sums_k);
     clear(sums_v);
@@ -602,11 +599,12 @@ FLASH flash_keys(
         const u32 present = count > 0 ? min(STRIPS, block.end - at) : 0;
         for (u32 n = 0; n < present; n++) {
             const Strip& strip = strips[at + n];
-            if (horizon(strip, strip.count - 1) <= block.first + first) continue;
-            const u32 here = tiles + 2 * TILE_BYTES + n * STRIP * (u32)sizeof(Known);
-            gather(
-                sums_k, sums_v, own, own_v, tiles + n * STRIP_BYTES, here, exponent, mask, strip, block.first + first
-            );
+            const u32 part = tiles + n * STRIP_BYTES, here = tiles + 2 * TILE_BYTES + n * STRIP * (u32)sizeof(Known);
+            if (!masked) {
+                gather<false>(sums_k, sums_v, own, own_v, part, here, exponent, mask, strip, block.first + first);
+            } else if (horizon(strip, strip.count - 1) > block.first + first) {
+                gather<true>(sums_k, sums_v, own, own_v, part, here, exponent, mask, strip, block.first + first);
+            }
         }
         __syncthreads();
         const u32 done = tiles;
