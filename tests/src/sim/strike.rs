@@ -114,7 +114,7 @@ impl World<'_> {
     }
 
     /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.
-    fn kill_agent(&mut self, node: usize, down: Duration) {
+    pub(super) fn kill_agent(&mut self, node: usize, down: Duration) {
         if self.nodes[node].agent.take().is_some() && down < FOR_GOOD {
             self.agenda.put(self.now + down, Happening::AgentStarts { node });
         }
