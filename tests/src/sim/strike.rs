@@ -7,8 +7,9 @@ use super::world::{Happening, World};
 use medley_worker::collective::tcp::Timing;
 use std::time::Duration;
 
-/// Time within which a rank that computes for ever is named.
-const NAMED_WITHIN: Duration = Duration::from_secs(8);
+/// Time within which a rank that computes for ever is named. It may first have to miss a call to the next generation, and the
+/// end of a second one without a step is made known after a pause.
+const NAMED_WITHIN: Duration = Duration::from_secs(12);
 
 impl World<'_> {
     /// Something goes wrong.

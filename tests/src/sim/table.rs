@@ -150,6 +150,7 @@ impl Table {
             for (stage, decided) in self.job.stages.iter_mut().zip(&decided.stages) {
                 stage.state = decided.state.clone();
                 stage.generation = decided.generation;
+                stage.world = decided.world;
                 stage.setbacks = decided.setbacks;
                 stage.course = decided.course;
             }
