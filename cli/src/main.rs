@@ -66,7 +66,7 @@ enum Command {
     Ledger(ledger::Args),
     /// List, cordon and drain the nodes of the cluster.
     Nodes(nodes::Args),
-    /// List, take and verify checkpoints.
+    /// List, take, verify and compare checkpoints.
     Checkpoints(checkpoints::Args),
     /// Say what images show, with a trained model.
     Caption(caption::Args),

@@ -1,12 +1,16 @@
 //! The object store that holds datasets, checkpoints and results.
 
 use anyhow::Context;
+use futures_util::StreamExt;
+use medley_protocol::store;
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use url::Url;
+
+/// Longest wait for a store's first answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The URL of a store in a directory of this machine.
 ///
@@ -24,24 +28,23 @@ pub fn directory(url: &str) -> Option<PathBuf> {
     parsed.to_file_path().ok()
 }
 
-/// Opens the store at a URL. A directory is made if it is missing.
+/// Opens the store at a URL, which must answer. A directory is made if it is missing.
 ///
 /// # Errors
-/// When the URL names no store that this build can reach.
-pub fn open(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
-    let advice = || format!("object store {url}: give --store a URL such as file:///var/lib/medley/store");
-    let parsed = Url::parse(url).with_context(advice)?;
-    if parsed.scheme() == "file" {
-        let path = parsed
-            .to_file_path()
-            .map_err(|()| anyhow::anyhow!("it names no directory of this machine"))
-            .with_context(advice)?;
+/// When the URL names no store that can be opened, or the store cannot be used.
+pub async fn open(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    let store = store::open(url).context("--store")?;
+    if let Some(path) = directory(url) {
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot make the store's directory {}", path.display()))?;
-        return Ok(Arc::new(LocalFileSystem::new_with_prefix(&path).with_context(advice)?));
+        return Ok(store);
     }
-    let (store, prefix) = object_store::parse_url(&parsed).with_context(advice)?;
-    Ok(Arc::new(PrefixStore::new(store, prefix)))
+    let why = match tokio::time::timeout(PATIENCE, store.list(None).next()).await {
+        Ok(None | Some(Ok(_))) => return Ok(store),
+        Ok(Some(Err(error))) => store::explain(&error),
+        Err(_) => format!("no answer within {} s: check AWS_ENDPOINT", PATIENCE.as_secs()),
+    };
+    anyhow::bail!("--store {url} cannot be used: {why}")
 }
 
 #[cfg(test)]
@@ -54,19 +57,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("with space");
         let url = url_of_directory(&path).unwrap();
-        let store = open(&url).unwrap();
+        let store = open(&url).await.unwrap();
         assert_eq!(directory(&url), Some(path.clone()));
-        assert_eq!(directory("memory:///"), None);
+        assert_eq!(directory("s3://bucket/a"), None);
         std::fs::create_dir(path.join("a")).unwrap();
         std::fs::write(path.join("a/b.json"), "{}").unwrap();
         let object = store.get(&"a/b.json".into()).await.unwrap();
         assert_eq!(object.bytes().await.unwrap(), "{}");
     }
 
-    #[test]
-    fn a_url_that_names_no_store_says_what_to_give() {
+    #[tokio::test]
+    async fn a_url_that_names_no_store_says_what_to_give() {
         for url in ["store", "nonsense://x"] {
-            assert!(open(url).unwrap_err().to_string().contains("--store"), "{url}");
+            let error = open(url).await.unwrap_err();
+            assert!(format!("{error:#}").contains("--store: object store"), "{error:#}");
         }
     }
 }

@@ -38,7 +38,8 @@ pub struct Args {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
-    /// Where datasets, checkpoints and results go, such as file:///var/lib/medley/store; the state directory by default.
+    /// Where datasets, checkpoints and results go: file:///var/lib/medley/store, or s3://bucket/folder, which is reached as
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, … say; the state directory by default.
     #[arg(long, env = "MEDLEY_STORE", value_name = "URL")]
     store: Option<String>,
     /// Seconds for which the objects of checkpoints that are not kept stay, for whoever still reads them.
@@ -112,7 +113,7 @@ impl Service {
             Some(url) => url.clone(),
             None => objects::url_of_directory(&state.store())?,
         };
-        let objects = objects::open(&objects_url)?;
+        let objects = objects::open(&objects_url).await?;
         let database = Database::open(&args.place, &state).await?;
         database.migrate().await?;
         let store = Store::new(database.pool.clone());

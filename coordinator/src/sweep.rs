@@ -2,6 +2,7 @@
 
 use crate::reconcile::Control;
 use crate::store::Store;
+use medley_protocol::store::explain;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::future::Future;
@@ -52,7 +53,9 @@ pub async fn sweep(store: &Store, objects: &dyn ObjectStore, grace: Duration) ->
                     tracing::info!("object {key} is deleted: no checkpoint that is kept needs it");
                     deleted.push(key.clone());
                 }
-                Err(Trouble::Refused(error)) => tracing::warn!("object {key} cannot be deleted: {error}"),
+                Err(Trouble::Refused(error)) => {
+                    tracing::warn!("object {key} cannot be deleted: {}", explain(&error));
+                }
                 // The rest is for later: the stage of these objects is not kept from being placed any longer.
                 Err(Trouble::Silent) => break,
             }

@@ -42,6 +42,24 @@ pub struct CheckpointPart {
     pub state_bytes: u64,
     /// The object.
     pub object: ObjectRef,
+    /// What the tensors are that begin in this part: an object with a list of [`TensorHash`]. None if nobody hashed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<ObjectRef>,
+}
+
+/// A tensor of a state, and the hash of its bytes: little-endian numbers, nothing before, between or after them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorHash {
+    /// `params`, their moments `m` and `v`, the momentum encoders `ema`, or the queues.
+    pub section: String,
+    /// Its official name.
+    pub name: String,
+    /// First of its bytes in the canonical state.
+    pub offset_bytes: u64,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// BLAKE3 of the bytes, hexadecimal.
+    pub blake3: String,
 }
 
 /// A committed checkpoint: all parts present. Loads to any number of ranks.

@@ -5,7 +5,8 @@
 //! [`metrics`] and the [`ledger`] of steps, [`checkpoint`] manifests, single [`inference`]s, the [`staircase`] of speeds, the REST bodies ([`rest`]) and the one table of [`error`]
 //! codes.
 //!
-//! There is no IO here; the feature `client` adds a typed HTTP client in [`client`].
+//! There is no IO here, but for two features: `client` adds a typed HTTP client in [`client`], and `store` opens the object
+//! store that a URL names, for all programs alike, in [`store`].
 
 pub mod agent;
 pub mod checkpoint;
@@ -20,4 +21,6 @@ pub mod rest;
 pub mod spec;
 pub mod stage;
 pub mod staircase;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod tasks;

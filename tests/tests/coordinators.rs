@@ -68,6 +68,20 @@ async fn another_coordinator_takes_over_from_one_that_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_told_to_end_gives_its_office_to_another() {
+    let mut cluster = Cluster::start().await;
+    cluster.leader.service.tell("-TERM");
+    let ended = cluster.leader.service.ended().await;
+    assert!(ended.success(), "{ended}");
+    let log = cluster.leader.service.log();
+    assert!(!log.contains("cut off") && !log.contains("was not given back"), "{log}");
+    cluster.other.service.says(LEADS).await;
+    let api = cluster.other.api();
+    assert_eq!(api.trained(cluster.job).await, cluster.undisturbed);
+    assert_eq!(api.breaks(cluster.job).await, [""; 0], "no rank noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_stopped_for_long_changes_nothing_when_it_goes_on() {
     let cluster = Cluster::start().await;
     let (leader, api) = (&cluster.leader, cluster.other.api());

@@ -1,9 +1,11 @@
 //! What a store does to checkpoints: it damages them, it is full, it is to be tidied up. The training goes on to the same bits.
 
+use futures_util::StreamExt;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::{CheckpointView, JobDetail};
-use medley_tests::bits::{KEPT, Outcome, STEPS, corpus, document};
-use medley_tests::programs::{Running, Scratch, program};
+use medley_protocol::store;
+use medley_tests::bits::{CHECKPOINT_EVERY, KEPT, Outcome, STEPS, corpus, document};
+use medley_tests::programs::{Running, S3, Scratch, program};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -46,13 +48,13 @@ impl Harm {
 
 /// Waits until the store holds the objects of checkpoints that are kept, and no others of checkpoints. Writers that were killed
 /// leave unfinished files, which have no name of an object and stay for an hour.
-async fn only_kept_objects_are_left(running: &mut Running, state_dir: &Path, job: JobId) {
+async fn only_kept_objects_are_left(running: &mut Running, store: &Path, job: JobId) {
     let kept = running.checkpoints(job).await;
     assert_eq!(kept.len(), KEPT);
-    let kept: BTreeSet<PathBuf> = kept
-        .iter()
-        .flat_map(|checkpoint| &checkpoint.parts)
-        .map(|part| state_dir.join("store").join(&part.object.key))
+    let parts = kept.iter().flat_map(|checkpoint| &checkpoint.parts);
+    let kept: BTreeSet<PathBuf> = parts
+        .flat_map(|part| [Some(&part.object), part.tensors.as_ref()])
+        .map(|object| store.join(&object.expect("tensors are listed").key))
         .collect();
     let folder = kept
         .first()
@@ -69,8 +71,8 @@ async fn only_kept_objects_are_left(running: &mut Running, state_dir: &Path, job
     running.until("objects that nothing needs are deleted", look).await;
 }
 
-/// `medley checkpoints verify`: its exit status and the number of damaged checkpoints that it lists.
-fn verified(state_dir: &Path, job: JobId) -> (bool, usize) {
+/// `medley checkpoints verify`: its exit status and the damaged tensors of each damaged checkpoint that it lists.
+fn verified(state_dir: &Path, job: JobId) -> (bool, Vec<usize>) {
     let said = Command::new(program("medley"))
         .args([
             "checkpoints",
@@ -85,21 +87,25 @@ fn verified(state_dir: &Path, job: JobId) -> (bool, usize) {
         .expect("medley can be started");
     let listed: Vec<serde_json::Value> = serde_json::from_slice(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
     let is_damaged = |one: &&serde_json::Value| one["damage"] != serde_json::json!([]);
-    (said.status.success(), listed.iter().filter(is_damaged).count())
+    let tensors = |one: &serde_json::Value| one["tensors"].as_array().map_or(0, Vec::len);
+    (
+        said.status.success(),
+        listed.iter().filter(is_damaged).map(tensors).collect(),
+    )
 }
 
 /// Verifying finds nothing, then what is done to one object, and gives that checkpoint up.
-async fn verify(running: &Running, state_dir: &Path, job: JobId) {
-    assert_eq!(verified(state_dir, job), (true, 0));
+async fn verify(running: &Running, (state_dir, store): (&Path, &Path), job: JobId) {
+    assert_eq!(verified(state_dir, job), (true, vec![]));
     let harmed = running.checkpoints(job).await.swap_remove(1);
-    Harm::Flip.befall(&state_dir.join("store").join(&harmed.parts[0].object.key));
-    assert_eq!(verified(state_dir, job), (false, 1));
+    Harm::Flip.befall(&store.join(&harmed.parts[0].object.key));
+    assert_eq!(verified(state_dir, job), (false, vec![1]));
     let left = running.checkpoints(job).await;
     assert!(
         left.iter().all(|checkpoint| checkpoint.id != harmed.id),
         "it is given up"
     );
-    assert_eq!(verified(state_dir, job), (true, 0));
+    assert_eq!(verified(state_dir, job), (true, vec![]));
 }
 
 /// Waits for a checkpoint after this step that others precede; the newest is first.
@@ -122,6 +128,7 @@ async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
     let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
 
     let state_dir = scratch.path("damaged");
+    let store = state_dir.join("store");
     let mut running = Running::up(&state_dir, 1, 2).await;
     let job = running.submit(&document).await;
     let mut harmed: Vec<(Harm, CheckpointView, String)> = Vec::new();
@@ -137,15 +144,15 @@ async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
         assert!(newest < STEPS, "the run has to be longer to be killed in its middle");
         for (harm, (turn, checkpoint)) in harms.iter().zip(checkpoints.into_iter().enumerate()) {
             let key = checkpoint.parts[turn % 2].object.key.clone();
-            harm.befall(&state_dir.join("store").join(&key));
+            harm.befall(&store.join(&key));
             harmed.push((*harm, checkpoint, key));
         }
         running = Running::up(&state_dir, 1, 2).await;
     }
     let ended = Outcome::of(&mut running, job).await;
     ended.is_that_of(&undisturbed);
-    only_kept_objects_are_left(&mut running, &state_dir, job).await;
-    verify(&running, &state_dir, job).await;
+    only_kept_objects_are_left(&mut running, &store, job).await;
+    verify(&running, (&state_dir, &store), job).await;
     let said = ended.story("checkpoint-damaged");
     assert_eq!(said.len(), harmed.len(), "{said:#?}");
     for ((harm, checkpoint, key), said) in harmed.iter().zip(said) {
@@ -154,6 +161,119 @@ async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
             assert!(said.contains(word), "no {word:?} in {said}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_bucket_serves_as_a_directory_does_and_is_not_missed_while_it_is_away() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    corpus(&data);
+    let document = document(&data);
+    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
+    let mut s3 = S3::start(&scratch.path("s3"));
+    let (state_dir, store) = (scratch.path("bucket"), s3.folder());
+    let mut environment = s3.environment();
+    environment.push(("MEDLEY_STORE".into(), s3.url()));
+
+    let mut running = Running::up_in(&state_dir, 1, 2, &environment).await;
+    let job = running.submit(&document).await;
+    checkpoints_after(&mut running, job, 0).await;
+    running.kill();
+    let mut idle = Running::up_in(&state_dir, 0, 1, &environment).await;
+    let harmed = checkpoints_after(&mut idle, job, 0).await.swap_remove(0);
+    idle.kill();
+    Harm::Flip.befall(&store.join(&harmed.parts[0].object.key));
+
+    running = Running::up_in(&state_dir, 1, 2, &environment).await;
+    checkpoints_after(&mut running, job, harmed.step).await;
+    s3.kill();
+    let refused = async |running: &Running| {
+        running.client()?;
+        let events = running.events(job).await;
+        let said = events.iter().any(|event| event.kind == "checkpoint-not-written");
+        said.then_some(())
+    };
+    running.until("it is made known that the bucket is away", refused).await;
+    let before = done(&running, job).await.unwrap_or(0);
+    let goes_on = async |running: &Running| {
+        let done = done(running, job).await?;
+        (done == STEPS || done >= before + CHECKPOINT_EVERY).then_some(())
+    };
+    running.until("the training goes on without the bucket", goes_on).await;
+    s3.revive();
+    let ended = Outcome::of(&mut running, job).await;
+    ended.is_that_of(&undisturbed);
+    only_kept_objects_are_left(&mut running, &store, job).await;
+    verify(&running, (&state_dir, &store), job).await;
+    let damaged = ended.story("checkpoint-damaged");
+    assert!(
+        damaged.len() == 1 && damaged[0].contains(&harmed.parts[0].object.key),
+        "{damaged:#?}"
+    );
+    assert!(!state_dir.join("store").exists(), "all is in the bucket");
+}
+
+#[tokio::test]
+async fn large_objects_go_to_a_bucket_and_come_from_it_in_pieces() {
+    let scratch = Scratch::new();
+    let s3 = S3::start(&scratch.path("s3"));
+    let opened = store::open_in(&s3.url(), s3.environment()).expect("it names a store");
+    let path = object_store::path::Path::from("large/object");
+    let bytes: Vec<u8> = (0..store::PIECE * 2 + 777).map(|i| (i / 1000) as u8).collect();
+    let bytes = bytes::Bytes::from(bytes);
+    for _ in 0..2 {
+        let written = store::write(opened.as_ref(), &path, &bytes).await;
+        written.unwrap_or_else(|error| panic!("{}", store::explain(&error)));
+    }
+    assert!(fs::read(s3.folder().join("large/object")).expect("it lies in the bucket") == bytes);
+    let pieces: Vec<_> = store::read(opened, path, bytes.len() as u64).collect().await;
+    let pieces: Vec<_> = pieces.into_iter().map(|piece| piece.expect("it can be read")).collect();
+    assert!(pieces.len() == 3 && pieces.concat() == bytes);
+    let left = fs::read_dir(scratch.path("s3")).expect("our own folder").flatten();
+    let uploads = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(".upload"));
+    assert_eq!(uploads.count(), 0, "no piece is left behind");
+}
+
+#[tokio::test]
+async fn a_bucket_that_cannot_be_used_is_told_at_the_start() {
+    let scratch = Scratch::new();
+    let s3 = S3::start(&scratch.path("s3"));
+    let fails = |url: &str, changed: Option<(&str, &str)>| {
+        let said = Command::new(program("medley-coordinator"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--store", url, "--state-dir"])
+            .arg(scratch.path("state"))
+            .envs(s3.environment())
+            .envs(changed)
+            .output()
+            .expect("the coordinator can be started");
+        assert!(!said.status.success());
+        String::from_utf8_lossy(&said.stderr).into_owned()
+    };
+    for (url, changed, expected) in [
+        ("s3://nowhere/a", None, "no such bucket"),
+        (
+            "s3://bucket/a",
+            Some(("AWS_SECRET_ACCESS_KEY", "wrong")),
+            "check AWS_ACCESS_KEY_ID",
+        ),
+        (
+            "s3://bucket/a",
+            Some(("AWS_ENDPOINT", "http://127.0.0.1:1")),
+            "127.0.0.1:1",
+        ),
+    ] {
+        let said = fails(url, changed);
+        assert!(
+            said.contains(&format!("--store {url}")) && said.contains(expected),
+            "{said}"
+        );
+    }
+}
+
+/// Steps that a job's training has done.
+async fn done(running: &Running, job: JobId) -> Option<u64> {
+    let job: JobDetail = running.client()?.get(&format!("/jobs/{job}")).await.ok()?;
+    Some(job.stages[1].done)
 }
 
 /// A small file system in memory, unmounted in the end.
@@ -234,10 +354,7 @@ async fn a_full_disk_and_a_read_only_one_stop_no_training() {
     let said = async |running: &Running| refused(running).await.filter(|said| Some(*said) > before);
     running.until("a read-only disk is made known", said).await;
     // The last checkpoint is waited for.
-    let all_steps = async |running: &Running| {
-        let job: JobDetail = running.client()?.get(&format!("/jobs/{job}")).await.ok()?;
-        (job.stages[1].done == STEPS).then_some(())
-    };
+    let all_steps = async |running: &Running| (done(running, job).await? == STEPS).then_some(());
     running.until("all steps are done", all_steps).await;
     disk.set_writable(true);
     let ended = Outcome::of(&mut running, job).await;

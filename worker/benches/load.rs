@@ -110,7 +110,7 @@ fn checkpoint(mut state: Shared, objects: &Objects, parts: u32) -> (Shared, Mani
     let stage = StageId::generate();
     let (say, written) = mpsc::channel();
     let said = move |outcome| say.send(outcome).expect("the bench listens");
-    let writer = Writer::start(objects.clone(), stage, said).expect("threads");
+    let writer = Writer::start(objects.clone(), stage, Vec::new(), said).expect("threads");
     for part in 0..parts {
         let state = state.view();
         writer.write(Part { state, part, parts });

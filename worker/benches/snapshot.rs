@@ -12,6 +12,7 @@
 mod common;
 
 use common::{arguments, blip, median};
+use medley_model::blip::Blip;
 use medley_model::state::State;
 use medley_protocol::ids::StageId;
 use medley_worker::checkpoint::part_range;
@@ -48,7 +49,7 @@ fn main() {
     let blip = blip(&preset, None);
     let mut state = State::zeros(&blip);
     state.claim_memory();
-    let mut bench = Bench::new(state, &directory);
+    let mut bench = Bench::new(&blip, state, &directory);
     let mut rows = Vec::new();
     for _ in 0..rounds {
         let row = bench.round(Duration::from_secs_f64(step));
@@ -95,7 +96,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(state: State, directory: &'a Path) -> Self {
+    fn new(blip: &Blip, state: State, directory: &'a Path) -> Self {
         std::fs::create_dir_all(directory).expect("a directory that can be made");
         let objects = Objects::open(&format!("file://{}", directory.display())).expect("a store");
         let (say, written) = mpsc::channel();
@@ -103,7 +104,7 @@ impl<'a> Bench<'a> {
             Outcome::Written(_) => say.send(Instant::now()).expect("the bench listens"),
             Outcome::Refused { reason, .. } => panic!("the store takes it: {reason}"),
         };
-        let writer = Writer::start(objects, StageId::generate(), said).expect("threads");
+        let writer = Writer::start(objects, StageId::generate(), State::tensors_of(blip), said).expect("threads");
         Self {
             state: state.into(),
             writer,

@@ -1,5 +1,7 @@
-//! `medley checkpoints`: list, take and verify checkpoints of a job.
+//! `medley checkpoints`: list, take, verify and compare checkpoints of jobs.
 
+mod diff;
+mod tensors;
 mod verify;
 
 use crate::Ending;
@@ -45,6 +47,8 @@ enum Command {
     },
     /// Read checkpoints whole and compare them with what was written.
     Verify(verify::Args),
+    /// Compare two checkpoints tensor by tensor, by the hashes that ranks have listed.
+    Diff(diff::Args),
 }
 
 /// Runs the command.
@@ -68,6 +72,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
             }
         }
         Command::Take { job, wait } => take(&client, find(&client, &job).await?, wait, json).await?,
+        Command::Diff(args) => diff::run(&client, &args, json).await?,
         Command::Verify(args) => return verify::run(&client, &args, json).await,
     }
     Ok(Ending::Success)

@@ -2,21 +2,24 @@
 //!
 //! The bytes come from the coordinator, which reads them in the object store; length and BLAKE3 are computed here. So what is
 //! verified is the whole way that a checkpoint has to take when it is needed. What cannot be read just now is an error of the
-//! command, and no damage.
+//! command, and no damage. Ranks have listed the hashes of tensors too, so that the damaged ones can be named.
 
+use super::tensors::{Passing, listed};
 use crate::Ending;
 use crate::connect::explain;
 use crate::console::{Align, Screen, Table, bytes, print, print_json};
 use crate::jobs::{JobName, find, pages};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use medley_protocol::checkpoint::{CheckpointPart, ObjectRef};
+use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::client::Client;
 use medley_protocol::error::Code;
 use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::rest::{CheckpointView, DamageFound};
 use serde::Serialize;
 
+/// Damaged tensors of a checkpoint that people are shown.
+const TENSORS_SHOWN: usize = 20;
 /// Jobs whose checkpoints are looked through.
 const SEARCHED: usize = 1000;
 
@@ -44,6 +47,8 @@ struct Verified {
     objects: usize,
     bytes: u64,
     damage: Vec<Damaged>,
+    /// The tensors whose bytes are damaged, as far as they can be told.
+    tensors: Vec<String>,
 }
 
 /// An object that is not what was written.
@@ -78,8 +83,16 @@ pub(super) async fn run(client: &Client, args: &Args, json: bool) -> Result<Endi
     if damaged.is_empty() {
         return Ok(Ending::Success);
     }
-    for Damaged { object, cause, .. } in damaged.iter().flat_map(|one| &one.damage) {
-        screen.line(&format!("object {object} {cause}"));
+    for one in &damaged {
+        for Damaged { object, cause, .. } in &one.damage {
+            screen.line(&format!("object {object} {cause}"));
+        }
+        for tensor in one.tensors.iter().take(TENSORS_SHOWN) {
+            screen.line(&format!("  tensor {tensor} is damaged"));
+        }
+        if let Some(more) = one.tensors.len().checked_sub(TENSORS_SHOWN).filter(|more| *more > 0) {
+            screen.line(&format!("  and {more} more: --json lists them"));
+        }
     }
     screen.line(&advice(damaged.len(), verified.len(), args.mark));
     Ok(Ending::NotWhole)
@@ -104,19 +117,27 @@ async fn chosen(client: &Client, args: &Args) -> Result<Vec<CheckpointView>> {
         return Ok(all);
     }
     if let Ok(id) = args.what.parse::<CheckpointId>() {
-        for job in pages(client, SEARCHED).await? {
-            let checkpoints = super::list(client, job.id).await?;
-            if job.id.as_uuid() == id.as_uuid() {
-                return Ok(checkpoints);
-            }
-            if let Some(found) = checkpoints.into_iter().find(|checkpoint| checkpoint.id == id) {
-                return Ok(vec![found]);
-            }
-        }
-        bail!("no job and no checkpoint that is kept has the id {id}: see `medley checkpoints list`");
+        return of_id(client, id).await;
     }
     let Ok(name) = args.what.parse::<JobName>();
     super::list(client, find(client, &name).await?).await
+}
+
+/// The checkpoint of an id, or those of the job of that id.
+///
+/// # Errors
+/// When there is neither.
+pub(super) async fn of_id(client: &Client, id: CheckpointId) -> Result<Vec<CheckpointView>> {
+    for job in pages(client, SEARCHED).await? {
+        let checkpoints = super::list(client, job.id).await?;
+        if job.id.as_uuid() == id.as_uuid() {
+            return Ok(checkpoints);
+        }
+        if let Some(found) = checkpoints.into_iter().find(|checkpoint| checkpoint.id == id) {
+            return Ok(vec![found]);
+        }
+    }
+    bail!("no job and no checkpoint that is kept has the id {id}: see `medley checkpoints list`")
 }
 
 async fn verify(client: &Client, checkpoints: &[CheckpointView], screen: &Screen) -> Result<Vec<Verified>> {
@@ -127,8 +148,10 @@ async fn verify(client: &Client, checkpoints: &[CheckpointView], screen: &Screen
     for checkpoint in checkpoints {
         bar.set_message(format!("{} at step {}", checkpoint.stage_name, checkpoint.step));
         let mut damage = Vec::new();
-        for CheckpointPart { part, object, .. } in &checkpoint.parts {
-            let wrong = read(client, object, &bar).await?;
+        let mut tensors = Passing::new(listed(client, checkpoint).await?);
+        for part in &checkpoint.parts {
+            let wrong = read(client, part, &mut tensors, &bar).await?;
+            let CheckpointPart { part, object, .. } = part;
             damage.extend(wrong.map(|cause| Damaged {
                 part: *part,
                 object: object.key.clone(),
@@ -143,14 +166,21 @@ async fn verify(client: &Client, checkpoints: &[CheckpointView], screen: &Screen
             objects: checkpoint.parts.len(),
             bytes: checkpoint.state_bytes,
             damage,
+            tensors: tensors.damaged(),
         });
     }
     bar.finish_and_clear();
     Ok(verified)
 }
 
-/// Reads an object; what is wrong with it, if something is.
-async fn read(client: &Client, object: &ObjectRef, bar: &ProgressBar) -> Result<Option<String>> {
+/// Reads a part; what is wrong with its object, if something is.
+async fn read(
+    client: &Client,
+    part: &CheckpointPart,
+    tensors: &mut Passing,
+    bar: &ProgressBar,
+) -> Result<Option<String>> {
+    let object = &part.object;
     let mut download = match client.download(&format!("/objects/{}", object.key)).await {
         Ok(download) => download,
         Err(error) if error.code() == Some(Code::NotFound) => return Ok(Some("is missing".into())),
@@ -158,6 +188,8 @@ async fn read(client: &Client, object: &ObjectRef, bar: &ProgressBar) -> Result<
     };
     let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
     while let Some(chunk) = download.chunk().await.map_err(explain)? {
+        let fitting = object.size_bytes.saturating_sub(size).min(chunk.len() as u64);
+        tensors.pass(part.offset_bytes + size, &chunk[..fitting as usize]);
         size += chunk.len() as u64;
         hasher.update(&chunk);
         bar.inc(chunk.len() as u64);
@@ -210,28 +242,40 @@ fn table(verified: &[Verified]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tensors::tests::tensor;
     use super::*;
     use crate::fake::{self, Coordinator};
+    use medley_protocol::checkpoint::ObjectRef;
     use medley_protocol::stage::{StageKind, StageState};
 
     /// A checkpoint of three parts, which the coordinator has.
     fn checkpoint(coordinator: &Coordinator, step: u64) -> CheckpointView {
         let stage = fake::stage("pretrain-0", StageKind::Pretrain, StageState::Done);
-        let parts = (0..3).map(|part| {
-            let bytes = vec![part as u8; 1000];
+        let put = |kind: &str, part: u32, bytes: Vec<u8>| {
             let object = ObjectRef {
-                key: format!("checkpoints/{step}-part-{part}"),
+                key: format!("checkpoints/{step}-{kind}-{part}"),
                 blake3: blake3::hash(&bytes).to_hex().to_string(),
-                size_bytes: 1000,
+                size_bytes: bytes.len() as u64,
             };
             coordinator.put_object(&object.key, bytes);
+            object
+        };
+        let parts = (0..3).map(|part| {
+            let bytes = vec![part as u8; 1000];
+            let begin = u64::from(part) * 1000;
+            let hashes = [
+                tensor("params", &format!("{part}.first"), begin, &bytes[..500]),
+                tensor("params", &format!("{part}.last"), begin + 900, &bytes[900..]),
+            ];
+            let tensors = serde_json::to_vec(&hashes).unwrap();
             CheckpointPart {
                 step,
                 part,
                 parts: 3,
-                offset_bytes: u64::from(part) * 1000,
+                offset_bytes: begin,
                 state_bytes: 3000,
-                object,
+                object: put("part", part, bytes),
+                tensors: Some(put("tensors", part, tensors)),
             }
         });
         let checkpoint = CheckpointView {
@@ -272,6 +316,11 @@ mod tests {
         let causes: Vec<&str> = verified[1].damage.iter().map(|one| one.cause.as_str()).collect();
         assert!(causes[0].contains("another BLAKE3"), "{causes:?}");
         assert_eq!(causes[1..], ["has 999 bytes instead of 1000", "is missing"]);
+        assert_eq!(
+            verified[1].tensors,
+            ["params 0.last"],
+            "of others bytes are missing, or sound"
+        );
 
         let only_sound = args(&sound.id.to_string(), false);
         assert_eq!(run(&client, &only_sound, true).await.unwrap(), Ending::Success);

@@ -175,6 +175,7 @@ async fn trained() -> (Coordinator, String) {
         offset_bytes: u64::from(part) * 200,
         state_bytes: 600,
         object,
+        tensors: None,
     };
     checkpoint.parts = vec![
         part(0, put("parts/0", b"abc")),

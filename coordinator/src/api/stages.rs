@@ -144,7 +144,10 @@ fn check_part(part: &CheckpointPart) -> Result<()> {
             "the part reaches beyond part.state_bytes",
         ));
     }
-    check_object("part.object", &part.object)
+    check_object("part.object", &part.object)?;
+    part.tensors
+        .iter()
+        .try_for_each(|tensors| check_object("part.tensors", tensors))
 }
 
 /// Refuses objects whose key could lead out of the store, or whose hash is none.

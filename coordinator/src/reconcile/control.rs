@@ -5,7 +5,7 @@
 
 use super::Settings;
 use super::orders::Told;
-use super::sight::{Refused, Sight};
+use super::sight::{Refused, Seen, Sight};
 use crate::domain::node::KnownNode;
 use medley_protocol::agent::{Beat, Orders, Probe};
 use medley_protocol::ids::{IncarnationId, NodeId};
@@ -32,6 +32,8 @@ pub struct Pulse {
     pub alive: bool,
     /// Devices it was told to use.
     pub busy: u32,
+    /// Whether its agent is about to end.
+    pub leaves: bool,
 }
 
 /// Shared by endpoints and loop. Cheap to clone.
@@ -147,15 +149,15 @@ impl Control {
     pub fn pulse(&self, node: NodeId) -> Pulse {
         let now = self.now();
         let state = self.state();
-        let alive =
-            state.sight.nodes.get(&node).is_some_and(|seen| {
-                seen.has_beaten && now.saturating_sub(seen.heard_at) <= self.inner.settings.silence
-            });
+        let silence = self.inner.settings.silence;
+        let is_alive = |seen: &&Seen| seen.has_beaten && now.saturating_sub(seen.heard_at) <= silence;
+        let seen = state.sight.nodes.get(&node).filter(is_alive);
         let orders = state.orders.get(&node);
-        let busy = orders.map_or(0, |(_, orders)| {
-            orders.assignments.iter().map(|a| a.ranks.len() as u32).sum()
-        });
-        Pulse { alive, busy }
+        Pulse {
+            alive: seen.is_some(),
+            busy: orders.map_or(0, |(_, orders)| orders.busy()),
+            leaves: seen.is_some_and(|seen| seen.leaves),
+        }
     }
 
     /// What the nodes say, as of now.

@@ -5,7 +5,7 @@
 //! its arguments alone (ids and secrets come from a [`Mint`]), so a simulation can run it.
 //!
 //! One pass: notice nodes that fell silent or came back; move every stage as far as the facts allow; fail or finish
-//! jobs; end what is on nodes that are drained; place what waits.
+//! jobs; take what is on nodes that are drained away from them; place what waits; let grow what can.
 
 use super::Settings;
 use super::breaks::Breaks;
@@ -85,7 +85,7 @@ pub fn decide(
         .into_iter()
         .map(|job| pass.advance(job))
         .collect::<Result<_, _>>()?;
-    let jobs = pass.drain(jobs)?;
+    let jobs = pass.drain(jobs, mint)?;
     let jobs = pass.place(jobs, mint)?;
     pass.decision.jobs = pass.grow(jobs, mint)?;
     memory.breaks = pass.breaks;
@@ -101,8 +101,12 @@ fn notice_nodes(memory: &mut Memory, sight: &Sight, now: Duration, settings: &Se
         let name = &seen.node.name;
         if silent > settings.silence {
             if memory.silent.insert(*id) {
-                let message = format!("node {name} is lost: silent for {:.1} s", silent.as_secs_f64());
-                events.push(Event::of_node(*id, "node-lost", message));
+                events.push(if seen.leaves {
+                    Event::of_node(*id, "node-left", format!("node {name} has left: its agent has ended"))
+                } else {
+                    let message = format!("node {name} is lost: silent for {:.1} s", silent.as_secs_f64());
+                    Event::of_node(*id, "node-lost", message)
+                });
             }
         } else if memory.silent.remove(id) {
             events.push(Event::of_node(*id, "node-back", format!("node {name} is heard again")));
@@ -229,8 +233,11 @@ impl Pass<'_> {
         }
     }
 
-    /// A sound training stage: connect it once everyone listens, finish it once everyone is finished.
+    /// A sound training stage: change over if ranks leave, connect it once everyone listens, finish it once everyone is finished.
     fn train(&mut self, job: &Job, stage: &Stage, generation: &Generation) -> Result<Option<Stage>, InvalidTransition> {
+        if let Some(former) = stage.former() {
+            return self.change_over(job, stage, generation, former);
+        }
         if let Some(since) = self.evidence.finished_since(stage, generation) {
             let waited = self.evidence.now.saturating_sub(since);
             let total = stage.course.map_or(0, |course| course.total_steps);

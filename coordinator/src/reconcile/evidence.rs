@@ -195,7 +195,9 @@ impl Evidence<'_> {
                 | RankState::Broken { committed, .. }
                 | RankState::Finished { committed } => committed,
                 RankState::Listening { committed, .. } => committed?,
-                RankState::Starting | RankState::Failed { .. } | RankState::Damaged { .. } => return None,
+                RankState::Starting | RankState::Left { .. } | RankState::Failed { .. } | RankState::Damaged { .. } => {
+                    return None;
+                }
             };
             let (rank, node) = (seat.rank, seat.node);
             Some(Survivor { rank, node, committed })

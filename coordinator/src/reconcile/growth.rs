@@ -4,15 +4,15 @@
 //! one: its ranks load and listen while the steps go on. Once all listen it is the present one, and the ranks change over
 //! between two steps. If one of them cannot, the present generation never notices; nor does it of nodes that cannot reach it,
 //! for they are not let in before they have ([`reach`](super::reach)). A stage that has lost ranks gets others the
-//! moment that there is a device for them. Nothing shrinks by plan.
+//! moment that there is a device for them. In the same way a stage leaves nodes that are [drained](super::drain).
 
 use super::Settings;
 use super::decide::Pass;
 use super::evidence::Evidence;
 use super::findings::End;
-use super::placing::{by_standing, doubled, ranks_by_node};
+use super::placing::{by_standing, doubled};
 use super::reach;
-use crate::domain::stage::{Generation, Seat, State};
+use crate::domain::stage::{Generation, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
 use crate::plan::{self, Placement, Request};
 use medley_protocol::agent::RankState;
@@ -123,10 +123,12 @@ impl Pass<'_> {
         );
         let running = Event::of_stage(job.id, stage, "stage-running", message);
         self.decision.events.push(running);
-        let joined = (number, self.evidence.now, joined(stage.present(), next));
+        let joined = stage.present().map(|present| next.beyond(present)).unwrap_or_default();
+        let joined = joined.into_iter().map(|seat| seat.rank).collect();
+        let joined = (number, self.evidence.now, joined);
         let chance = self.room.entry(stage.id).or_default();
         chance.followed(members.len() as u32, joined);
-        stage.clone().grow(members, from).map(Some)
+        stage.clone().follow(members, from).map(Some)
     }
 
     /// A generation is over: what it says of the ranks that joined last.
@@ -169,16 +171,19 @@ impl Pass<'_> {
         };
         for job in &mut jobs {
             if let Some(i) = job.stages.iter().position(|stage| stage.id == id) {
-                self.prepare(job, i, &placement, mint)?;
+                let ranks: u32 = placement.iter().map(|(_, ranks)| ranks).sum();
+                let how = format!("grows from {} to {ranks} ranks", job.stages[i].world);
+                self.prepare(job, i, &placement, ("stage-grows", &how), mint)?;
             }
         }
         Ok(jobs)
     }
 
     /// Whether the nodes that join a stage are seen to reach all others of it; what is not known is asked for.
-    fn may_join(&mut self, jobs: &[Job], id: StageId, placement: &Placement) -> bool {
+    pub(super) fn may_join(&mut self, jobs: &[Job], id: StageId, placement: &Placement) -> bool {
         let stage = jobs.iter().find_map(|job| job.stage(id));
-        let had = stage.and_then(Stage::present).map(ranks_by_node).unwrap_or_default();
+        let had = stage.and_then(Stage::present).map(Generation::ranks_by_node);
+        let had = had.unwrap_or_default();
         let nodes = placement.iter().map(|(node, _)| *node);
         let (present, joins): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(|node| had.contains_key(node));
         let Evidence { sight, now, .. } = self.evidence;
@@ -206,7 +211,10 @@ impl Pass<'_> {
     /// A placement that keeps all ranks of a stage and adds some that make it faster, if all is well with it.
     fn larger(&self, jobs: &[Job], job: &Job, stage: &Stage) -> Option<Placement> {
         let State::Running {
-            generation, next: None, ..
+            generation,
+            next: None,
+            former: None,
+            ..
         } = &stage.state
         else {
             return None;
@@ -215,7 +223,7 @@ impl Pass<'_> {
             return None;
         }
         let ranks = generation.seats.len() as u32;
-        let present = ranks_by_node(generation);
+        let present = generation.ranks_by_node();
         let request = Request {
             min: ranks,
             avoids: self.avoided(&present),
@@ -225,10 +233,7 @@ impl Pass<'_> {
         if request.max <= ranks {
             return None;
         }
-        let first = generation.seats.first()?.node;
-        let fingerprint = &self.evidence.sight.nodes.get(&first)?.node.fingerprint;
-        let mut nodes = self.nodes(jobs, &[stage.id].into(), true);
-        nodes.retain(|node| node.fingerprint == *fingerprint);
+        let nodes = self.companions(jobs, stage, generation);
         let placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
         let on = |node: &NodeId| {
             placement
@@ -243,8 +248,23 @@ impl Pass<'_> {
         (keeps_all && grows).then(|| by_standing(&placement, had))
     }
 
+    /// Nodes that take work and can take part in a generation that follows this one, with the stage's own devices free.
+    pub(super) fn companions(&self, jobs: &[Job], stage: &Stage, generation: &Generation) -> Vec<plan::Node> {
+        let first = generation.seats.first();
+        let first = first.and_then(|seat| self.evidence.sight.nodes.get(&seat.node));
+        let mut nodes = self.nodes(jobs, &[stage.id].into(), true);
+        nodes.retain(|node| first.is_some_and(|first| node.fingerprint == first.node.fingerprint));
+        nodes
+    }
+
+    /// Whether a stage has to wait before ranks try once more to join it.
+    pub(super) fn rests(&self, stage: &Stage) -> bool {
+        let chance = self.room.get(&stage.id);
+        chance.is_some_and(|chance| self.evidence.now < chance.not_before)
+    }
+
     /// Whether all ranks of a generation are in the midst of their steps.
-    fn all_train(&self, stage: &Stage, generation: &Generation) -> bool {
+    pub(super) fn all_train(&self, stage: &Stage, generation: &Generation) -> bool {
         generation.seats.iter().all(|seat| {
             let seen = self.evidence.sight.nodes.get(&seat.node);
             let report = seen.and_then(|seen| seen.ranks.get(&(stage.id, generation.number, seat.rank)));
@@ -252,38 +272,23 @@ impl Pass<'_> {
         })
     }
 
-    fn prepare(
+    /// Another generation gets ready beside the present one.
+    pub(super) fn prepare(
         &mut self,
         job: &mut Job,
         i: usize,
         placement: &Placement,
+        (kind, how): (&'static str, &str),
         mint: &mut dyn Mint,
     ) -> Result<(), InvalidTransition> {
         let stage = job.stages[i].clone().prepare(self.seats(placement), mint.secret())?;
-        let ranks: u32 = placement.iter().map(|(_, ranks)| ranks).sum();
+        let places = self.places(placement);
         let message = format!(
-            "{} grows from {} to {ranks} ranks: generation {} gets ready on {}",
-            stage.name,
-            stage.world,
-            stage.generation,
-            self.places(placement)
+            "{} {how}: generation {} gets ready on {places}",
+            stage.name, stage.generation
         );
-        let grows = Event::of_stage(job.id, &stage, "stage-grows", message);
-        self.decision.events.push(grows);
-        self.decision.changed.insert(job.id);
+        self.tell(job, &stage, kind, message);
         job.stages[i] = stage;
         Ok(())
     }
-}
-
-/// The ranks of a generation beyond those that the nodes had in the one before: on each node its last.
-fn joined(before: Option<&Generation>, next: &Generation) -> Vec<u32> {
-    let mut had = before.map(ranks_by_node).unwrap_or_default();
-    let is_new = |seat: &&Seat| {
-        let left = had.entry(seat.node).or_default();
-        let is_new = *left == 0;
-        *left = left.saturating_sub(1);
-        is_new
-    };
-    next.seats.iter().filter(is_new).map(|seat| seat.rank).collect()
 }

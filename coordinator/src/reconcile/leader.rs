@@ -154,7 +154,7 @@ impl Leader {
 
     async fn decide(&self, office: &mut Office, now: Duration) -> Result<Saved, Error> {
         let mut sight = self.control.sight();
-        sight.withheld = self.store.withheld_nodes().await?;
+        sight.withhold(self.store.withheld_nodes().await?);
         let jobs = self.store.active_jobs().await?;
         let settings = self.control.settings();
         let (mut memory, decision) = decide(office.memory.clone(), &sight, jobs, now, settings, &mut SystemMint)?;

@@ -368,24 +368,17 @@ pub(super) fn by_standing(placement: &Placement, had: impl Iterator<Item = NodeI
 pub fn busy<'a>(stages: impl Iterator<Item = &'a Stage>) -> BTreeMap<NodeId, u32> {
     let mut busy = BTreeMap::new();
     for stage in stages {
-        let mut used = stage.present().map(ranks_by_node).unwrap_or_default();
-        for (node, ranks) in stage.next().map(ranks_by_node).unwrap_or_default() {
-            let present = used.entry(node).or_default();
-            *present = ranks.max(*present);
+        let mut used: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let generations = stage.present().into_iter().chain(stage.next()).chain(stage.former());
+        for (node, ranks) in generations.flat_map(Generation::ranks_by_node) {
+            let most = used.entry(node).or_default();
+            *most = ranks.max(*most);
         }
         for (node, ranks) in used {
             *busy.entry(node).or_default() += ranks;
         }
     }
     busy
-}
-
-pub(super) fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, u32> {
-    let mut ranks = BTreeMap::new();
-    for seat in &generation.seats {
-        *ranks.entry(seat.node).or_default() += 1;
-    }
-    ranks
 }
 
 /// Forgets what concerns stages that are not active any more.

@@ -276,8 +276,8 @@ async fn insert_part(
     part: &CheckpointPart,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO checkpoint_parts (stage, step, parts, state_bytes, part, offset_bytes, generation, object)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        "INSERT INTO checkpoint_parts (stage, step, parts, state_bytes, part, offset_bytes, generation, object, tensors)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT DO NOTHING",
     )
     .bind(stage.as_uuid())
@@ -288,6 +288,7 @@ async fn insert_part(
     .bind(stored(part.offset_bytes))
     .bind(stored(generation))
     .bind(json(&part.object)?)
+    .bind(part.tensors.as_ref().map(json).transpose()?)
     .execute(connection)
     .await
     .map(drop)
@@ -295,8 +296,8 @@ async fn insert_part(
 
 /// The manifest that `part` belongs to, if all its parts are there and follow each other without gap or overlap.
 async fn whole(connection: &mut PgConnection, stage: StageId, part: &CheckpointPart) -> sqlx::Result<Option<Manifest>> {
-    let rows: Vec<(i32, i64, Value)> = sqlx::query_as(
-        "SELECT part, offset_bytes, object
+    let rows: Vec<(i32, i64, Value, Option<Value>)> = sqlx::query_as(
+        "SELECT part, offset_bytes, object, tensors
          FROM checkpoint_parts
          WHERE stage = $1 AND step = $2 AND parts = $3 AND state_bytes = $4
          ORDER BY part",
@@ -311,11 +312,12 @@ async fn whole(connection: &mut PgConnection, stage: StageId, part: &CheckpointP
         return Ok(None);
     }
     let (mut parts, mut end_bytes) = (Vec::new(), 0);
-    for (index, offset_bytes, object) in rows {
+    for (index, offset_bytes, object, tensors) in rows {
         let found = CheckpointPart {
             part: index.unsigned_abs(),
             offset_bytes: count(offset_bytes)?,
             object: read(object)?,
+            tensors: tensors.map(read).transpose()?,
             ..part.clone()
         };
         if found.offset_bytes != end_bytes {

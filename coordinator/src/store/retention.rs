@@ -93,11 +93,11 @@ async fn ripe_objects(
 ) -> sqlx::Result<Vec<(String, bool)>> {
     sqlx::query_as(
         "SELECT r.key,
-                EXISTS (SELECT FROM checkpoints c
+                EXISTS (SELECT FROM checkpoints c, unnest(ARRAY['object', 'tensors']) AS kind
                         WHERE c.dropped_at IS NULL
                           AND c.manifest @> jsonb_build_object('parts', jsonb_build_array(
-                                  jsonb_build_object('object', jsonb_build_object('key', r.key)))))
-                OR EXISTS (SELECT FROM checkpoint_parts p WHERE p.object ->> 'key' = r.key)
+                                  jsonb_build_object(kind, jsonb_build_object('key', r.key)))))
+                OR EXISTS (SELECT FROM checkpoint_parts p WHERE r.key IN (p.object ->> 'key', p.tensors ->> 'key'))
          FROM ripe_objects r
          WHERE r.stage = $2 AND r.since <= now() - make_interval(secs => $1)
          ORDER BY r.since
@@ -139,9 +139,12 @@ pub(super) async fn drop_surplus(connection: &mut PgConnection, stage: StageId) 
             RETURNING step, manifest
          )
          INSERT INTO doomed_objects (stage, step, key)
-         SELECT $1, max(d.step), part #>> '{object,key}'
-         FROM dropped d, jsonb_array_elements(d.manifest -> 'parts') AS part
-         GROUP BY part #>> '{object,key}'
+         SELECT $1, max(d.step), key
+         FROM dropped d,
+              jsonb_array_elements(d.manifest -> 'parts') AS part,
+              unnest(ARRAY[part #>> '{object,key}', part #>> '{tensors,key}']) AS key
+         WHERE key IS NOT NULL
+         GROUP BY key
          ON CONFLICT (stage, key) DO UPDATE SET since = now(), step = greatest(doomed_objects.step, excluded.step)",
     )
     .bind(stage.as_uuid())
@@ -159,11 +162,12 @@ async fn forget_parts(connection: &mut PgConnection, stage: StageId) -> sqlx::Re
             WHERE stage = $1
               AND step <= (SELECT max(c.step) FROM checkpoints c
                            WHERE c.stage = $1 AND c.dropped_at IS NULL AND c.damaged_at IS NULL)
-            RETURNING step, object ->> 'key' AS key
+            RETURNING step, object ->> 'key' AS object, tensors ->> 'key' AS tensors
          )
          INSERT INTO doomed_objects (stage, step, key)
          SELECT $1, max(step), key
-         FROM served
+         FROM served, unnest(ARRAY[object, tensors]) AS key
+         WHERE key IS NOT NULL
          GROUP BY key
          ON CONFLICT (stage, key) DO UPDATE SET since = now(), step = greatest(doomed_objects.step, excluded.step)",
     )

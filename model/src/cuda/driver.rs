@@ -48,21 +48,36 @@ macro_rules! threads_share {
     };
 }
 
+/// The device with this number.
+fn find(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
+    // SAFETY: loading the driver's library runs its own initialisers only.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(CudaError::NoDriver);
+    }
+    let at = |what| move |error| CudaError::driver(what, error);
+    result::init().map_err(at("start the driver"))?;
+    let count = result::device::get_count().map_err(at("count devices"))? as usize;
+    if ordinal >= count {
+        return Err(CudaError::NoDevice { ordinal, count });
+    }
+    result::device::get(ordinal as i32).map_err(at("find the device"))
+}
+
+/// Name of a device, which is not opened.
+///
+/// # Errors
+/// What is missing on this machine, or what the driver says.
+pub fn device_name(ordinal: usize) -> Result<String, CudaError> {
+    let name = result::device::get_name(find(ordinal)?);
+    name.map_err(|error| CudaError::driver("tell its name", error))
+}
+
 threads_share!(Context, Stream, Event, Function, Module);
 
 impl Context {
     pub(super) fn open(ordinal: usize) -> Result<Self, CudaError> {
-        // SAFETY: loading the driver's library runs its own initialisers only.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(CudaError::NoDriver);
-        }
         let at = |what| move |error| CudaError::driver(what, error);
-        result::init().map_err(at("start the driver"))?;
-        let count = result::device::get_count().map_err(at("count devices"))? as usize;
-        if ordinal >= count {
-            return Err(CudaError::NoDevice { ordinal, count });
-        }
-        let device = result::device::get(ordinal as i32).map_err(at("find the device"))?;
+        let device = find(ordinal)?;
         // SAFETY: the device comes from the driver; the context is released once, by drop.
         let raw = unsafe { result::primary_ctx::retain(device) }.map_err(at("make a context"))?;
         let this = Self { device, raw };

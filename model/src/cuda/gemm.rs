@@ -176,12 +176,13 @@ impl Cuda {
 
     /// Puts what a product starts from into its rows.
     fn start_rows(&self, (m, n): (usize, usize), c: SliceMut<'_>, stride: usize, start: Start<'_>) {
-        let zeros;
+        let mut zeros;
         let row = match start {
             Start::Add => return,
             Start::Bias(bias) => bias,
             Start::Zero => {
-                zeros = self.bring(&vec![0.0f32; n]);
+                zeros = self.scratch(n * size_of::<f32>());
+                self.fill(zeros.slice_mut(n, Format::F32), 0.0);
                 zeros.slice(n, Format::F32)
             }
         };

@@ -2,8 +2,10 @@
 
 use super::driver::{Function, Module, Stream};
 use super::error::CudaError;
+use super::flash;
 use super::format::Format;
 use super::memory::{Scratch, Slice, SliceMut};
+use super::tables::Table;
 
 /// Threads of a block, unless a kernel says otherwise.
 pub(super) const THREADS: u32 = 256;
@@ -87,11 +89,15 @@ kernels! {
     single { ScatterAddWiden = "scatter_add_widen" }
 
     "attention"
-    both {}
-    single {
+    both {
         Attention = "attention", AttentionAlong = "attention_along", AttentionQueries = "attention_queries",
         AttentionKeys = "attention_keys",
     }
+    single {}
+
+    "flash"
+    both {}
+    single { Flash = "flash", FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
 
     "loss"
     both { Smoothed = "smoothed", SmoothedBackward = "smoothed_backward" }
@@ -128,6 +134,23 @@ impl From<Kernel> for Variant {
     }
 }
 
+/// What each block of a kernel has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    pub(super) threads: u32,
+    /// Shared memory, if that is less than the kernel may have.
+    pub(super) shared_bytes: Option<u32>,
+}
+
+impl From<u32> for Block {
+    fn from(threads: u32) -> Self {
+        Self {
+            threads,
+            shared_bytes: None,
+        }
+    }
+}
+
 /// A kernel of a module, and how many parameters it has in its source.
 fn function(module: &Module, kernel: Kernel, name: &'static str, source: &str) -> Result<Function, CudaError> {
     let in_source = name.trim_end_matches("_f32").trim_end_matches("_bf16");
@@ -146,12 +169,13 @@ fn parameters(source: &str, name: &str) -> Option<usize> {
 /// Bytes of a tile of attention: 64 rows of 64 numbers, 4 more in each so that columns lie in different banks.
 const TILE_BYTES: u32 = 64 * 68 * 4;
 
-/// Shared memory that the caller of a kernel sets aside.
+/// Shared memory that the caller of a kernel sets aside, if he does not say how much; else the most he may say.
 const fn shared_bytes(kernel: Kernel) -> u32 {
     match kernel {
         Kernel::Attention => 4 * TILE_BYTES,
         Kernel::AttentionQueries => 5 * TILE_BYTES,
         Kernel::AttentionKeys => 6 * TILE_BYTES,
+        Kernel::Flash | Kernel::FlashQueries | Kernel::FlashKeys => flash::MAX_SHARED_BYTES,
         _ => 0,
     }
 }
@@ -173,13 +197,14 @@ impl Kernels {
         stream: &Stream,
         Variant { kernel, format }: Variant,
         grid: (u32, u32),
-        threads: u32,
+        block: Block,
         args: &[Arg],
     ) -> Result<(), CudaError> {
         let mut words: Vec<u64> = args.iter().map(|arg| arg.0).collect();
         let function = self.functions[kernel as usize][format as usize].as_ref();
         let function = function.unwrap_or_else(|| panic!("{kernel:?} is not for {format:?}"));
-        stream.launch(function, (grid, threads, shared_bytes(kernel)), &mut words)
+        let shared_bytes = block.shared_bytes.unwrap_or(shared_bytes(kernel));
+        stream.launch(function, (grid, block.threads, shared_bytes), &mut words)
     }
 }
 
@@ -226,6 +251,12 @@ impl From<Slice<'_>> for Arg {
 impl From<&SliceMut<'_>> for Arg {
     fn from(slice: &SliceMut) -> Self {
         Self(slice.address())
+    }
+}
+
+impl From<&Table> for Arg {
+    fn from(table: &Table) -> Self {
+        Self(table.address())
     }
 }
 

@@ -72,15 +72,46 @@ impl std::str::FromStr for Device {
         if name == "cpu" {
             return Ok(Self::Cpu);
         }
-        let words: Vec<&str> = name.split(':').collect();
-        let (number, rounded) = match words[..] {
-            ["cuda", number] => (number.parse(), false),
-            ["cuda", number, "bf16"] => (number.parse(), true),
-            _ => return Err(NoDevice::Unknown(name.to_owned())),
-        };
-        let number = number.map_err(|_| NoDevice::Unknown(name.to_owned()))?;
+        let (number, rounded) = gpu(name)?;
         Self::gpu(name, number, rounded)
     }
+}
+
+/// Number of the GPU that is meant, and whether it computes in bf16.
+fn gpu(name: &str) -> Result<(usize, bool), NoDevice> {
+    let words: Vec<&str> = name.split(':').collect();
+    let (number, rounded) = match words[..] {
+        ["cuda", number] => (number.parse(), false),
+        ["cuda", number, "bf16"] => (number.parse(), true),
+        _ => return Err(NoDevice::Unknown(name.to_owned())),
+    };
+    let number = number.map_err(|_| NoDevice::Unknown(name.to_owned()))?;
+    Ok((number, rounded))
+}
+
+/// What the bits of a GPU's results depend on besides the program: its model and its format. Nothing for the processor. The GPU is
+/// not opened.
+///
+/// # Errors
+/// [`NoDevice`].
+pub fn gpu_numerics(name: &str) -> Result<Option<String>, NoDevice> {
+    if name == "cpu" {
+        return Ok(None);
+    }
+    let (number, rounded) = gpu(name)?;
+    let format = if rounded { "bf16" } else { "fp32" };
+    let model = gpu_model(name, number)?;
+    Ok(Some(format!("{model} {format}")))
+}
+
+#[cfg(feature = "cuda")]
+fn gpu_model(name: &str, number: usize) -> Result<String, NoDevice> {
+    cuda::device_name(number).map_err(|error| NoDevice::Absent(name.to_owned(), error.to_string()))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_model(name: &str, _number: usize) -> Result<String, NoDevice> {
+    Err(NoDevice::NotBuilt(name.to_owned()))
 }
 
 impl Device {
@@ -202,5 +233,33 @@ impl std::fmt::Debug for Device {
             #[cfg(feature = "cuda")]
             Self::Cuda(..) => "Cuda",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_none_is_refused_with_what_may_be_written() {
+        for name in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:0:fp8", "cuda:0:bf16:1"] {
+            let error = name.parse::<Device>().unwrap_err();
+            assert_eq!(error, NoDevice::Unknown(name.to_owned()));
+            assert!(error.to_string().contains("cuda:N:bf16"), "{error}");
+            assert_eq!(gpu_numerics(name), Err(error));
+        }
+        assert!(matches!("cpu".parse(), Ok(Device::Cpu)));
+        assert_eq!(gpu_numerics("cpu"), Ok(None));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_program_without_kernels_for_gpus_says_how_to_get_them() {
+        for error in [
+            "cuda:0".parse::<Device>().unwrap_err(),
+            gpu_numerics("cuda:0").unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("make gpu-bin"), "{error}");
+        }
     }
 }

@@ -76,6 +76,13 @@ impl Pool {
         }
     }
 
+    /// Gives a buffer back for a copy in the memory of the process.
+    pub fn spend(&mut self, buffer: Buffer) -> Vec<f32> {
+        let copy = self.device.to_vec(buffer.span());
+        self.give(buffer);
+        copy
+    }
+
     /// Most bytes that were in use at once.
     pub fn peak_bytes(&self) -> usize {
         match &self.device {

@@ -6,7 +6,7 @@ use crate::flat::Flat;
 use std::ops::Range;
 
 /// Bytes of the header: step and queue position.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 
 /// Saved bytes do not fit the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,12 +7,14 @@
 mod bytes;
 mod commit;
 mod resident;
+mod tensors;
 #[cfg(test)]
 mod tests;
 
 pub use bytes::WrongSize;
 pub use commit::{Commit, gradient_norm};
 pub use resident::{Mirror, Resident};
+pub use tensors::Tensor;
 
 use crate::blip::Blip;
 use crate::flat::Flat;

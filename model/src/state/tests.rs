@@ -116,3 +116,31 @@ fn momentum_encoders_follow_as_far_as_the_momentum_says() {
         }
     }
 }
+
+#[test]
+fn each_tensor_is_found_among_the_canonical_bytes_and_nothing_is_between_them() {
+    let (blip, train) = blip();
+    let mut state = State::fresh(&blip, 1);
+    commit(&mut state, &blip, &train, 100);
+    let canonical = state.copy_bytes(0..state.num_bytes());
+    let tensors = State::tensors_of(&blip);
+    let mut end = bytes::HEADER;
+    for tensor in &tensors {
+        assert!(
+            canonical[end..tensor.bytes.start].iter().all(|byte| *byte == 0),
+            "{tensor:?}"
+        );
+        end = tensor.bytes.end;
+    }
+    assert_eq!(end, canonical.len());
+    let of = |section: &str, name: &str| {
+        let is_it = |tensor: &&Tensor| (tensor.section, tensor.name.as_str()) == (section, name);
+        &canonical[tensors.iter().find(is_it).unwrap().bytes.clone()]
+    };
+    let entry = &blip.student_layout.entries()[3];
+    let of_buffer = |buffer: &[f32]| bytemuck::cast_slice::<f32, u8>(&buffer[entry.range()]).to_vec();
+    assert_eq!(of("v", &entry.name), of_buffer(&state.v));
+    assert_ne!(of("v", &entry.name), of("m", &entry.name));
+    assert_eq!(of("text_queue", "text_queue"), state.text_queue.as_bytes());
+    assert_eq!(of("queued_identities", "queued_identities").len(), 8 * 16);
+}

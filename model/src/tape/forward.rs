@@ -42,7 +42,7 @@ impl Tape<'_> {
         let (rows, inner) = self.dims(x);
         let out = self.weights.layout.entry(w).len / inner;
         let mut y = self.take(rows * out);
-        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.get(b)));
+        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.factor(b)));
         let turned = self.turned.and_then(|turned| turned.get(w));
         let right = turned.map_or_else(
             || Factor::new(self.weights.factor(w), inner).t(),

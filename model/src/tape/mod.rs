@@ -165,6 +165,42 @@ impl<'a> Tape<'a> {
         self.device.to_vec(self.value(v))
     }
 
+    /// A copy of the first `cols` columns of a value in the memory of the process.
+    pub fn read_columns(&mut self, v: Var, cols: usize) -> Vec<f32> {
+        let (rows, stride) = self.dims(v);
+        let mut part = self.take_exact(rows * cols);
+        let from = (self.value(v), (0, stride));
+        self.device
+            .rectangle(from, (part.span_mut(), (0, cols)), (rows, cols), true);
+        let copy = self.device.to_vec(part.span());
+        self.pool.give(part);
+        copy
+    }
+
+    /// A copy of a value that outlives it, on the device.
+    pub fn copy(&mut self, v: Var) -> Buffer {
+        let (rows, cols) = self.dims(v);
+        let mut copy = self.pool.take(rows * cols, self.values[v.0 as usize].purpose);
+        self.device.copy(self.value(v), copy.span_mut());
+        copy
+    }
+
+    /// Takes a value's memory from the tape, which is done with it.
+    pub fn detach(&mut self, v: Var) -> Buffer {
+        let data = self.values[v.0 as usize].data.take();
+        data.expect("a value is detached once, before the backward pass")
+    }
+
+    /// See [`Pool::spend`].
+    pub fn spend(&mut self, buffer: Buffer) -> Vec<f32> {
+        self.pool.spend(buffer)
+    }
+
+    /// A constant that another tape of this device has detached.
+    pub fn adopt(&mut self, data: Buffer, cols: usize, purpose: Use) -> Var {
+        self.push_as(purpose, (data.len() / cols, cols), data, false)
+    }
+
     /// A parameter in the memory of the process.
     pub fn read_weight(&self, id: ParamId) -> Vec<f32> {
         self.device.to_vec(self.weights.get(id))

@@ -220,6 +220,7 @@ impl Cluster {
                 incarnation: node.known.incarnation,
                 revision: node.revision,
                 ranks: self.reports(node),
+                leaves_in_ms: None,
                 address: Some(node.known.name.clone()),
                 reached: node.probes.iter().map(|probe| probe.node).collect(),
             };

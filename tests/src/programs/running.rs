@@ -31,6 +31,10 @@ impl Running {
     /// # Panics
     /// When it cannot be started.
     pub fn start(arguments: &[&str], state_dir: &Path) -> Self {
+        Self::start_in(arguments, state_dir, &[])
+    }
+
+    fn start_in(arguments: &[&str], state_dir: &Path, environment: &[(String, String)]) -> Self {
         for needed in ["medley-coordinator", "medley-worker"] {
             program(needed);
         }
@@ -47,6 +51,7 @@ impl Running {
             .env_remove("DATABASE_URL")
             // What nothing needs is deleted at once: a test that needs it finds out.
             .env("MEDLEY_OBJECT_GRACE_S", "0")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdout(log.try_clone().expect("a log can be shared"))
             .stderr(log)
             .spawn()
@@ -59,8 +64,14 @@ impl Running {
 
     /// Starts `medley up` and waits until all nodes are heard.
     pub async fn up(state_dir: &Path, nodes: usize, devices: u32) -> Self {
+        Self::up_in(state_dir, nodes, devices, &[]).await
+    }
+
+    /// The same, with more in the environment of its processes.
+    pub async fn up_in(state_dir: &Path, nodes: usize, devices: u32, environment: &[(String, String)]) -> Self {
         let (count, devices) = (nodes.to_string(), devices.to_string());
-        let mut running = Self::start(&["up", "--nodes", &count, "--devices", &devices], state_dir);
+        let arguments = ["up", "--nodes", &count, "--devices", &devices];
+        let mut running = Self::start_in(&arguments, state_dir, environment);
         let all = async |running: &Self| {
             let found: Vec<NodeView> = running.client()?.get("/nodes").await.ok()?;
             (found.iter().filter(|node| node.alive).count() == nodes).then_some(())

@@ -28,6 +28,12 @@ pub(super) enum Fault {
     Reset,
     /// A node's agent is killed with its ranks and starts anew after a while, or never.
     KillAgent { node: usize, down: Duration },
+    /// A node's agent is asked to leave, within a time, and starts anew after a while.
+    Leave {
+        node: usize,
+        grace: Duration,
+        down: Duration,
+    },
     /// Calls between a node's agent and the coordinator get lost or late for a while.
     Silence {
         node: usize,
@@ -56,6 +62,7 @@ impl Fault {
             Self::Reset => "fault: connection reset",
             Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
             Self::KillAgent { .. } => "fault: agent killed",
+            Self::Leave { .. } => "fault: agent asked to leave",
             Self::Silence { .. } => "fault: node silent",
             Self::Cut { both_ways: true, .. } => "fault: nodes cut",
             Self::Cut { .. } => "fault: nodes cut one way",
@@ -83,6 +90,7 @@ impl Fault {
             | Self::Cut { .. }
             | Self::KillAgent { down: FOR_GOOD, .. } => Duration::ZERO,
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
+            Self::Leave { grace, down, .. } => grace + down,
             Self::Silence { lasts, .. } => lasts,
         }
     }
@@ -113,7 +121,7 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
 
 fn fault(dice: &mut Dice, nodes: usize) -> Fault {
     let node = dice.below(nodes);
-    match dice.below(14) {
+    match dice.below(17) {
         0 | 1 => Fault::KillRank,
         2 => Fault::FreezeRank {
             lasts: if dice.chance(50) {
@@ -148,6 +156,11 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
                 1 => dice.ms(20_000, 90_000),
                 _ => dice.ms(500, 20_000),
             },
+        },
+        13..=15 => Fault::Leave {
+            node,
+            grace: dice.ms(500, 10_000),
+            down: dice.ms(100, 8000),
         },
         _ => Fault::KillCoordinator {
             down: dice.ms(100, 8000),

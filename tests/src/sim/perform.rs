@@ -52,6 +52,10 @@ impl World<'_> {
                 }
             }
         }
+        if self.nodes[node].has_left() {
+            self.witness.count("agent has left");
+            self.grace_over(node, self.nodes[node].life);
+        }
     }
 
     /// An agent tries to reach another one.
@@ -216,6 +220,7 @@ impl World<'_> {
                         .note(|| format!("{}: {name} step {}", describe(pid, place), toy.step));
                     self.witness.commits((pid, place.stage), seat, world, (&name, toy));
                 }
+                Deed::Exit => self.end(pid, "has ended"),
                 Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
             }
         }

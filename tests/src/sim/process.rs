@@ -82,6 +82,8 @@ pub(super) enum Deed {
     Began { seat: Seat, how: How, step: u64 },
     /// It has committed a step, as a member of a generation of so many.
     Committed { seat: Seat, world: u32, toy: Toy },
+    /// It ends by itself.
+    Exit,
     /// It has found that a rule is broken.
     Accuse(String),
 }

@@ -4,12 +4,15 @@ use super::faults::{FOR_GOOD, Fault};
 use super::process::{Actor, Heard, Pid, Process, Seat};
 use super::witness::describe;
 use super::world::{Happening, World};
+use medley_worker::agent::core::Input;
 use medley_worker::collective::tcp::Timing;
 use std::time::Duration;
 
 /// Time within which a rank that computes for ever is named. It may first have to miss a call to the next generation, and the
 /// end of a second one without a step is made known after a pause.
 const NAMED_WITHIN: Duration = Duration::from_secs(12);
+/// Time for ranks to end and facts to arrive once an agent stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
 impl World<'_> {
     /// Something goes wrong.
@@ -50,6 +53,13 @@ impl World<'_> {
                 }
             }
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
+            Fault::Leave { node, grace, down } => {
+                self.nodes[node].leaves(down);
+                let life = self.nodes[node].life;
+                let over = self.now + grace + STOP_PATIENCE;
+                self.agenda.put(over, Happening::GraceOver { node, life });
+                self.feed(node, Input::Leave { grace });
+            }
             Fault::Cut {
                 from,
                 to,
@@ -123,6 +133,15 @@ impl World<'_> {
             if self.processes[pid].place.node == node {
                 self.end(pid, "died with its agent");
             }
+        }
+    }
+
+    /// An agent ends that was asked to leave, if it still lives that life.
+    pub(super) fn grace_over(&mut self, node: usize, life: u64) {
+        if self.nodes[node].life == life
+            && let Some(down) = self.nodes[node].left()
+        {
+            self.kill_agent(node, down);
         }
     }
 

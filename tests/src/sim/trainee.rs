@@ -39,6 +39,8 @@ pub(super) struct Trainee {
     part: Option<Part>,
     /// What has arrived for generations that this rank does not take part in yet.
     early: BTreeMap<u64, Vec<(u32, Wire)>>,
+    /// Whether it has left for good, and ends once its parts are written.
+    parting: bool,
     /// Parts of checkpoints that are being written.
     writing: u32,
     /// Since when it does what it does in a step, or has made no connection more.
@@ -87,6 +89,7 @@ impl Trainee {
             phase: Phase::Loading,
             part: None,
             early: BTreeMap::new(),
+            parting: false,
             writing: 0,
             since: tools.now,
         };
@@ -105,6 +108,8 @@ impl Trainee {
     pub(super) fn hear(&mut self, heard: Heard, tools: &mut Tools) -> Vec<Deed> {
         let mut out = Vec::new();
         match heard {
+            // Whatever it is told, it ends.
+            Heard::Order(_) | Heard::Wire { .. } | Heard::Gone { .. } if self.parting => {}
             Heard::Order(order) => self.order(order, &mut out),
             Heard::Alarm(alarm) => self.alarm(alarm, tools, &mut out),
             Heard::Wire { from, wire } => {
@@ -121,6 +126,9 @@ impl Trainee {
     fn advance(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
         loop {
             let joined = self.joined();
+            if self.parting {
+                return;
+            }
             if self.phase == Phase::Waiting && self.calls.ready_after(joined).is_some() {
                 self.connect(tools, out);
             } else if self.phase == Phase::Waiting || !self.take_in(tools, out) {
@@ -462,8 +470,10 @@ impl Trainee {
         self.since = tools.now;
         let joined = part.seat.generation;
         let wanted = self.calls.take_wanted().map(|step| Input::CheckpointWanted { step });
-        let next = self.calls.ready_after(joined).map(|call| call.assignment.generation);
-        let ready = next.map(|generation| Input::Ready { generation });
+        let ready = self
+            .calls
+            .next_after(joined)
+            .map(|generation| Input::Ready { generation });
         let prepared = Input::Prepared {
             digest: toy.digest(),
             planned: self.is_planned(step + 1),
@@ -489,11 +499,14 @@ impl Trainee {
                     if let Some(lanes) = self.prepared.take() {
                         self.commit(lanes, out);
                     }
-                    if checkpoint {
+                    let leaves = then.and_then(|next| self.calls.leaves_before(next));
+                    if checkpoint || leaves == Some(true) {
                         self.take_checkpoint(tools, out);
                     }
                     if then.is_some() {
                         self.leave(out);
+                        self.parting = leaves.is_some();
+                        self.part(out);
                     } else {
                         self.go_on(tools, out);
                     }
@@ -551,10 +564,21 @@ impl Trainee {
             object: tools
                 .objects
                 .put("part", &bytes[range.start as usize..range.end as usize]),
+            tensors: None,
         };
         self.writing -= 1;
         out.push(Deed::Say(FromRank::Part { part, peak_bytes: None }));
         self.close(out);
+        self.part(out);
+    }
+
+    /// Ends once all parts are written, if it has left for good.
+    fn part(&mut self, out: &mut Vec<Deed>) {
+        if self.parting && self.writing == 0 {
+            let committed = self.committed().unwrap_or(0);
+            self.say(RankState::Left { committed }, out);
+            out.push(Deed::Exit);
+        }
     }
 
     /// Is finished once all steps are committed and all parts written.

@@ -72,6 +72,11 @@ pub(super) enum Happening {
         how: &'static str,
     },
     Fails(Fault),
+    /// An agent that was asked to leave ends in any case.
+    GraceOver {
+        node: usize,
+        life: u64,
+    },
     /// Somebody asks for a checkpoint.
     CheckpointWanted,
     /// By now somebody must have said that a rank computes for ever.
@@ -249,6 +254,7 @@ impl<'a> World<'a> {
             Happening::Heard { pid, heard } => self.hear(pid, heard),
             Happening::Dies { pid, how } => self.end(pid, how),
             Happening::Fails(fault) => self.fail(fault),
+            Happening::GraceOver { node, life } => self.grace_over(node, life),
             Happening::CheckpointWanted => self.table.want_checkpoint(),
             Happening::IsNamed { pid, began, faults } => self.is_named(pid, began, faults),
         }

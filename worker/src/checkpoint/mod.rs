@@ -62,7 +62,7 @@ impl Error {
             Self::Part { part, cause, .. } => match cause {
                 objects::Error::Damaged { key, cause, .. } => (Some(key.clone()), format!("part {part}: {cause}")),
                 objects::Error::Missing { key, .. } => (Some(key.clone()), format!("part {part} is missing")),
-                objects::Error::Failed { .. } | objects::Error::Url { .. } => return None,
+                objects::Error::Failed { .. } | objects::Error::Url(_) | objects::Error::Thread(_) => return None,
             },
             Self::Torn { cause, .. } => (None, cause.clone()),
             Self::Other { .. } => return None,

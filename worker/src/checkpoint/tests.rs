@@ -5,6 +5,7 @@ use super::writer::{Outcome, Part, Writer};
 use super::*;
 use medley_model::blip::Blip;
 use medley_model::params::Vocabulary;
+use medley_protocol::checkpoint::TensorHash;
 use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::spec::Spec;
 use std::sync::mpsc;
@@ -32,7 +33,7 @@ fn written(objects: &Objects, state: &State) -> Manifest {
         Outcome::Written(part) => tx.send(part).unwrap(),
         Outcome::Refused { reason, .. } => panic!("{reason}"),
     };
-    let writer = Writer::start(objects.clone(), stage, report).unwrap();
+    let writer = Writer::start(objects.clone(), stage, State::tensors_of(&blip()), report).unwrap();
     let mut shared = Shared::from(state.clone());
     for part in 0..3 {
         let state = shared.view();
@@ -79,6 +80,27 @@ fn a_state_survives_its_checkpoint() {
     let mut loaded = State::zeros(&case.blip);
     load(&case.objects, &case.manifest, &mut loaded).unwrap();
     assert_eq!(loaded.digest(), case.state.digest());
+}
+
+#[test]
+fn each_tensor_is_hashed_once_also_if_it_reaches_into_the_next_part() {
+    let case = case();
+    let bytes = case.state.copy_bytes(0..case.state.num_bytes());
+    let mut expected = State::tensors_of(&case.blip).into_iter();
+    for part in &case.manifest.parts {
+        let listed = case.objects.get(part.tensors.as_ref().unwrap()).unwrap();
+        let hashes: Vec<TensorHash> = serde_json::from_slice(&listed).unwrap();
+        let end = part.offset_bytes + part.object.size_bytes;
+        let reaches_over = |tensor: &&TensorHash| tensor.offset_bytes + tensor.size_bytes > end;
+        let over = usize::from(part.part < 2);
+        assert_eq!(hashes.iter().filter(reaches_over).count(), over, "part {}", part.part);
+        for (hash, tensor) in hashes.iter().zip(expected.by_ref()) {
+            assert_eq!((hash.section.as_str(), &hash.name), (tensor.section, &tensor.name));
+            assert_eq!(hash.offset_bytes, tensor.bytes.start as u64);
+            assert_eq!(hash.blake3, blake3::hash(&bytes[tensor.bytes]).to_hex().to_string());
+        }
+    }
+    assert_eq!(expected.next(), None);
 }
 
 #[test]
@@ -175,7 +197,8 @@ fn refused() -> (tempfile::TempDir, Writer, mpsc::Receiver<Outcome>) {
     let objects = Objects::open(&format!("file://{}", dir.path().display())).unwrap();
     std::fs::write(dir.path().join("checkpoints"), "in the way").unwrap();
     let (tx, rx) = mpsc::channel();
-    let writer = Writer::start(objects, StageId::generate(), move |outcome| tx.send(outcome).unwrap()).unwrap();
+    let (stage, say) = (StageId::generate(), move |outcome| tx.send(outcome).unwrap());
+    let writer = Writer::start(objects, stage, State::tensors_of(&blip()), say).unwrap();
     (dir, writer, rx)
 }
 

@@ -3,14 +3,21 @@
 //! A store that refuses (it is full, or read-only) does not stop the training: the part is kept and tried again, ever more
 //! slowly, until it is written or a newer one takes its place. A store that is merely slow is waited for: if a rank left out
 //! what others write, no checkpoint would ever be whole.
+//!
+//! With each part goes a list of the hashes of the tensors that begin in it. For the last of them the bytes behind the part are
+//! copied too, so that hashing takes no time from the next commit.
+//!
+//! The memory of a copy is kept for the next one: the system takes longer to give so much of it anew than copying takes.
 
 use super::part_range;
 use super::shared::View;
 use crate::objects::Objects;
-use bytes::Bytes;
-use medley_protocol::checkpoint::CheckpointPart;
+use bytes::{Bytes, BytesMut};
+use medley_model::state::Tensor;
+use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, TensorHash};
 use medley_protocol::ids::StageId;
 use std::io;
+use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -50,8 +57,9 @@ struct Copied {
     step: u64,
     part: u32,
     parts: u32,
-    offset_bytes: u64,
-    state_bytes: u64,
+    range: Range<usize>,
+    state_bytes: usize,
+    /// From the beginning of the part to its end, or to the end of the last tensor that begins in it.
     bytes: Bytes,
 }
 
@@ -65,8 +73,12 @@ pub struct Writer {
 }
 
 /// What the thread that copies and the one that writes share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Desk {
+    objects: Objects,
+    stage: StageId,
+    /// Of the whole state, in canonical order.
+    tensors: Vec<Tensor>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -74,6 +86,8 @@ struct Desk {
 #[derive(Debug, Default)]
 struct State {
     waiting: Option<Copied>,
+    /// Memory of a part that was written.
+    spare: BytesMut,
     /// Why the store refuses the part that is being written.
     refused: Option<String>,
     /// Nothing more will come; writing ends when nothing is left, or at once from this time on.
@@ -83,17 +97,28 @@ struct State {
 }
 
 impl Writer {
-    /// Starts the threads. `report` is called with what becomes of each part.
+    /// Starts the threads, for states that have these tensors. `report` is called with what becomes of each part.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(objects: Objects, stage: StageId, report: impl FnMut(Outcome) + Send + 'static) -> io::Result<Self> {
+    pub fn start(
+        objects: Objects,
+        stage: StageId,
+        tensors: Vec<Tensor>,
+        report: impl FnMut(Outcome) + Send + 'static,
+    ) -> io::Result<Self> {
         let (parts, given) = mpsc::sync_channel(1);
-        let desk = Arc::<Desk>::default();
+        let desk = Arc::new(Desk {
+            objects,
+            stage,
+            tensors,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let named = |name: &str| thread::Builder::new().name(name.into());
         let (copier, writer) = (Arc::clone(&desk), Arc::clone(&desk));
         let copying = named("snapshot").spawn(move || copier.copy(&given))?;
-        let writing = named("checkpoint").spawn(move || writer.serve(&objects, stage, report))?;
+        let writing = named("checkpoint").spawn(move || writer.serve(report))?;
         Ok(Self {
             parts,
             copying,
@@ -143,6 +168,16 @@ impl Drop for Ending<'_> {
     }
 }
 
+impl State {
+    /// Keeps the memory of a part that is not needed any more.
+    fn keep_memory(&mut self, copied: Copied) {
+        // The store may still hold it for a moment: then the next copy gets other memory.
+        if let Ok(bytes) = copied.bytes.try_into_mut() {
+            self.spare = bytes;
+        }
+    }
+}
+
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is complete before anything that could panic.
@@ -157,19 +192,37 @@ impl Desk {
     /// Copies parts, each before its state may change.
     fn copy(&self, parts: &Receiver<Part>) {
         while let Ok(Part { state, part, parts }) = parts.recv() {
-            let state_bytes = state.num_bytes() as u64;
-            let range = part_range(state_bytes, part, parts);
+            let state_bytes = state.num_bytes();
+            let range = part_range(state_bytes as u64, part, parts);
+            let range = range.start as usize..range.end as usize;
+            let end = self.tensors_in(&range).last().map_or(0, |last| last.bytes.end);
             let copied = Copied {
                 step: state.step,
                 part,
                 parts,
-                offset_bytes: range.start,
                 state_bytes,
-                bytes: state.copy_bytes(range.start as usize..range.end as usize).into(),
+                bytes: self.copy_bytes(&state, range.start..range.end.max(end)),
+                range,
             };
             drop(state);
             self.put_down(copied);
         }
+    }
+
+    fn copy_bytes(&self, state: &View, range: Range<usize>) -> Bytes {
+        let mut bytes = std::mem::take(&mut self.lock().spare);
+        bytes.clear();
+        if bytes.capacity() < range.len() {
+            bytes = BytesMut::with_capacity(range.len());
+        }
+        state.for_bytes(range, |slice| bytes.extend_from_slice(slice));
+        bytes.freeze()
+    }
+
+    /// The tensors that begin in a range of the canonical bytes.
+    fn tensors_in(&self, range: &Range<usize>) -> &[Tensor] {
+        let before = |end: usize| self.tensors.partition_point(|tensor| tensor.bytes.start < end);
+        &self.tensors[before(range.start)..before(range.end)]
     }
 
     /// Leaves a part to be written: waits for the earlier one to be taken up, unless the store refuses what came before.
@@ -183,6 +236,7 @@ impl Desk {
                 "the checkpoint at step {} is not written: a newer one is due",
                 older.step
             );
+            state.keep_memory(older);
         }
         self.changed.notify_all();
     }
@@ -203,13 +257,17 @@ impl Desk {
         }
     }
 
-    fn serve(&self, objects: &Objects, stage: StageId, mut report: impl FnMut(Outcome)) {
+    fn serve(&self, mut report: impl FnMut(Outcome)) {
         let _ending = Ending(self);
         while let Some(copied) = self.next() {
+            let hashes = self.hash_tensors(&copied);
             for tries in 0.. {
-                match put(objects, stage, &copied) {
+                match self.put(&copied, &hashes) {
                     Ok(part) => {
-                        self.lock().refused = None;
+                        let mut state = self.lock();
+                        state.refused = None;
+                        state.keep_memory(copied);
+                        drop(state);
                         report(Outcome::Written(part));
                         break;
                     }
@@ -248,25 +306,38 @@ impl Desk {
             state = self.wait(state, until - now);
         }
     }
-}
 
-fn put(objects: &Objects, stage: StageId, copied: &Copied) -> Result<CheckpointPart, String> {
-    let Copied {
-        step,
-        part,
-        parts,
-        offset_bytes,
-        state_bytes,
-        bytes,
-    } = copied;
-    let name = format!("checkpoints/{stage}/{step}-part-{part}-of-{parts}");
-    let object = objects.put(&name, bytes.clone()).map_err(|e| e.to_string())?;
-    Ok(CheckpointPart {
-        step: *step,
-        part: *part,
-        parts: *parts,
-        offset_bytes: *offset_bytes,
-        state_bytes: *state_bytes,
-        object,
-    })
+    fn hash_tensors(&self, copied: &Copied) -> Vec<TensorHash> {
+        let begin = copied.range.start;
+        let tensors = self.tensors_in(&copied.range).iter();
+        tensors
+            .map(|tensor| TensorHash {
+                section: tensor.section.into(),
+                name: tensor.name.clone(),
+                offset_bytes: tensor.bytes.start as u64,
+                size_bytes: tensor.bytes.len() as u64,
+                blake3: blake3::hash(&copied.bytes[tensor.bytes.start - begin..tensor.bytes.end - begin])
+                    .to_hex()
+                    .to_string(),
+            })
+            .collect()
+    }
+
+    fn put(&self, copied: &Copied, hashes: &[TensorHash]) -> Result<CheckpointPart, String> {
+        let Copied { step, part, parts, .. } = *copied;
+        let put = |kind: &str, bytes: Bytes| -> Result<ObjectRef, String> {
+            let name = format!("checkpoints/{}/{step}-{kind}-{part}-of-{parts}", self.stage);
+            self.objects.put(&name, bytes).map_err(|e| e.to_string())
+        };
+        let listed = serde_json::to_vec(hashes).map_err(|e| e.to_string())?;
+        Ok(CheckpointPart {
+            step,
+            part,
+            parts,
+            offset_bytes: copied.range.start as u64,
+            state_bytes: copied.state_bytes as u64,
+            tensors: Some(put("tensors", listed.into())?),
+            object: put("part", copied.bytes.slice(..copied.range.len()))?,
+        })
+    }
 }

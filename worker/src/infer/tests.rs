@@ -77,6 +77,7 @@ impl World {
                 object: objects
                     .put("state", state.copy_bytes(range.start as usize..range.end as usize))
                     .unwrap(),
+                tensors: None,
             }
         };
         let manifest = Manifest {

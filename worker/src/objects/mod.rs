@@ -1,31 +1,31 @@
 //! The object store as ranks use it: immutable objects named by their content, verified in both directions.
 //!
-//! The store may be a directory (`file://`) or whatever else the `object_store` crate was built with. Calls block: ranks
-//! are threads, not tasks; a small runtime of its own drives the crate underneath.
+//! The store may be a directory or a bucket: see [`medley_protocol::store`]. Calls block: ranks are threads, not tasks; a small
+//! runtime of its own drives the crate underneath.
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use medley_protocol::checkpoint::ObjectRef;
-use object_store::local::LocalFileSystem;
+use medley_protocol::store;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Deadline of one operation.
+/// Deadline of an operation on an object of no size, and the least speed of one on a large object.
 const PATIENCE: Duration = Duration::from_mins(10);
+const SLOWEST_BYTES_PER_S: u64 = 1 << 20;
 
 /// What went wrong with which object.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL names no store that this build can reach.
-    #[error("object store {url}: {cause}: give a URL such as file:///var/lib/medley/store")]
-    Url {
-        /// The URL.
-        url: String,
-        /// Why.
-        cause: String,
-    },
+    /// The URL names no store that can be opened.
+    #[error(transparent)]
+    Url(#[from] store::Error),
+    /// There is no thread for what goes on with the store.
+    #[error("no thread for the object store: {0}")]
+    Thread(#[source] std::io::Error),
     /// The bytes in the store are not those that were written.
     #[error("object {key} in {url} is damaged: {cause}")]
     Damaged {
@@ -61,7 +61,6 @@ pub enum Error {
 pub struct Objects {
     url: String,
     store: Arc<dyn ObjectStore>,
-    root: Path,
     runtime: Arc<tokio::runtime::Runtime>,
 }
 
@@ -69,31 +68,22 @@ impl Objects {
     /// Opens the store at `url`.
     ///
     /// # Errors
-    /// [`Error::Url`].
+    /// [`Error::Url`], [`Error::Thread`].
     pub fn open(url: &str) -> Result<Self, Error> {
-        let bad = |cause: String| Error::Url { url: url.into(), cause };
-        let parsed = reqwest::Url::parse(url).map_err(|e| bad(e.to_string()))?;
-        let (store, root) = object_store::parse_url(&parsed).map_err(|e| bad(e.to_string()))?;
-        let store: Arc<dyn ObjectStore> = match parsed.scheme() {
-            // A checkpoint that was reported must survive a loss of power.
-            "file" => Arc::new(LocalFileSystem::new().with_fsync(true)),
-            _ => Arc::from(store),
-        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("objects")
             .enable_all()
             .build()
-            .map_err(|e| bad(e.to_string()))?;
+            .map_err(Error::Thread)?;
         Ok(Self {
             url: url.into(),
-            store,
-            root,
+            store: store::open(url)?,
             runtime: Arc::new(runtime),
         })
     }
 
-    /// Writes an object under `{name}-{BLAKE3}` and reads it back.
+    /// Writes an object under `{name}-{BLAKE3}`, unless it is there and sound, and reads it back.
     ///
     /// # Errors
     /// [`Error::Failed`] if it cannot be written, [`Error::Damaged`] if what is read back differs.
@@ -105,17 +95,15 @@ impl Objects {
             blake3,
             size_bytes: bytes.len() as u64,
         };
-        let path = self.path(&object)?;
-        let payload = PutPayload::from(bytes);
-        let written = self.wait(&object.key, self.put_new(&path, payload.clone()))?;
-        let verified = self.get(&object).map(drop);
-        if !written && verified.is_err() {
-            // A damaged object of this name was there before.
-            self.wait(&object.key, self.store.put(&path, payload))?;
-            self.get(&object)?;
-            return Ok(object);
+        match self.read(&object, |_| {}) {
+            Err(Error::Missing { .. } | Error::Damaged { .. }) => {
+                let path = self.path(&object)?;
+                self.wait(&object, store::write(self.store.as_ref(), &path, &bytes))?;
+                self.read(&object, |_| {})?;
+            }
+            there => there?,
         }
-        verified.map(|()| object)
+        Ok(object)
     }
 
     /// Reads an object and verifies size and hash; nothing larger than it should be is read.
@@ -124,48 +112,63 @@ impl Objects {
     /// [`Error::Missing`] if it is not there, [`Error::Failed`] if it cannot be read, [`Error::Damaged`] if it is not what
     /// it should be.
     pub fn get(&self, object: &ObjectRef) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.read(object, |piece| {
+            // Not before the size was found right.
+            bytes.reserve_exact(object.size_bytes as usize - bytes.len());
+            bytes.extend_from_slice(piece);
+        })?;
+        Ok(bytes)
+    }
+
+    /// Reads an object piece by piece; the pieces are good only if the object turns out to be.
+    fn read(&self, object: &ObjectRef, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         let path = self.path(object)?;
-        let size = self.wait(&object.key, self.store.head(&path))?.size;
+        let size = self.wait(object, self.store.head(&path))?.size;
         if size != object.size_bytes {
             return Err(self.damaged(object, format!("it has {size} bytes instead of {}", object.size_bytes)));
         }
-        let bytes = self.wait(&object.key, async { self.store.get(&path).await?.bytes().await })?;
-        if blake3::hash(&bytes).to_hex().as_str() != object.blake3 {
+        let mut hasher = blake3::Hasher::new();
+        self.wait(object, async {
+            let mut pieces = store::read(Arc::clone(&self.store), path, size);
+            while let Some(piece) = pieces.next().await {
+                let piece = piece?;
+                hasher.update(&piece);
+                take(&piece);
+            }
+            Ok(())
+        })?;
+        if hasher.finalize().to_hex().as_str() != object.blake3 {
             return Err(self.damaged(object, "its BLAKE3 differs from the one recorded".into()));
         }
-        Ok(bytes.into())
-    }
-
-    /// Writes unless the object exists; false if it does.
-    async fn put_new(&self, path: &Path, payload: PutPayload) -> object_store::Result<bool> {
-        let options = PutOptions::from(PutMode::Create);
-        match self.store.put_opts(path, payload, options).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(e) => Err(e),
-        }
+        Ok(())
     }
 
     fn path(&self, object: &ObjectRef) -> Result<Path, Error> {
         if !ObjectRef::is_valid_key(&object.key) {
             return Err(self.failed(&object.key, "the key is not well formed".into()));
         }
-        let below = Path::from(object.key.as_str());
-        Ok(self.root.parts().chain(below.parts()).collect())
+        Ok(Path::from(object.key.as_str()))
     }
 
-    fn wait<T>(&self, key: &str, operation: impl Future<Output = object_store::Result<T>>) -> Result<T, Error> {
+    fn wait<T>(
+        &self,
+        object: &ObjectRef,
+        operation: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, Error> {
+        let patience = PATIENCE + Duration::from_secs(object.size_bytes / SLOWEST_BYTES_PER_S);
         let limited = self
             .runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, operation).await });
+            .block_on(async { tokio::time::timeout(patience, operation).await });
+        let key = object.key.as_str();
         match limited {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(object_store::Error::NotFound { .. })) => Err(Error::Missing {
                 key: key.into(),
                 url: self.url.clone(),
             }),
-            Ok(Err(e)) => Err(self.failed(key, e.to_string())),
-            Err(_) => Err(self.failed(key, format!("no answer within {} s", PATIENCE.as_secs()))),
+            Ok(Err(e)) => Err(self.failed(key, store::explain(&e))),
+            Err(_) => Err(self.failed(key, format!("no answer within {} s", patience.as_secs()))),
         }
     }
 
@@ -234,6 +237,6 @@ mod tests {
             ..object
         };
         assert!(objects.get(&escaping).unwrap_err().to_string().contains("well formed"));
-        assert!(matches!(Objects::open("nowhere"), Err(Error::Url { .. })));
+        assert!(matches!(Objects::open("nowhere"), Err(Error::Url(_))));
     }
 }

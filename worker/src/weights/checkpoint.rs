@@ -87,6 +87,7 @@ fn assemble(stage: StageId, step: u64, parts: u32, set: BTreeMap<u32, ObjectRef>
             offset_bytes,
             state_bytes,
             object,
+            tensors: None,
         };
         offset_bytes += placed.object.size_bytes;
         placed
@@ -119,14 +120,15 @@ pub(super) fn only_vocabulary(store: &str) -> anyhow::Result<String> {
         .strip_prefix("file://")
         .map(|path| Path::new(path).join("vocabularies"));
     let files: Vec<PathBuf> = directory
+        .as_ref()
         .and_then(|directory| fs::read_dir(directory).ok())
         .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
         .unwrap_or_default();
     let [file] = &files[..] else {
-        bail!(
-            "--vocab: {store} holds {} vocabularies; say which one the checkpoint was trained with",
-            files.len()
-        );
+        let found = directory.map_or("is not looked into".into(), |_| {
+            format!("holds {} vocabularies", files.len())
+        });
+        bail!("--vocab: {store} {found}; say which one the checkpoint was trained with");
     };
     fs::read_to_string(file).with_context(|| format!("{}", file.display()))
 }

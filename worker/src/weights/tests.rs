@@ -28,7 +28,8 @@ fn world() -> World {
     state.step = 7;
     let stage = StageId::generate();
     let (said, heard) = mpsc::channel();
-    let writer = Writer::start(objects, stage, move |outcome| said.send(outcome).unwrap()).unwrap();
+    let tensors = State::tensors_of(&blip);
+    let writer = Writer::start(objects, stage, tensors, move |outcome| said.send(outcome).unwrap()).unwrap();
     let mut shared = Shared::from(state.clone());
     for part in 0..2 {
         let state = shared.view();

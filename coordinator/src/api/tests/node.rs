@@ -72,6 +72,7 @@ impl Node {
             incarnation: self.incarnation,
             revision: self.orders.revision,
             ranks: self.ranks.iter().map(report).collect(),
+            leaves_in_ms: None,
             address: Some(format!("{}:1", self.name)),
             reached: self.orders.probes.iter().map(|probe| probe.node).collect(),
         }
@@ -181,6 +182,7 @@ impl Node {
             offset_bytes,
             state_bytes: STATE_BYTES,
             object: object(&format!("{step}-part-{rank}-of-{parts}"), end - offset_bytes),
+            tensors: Some(object(&format!("{step}-tensors-{rank}-of-{parts}"), 99)),
         };
         let handed = PartHandedIn {
             generation: assignment.generation,

@@ -209,6 +209,7 @@ async fn parts_are_facts_of_any_generation_and_make_one_checkpoint() {
             offset_bytes,
             state_bytes: 20,
             object: object(key, 10),
+            tensors: None,
         };
         let handed = PartHandedIn {
             generation: 77,

@@ -27,7 +27,8 @@ async fn sweep(cluster: &Cluster) -> BTreeSet<String> {
 }
 
 fn keys(steps: &[u64]) -> BTreeSet<String> {
-    let of_step = |step: &u64| [0, 1].map(|rank| format!("objects/{step}-part-{rank}-of-2"));
+    let of_rank = |step: u64, rank| ["part", "tensors"].map(|kind| format!("objects/{step}-{kind}-{rank}-of-2"));
+    let of_step = |step: &u64| [0, 1].map(|rank| of_rank(*step, rank)).concat();
     steps.iter().flat_map(of_step).collect()
 }
 

@@ -2,6 +2,8 @@
 
 #include "random.cuh"
 
+#include "gelu.cuh"
+
 #define BODY "elementwise.cuh"
 #include "both.cuh"
 

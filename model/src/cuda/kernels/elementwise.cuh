@@ -63,24 +63,18 @@ TYPED(clamp_to)(Stored* y, u64 n, bool aligned, float min, float max) {
     update(y, n, aligned, [=](float y) { return y < min ? min : y > max ? max : y; });
 }
 
-constexpr float SQRT_HALF = 0.70710678118654752440f;
-constexpr float INV_SQRT_TAU = 0.39894228040143267794f;
-
 TYPED(gelu)(const Stored* x, Stored* y, u64 n, bool aligned) {
     for_packs<N>(n, [&](u64 at) {
         Few<N> few = load<N>(x, at, n, aligned);
 #pragma unroll
-        for (u32 i = 0; i < N; i++) few.v[i] = 0.5f * few.v[i] * (1.0f + erff(few.v[i] * SQRT_HALF));
+        for (u32 i = 0; i < N; i++) few.v[i] = gelu_of(few.v[i], Stored());
         store<N>(y, few, at, n, aligned);
     });
 }
 
 // d *= Φ(x) + x·φ(x)
 TYPED(gelu_backward)(const Stored* x, Stored* d, u64 n, bool aligned) {
-    combine(x, d, d, n, aligned, [](float x, float d) {
-        const float cdf = 0.5f * (1.0f + erff(x * SQRT_HALF));
-        return d * fmaf(x * INV_SQRT_TAU, expf(-0.5f * x * x), cdf);
-    });
+    combine(x, d, d, n, aligned, [](float x, float d) { return d * gelu_slope(x, Stored()); });
 }
 
 // Rows of `cols` between matrices whose rows are a stride apart.

@@ -38,6 +38,11 @@ pub enum Input {
         /// The answer.
         answer: Result<Reply, Trouble>,
     },
+    /// The agent is to end once its ranks have left their stages.
+    Leave {
+        /// Within this time, or else without that.
+        grace: Duration,
+    },
     /// Answer to [`Output::Probe`].
     Probed {
         /// The node.
@@ -45,7 +50,7 @@ pub enum Input {
         /// Whether it was reached.
         reached: bool,
     },
-    /// The agent is to stop.
+    /// The agent is to stop at once.
     Stop,
     /// Time passed.
     Tick,

@@ -48,6 +48,8 @@ pub(super) struct Slot {
     pub(super) process: Option<ProcessId>,
     /// Whether its process was told its peers.
     told_peers: bool,
+    /// Whether its process knows that it is to leave.
+    parting: bool,
     /// How far its process is with the connections of this generation, when it last said so.
     pub(super) connecting: Option<Connecting>,
     /// Checkpoint requests passed on.
@@ -130,6 +132,11 @@ impl Ranks {
     /// All that is new was told.
     pub(super) fn told(&mut self) {
         self.news = false;
+    }
+
+    /// Whether nothing is listed and no process is left.
+    pub(super) fn are_all_gone(&self) -> bool {
+        self.slots.is_empty() && self.are_gone()
     }
 
     /// Whether no process is left.
@@ -236,13 +243,21 @@ impl Ranks {
         out.push(Output::Start { process, device, order });
     }
 
-    /// Tells ranks their peers, and then requested checkpoints, each once.
+    /// Tells ranks that they are to leave, their peers, and then requested checkpoints, each once.
     fn pass_on(&mut self, out: &mut Vec<Output>) {
         for (seat, slot) in &mut self.slots {
             let assignment = self.assignments.get(&(seat.stage, seat.generation));
             let (Some(process), Some(assignment)) = (slot.process, assignment) else {
                 continue;
             };
+            let parting = assignment.parting.as_ref();
+            if let Some(parting) = parting.filter(|parting| parting.ranks.contains(&seat.rank))
+                && !std::mem::replace(&mut slot.parting, true)
+            {
+                let (next, saves) = (parting.next, parting.saves);
+                let order = ToRank::Leave { next, saves };
+                out.push(Output::Tell { process, order });
+            }
             if assignment.members.is_empty() || is_final(&slot.state) {
                 continue;
             }
@@ -322,6 +337,7 @@ impl Slot {
             called_at: None,
             process: None,
             told_peers: false,
+            parting: false,
             connecting: None,
             told: BTreeSet::new(),
             work: Work::Idle,
@@ -335,7 +351,7 @@ impl Slot {
 }
 
 fn is_final(state: &RankState) -> bool {
-    has_failed(state) || matches!(state, RankState::Finished { .. })
+    has_failed(state) || matches!(state, RankState::Finished { .. } | RankState::Left { .. })
 }
 
 pub(super) fn has_failed(state: &RankState) -> bool {

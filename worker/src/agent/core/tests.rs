@@ -9,7 +9,7 @@ mod world;
 
 use super::*;
 use crate::supervise::Event;
-use medley_protocol::agent::{CheckpointWanted, Doing, FromRank, Member, RankState, ToRank};
+use medley_protocol::agent::{CheckpointWanted, Doing, FromRank, Member, Parting, RankState, ToRank};
 use medley_protocol::error::Code;
 use medley_protocol::ids::CheckpointRequestId;
 use medley_protocol::metrics::MetricsThrough;

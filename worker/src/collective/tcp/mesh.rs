@@ -15,8 +15,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Payload bytes buffered between a connection and its threads.
-const BUFFER: usize = 256 << 10;
+/// Bytes of small frames that are written at once.
+const WRITE_BUFFER: usize = 256 << 10;
+/// Bytes that are read at once, if they are not all of one payload: those are copied a second time.
+const READ_BUFFER: usize = 32 << 10;
 
 /// Deadlines of a mesh.
 #[derive(Debug, Clone, Copy)]
@@ -186,7 +188,7 @@ impl Peer {
                 reader_inbox.lose(rank, explain(&ended, timing.silence));
             })?;
         let writer = thread::Builder::new().name(format!("to-rank-{rank}")).spawn(move || {
-            let mut output = BufWriter::with_capacity(BUFFER, Counted::new(writing));
+            let mut output = BufWriter::with_capacity(WRITE_BUFFER, Counted::new(writing));
             if let Err(e) = write_all(&mut output, &queue, timing.beat) {
                 writer_inbox.lose(rank, explain(&e, timing.silence));
             }
@@ -202,7 +204,7 @@ impl Peer {
 
 /// Reads until the connection ends.
 fn read_all(rank: u32, stream: TcpStream, limit: usize, inbox: &Inbox) -> io::Error {
-    let mut input = BufReader::with_capacity(BUFFER, stream);
+    let mut input = BufReader::with_capacity(READ_BUFFER, stream);
     loop {
         match frame::read(&mut input, limit) {
             Ok((tag, payload)) => {

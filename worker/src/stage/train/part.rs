@@ -40,7 +40,7 @@ pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, li
         memory: trainer.memory(),
         rank,
         world: deal.ranks(),
-        fingerprint: fingerprint(),
+        fingerprint: fingerprint()?,
     };
     let step = plan.limits(trainer.gradient_len(), trainer.largest_share(&deal));
     let limits = Limits {

@@ -26,6 +26,7 @@ fn a_lasting_failure_that_is_heard_late_still_fails_the_stage() {
             quiet_ms: None,
             connecting: None,
         }],
+        leaves_in_ms: None,
         address: None,
         reached: Vec::new(),
     };

@@ -135,6 +135,18 @@ impl World {
         let stage = self.jobs.iter().find_map(|job| job.stage(id.0));
         match stage.map(|stage| &stage.state) {
             Some(State::Running { generation, .. }) if generation.number == id.1 => RankState::Running { committed: 1 },
+            Some(State::Running {
+                generation,
+                former: Some(former),
+                ..
+            }) if former.number == id.1 => {
+                let leaves = former.beyond(generation).iter().any(|seat| seat.rank == id.2);
+                if leaves {
+                    RankState::Left { committed: 1 }
+                } else {
+                    RankState::Running { committed: 1 }
+                }
+            }
             _ => listening(id),
         }
     }
@@ -222,6 +234,7 @@ impl World {
                 incarnation: self.sight.nodes[&node].node.incarnation,
                 revision: told.map_or(0, |orders| orders.revision),
                 ranks,
+                leaves_in_ms: None,
                 address: Some(format!("{node}:1")),
                 reached: self.reached(node),
             };

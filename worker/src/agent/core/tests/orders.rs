@@ -106,6 +106,39 @@ fn a_generation_gets_ready_beside_the_one_that_works() {
 }
 
 #[test]
+fn ranks_that_leave_are_told_once_and_not_missed_when_they_have_ended() {
+    let mut agent = Agent::registered(2);
+    let mut present = assignment(7, 1, &[0, 1], StageKind::Pretrain);
+    present.members = members(2);
+    agent.obey(orders(1, vec![present.clone()]));
+    for id in [0, 1] {
+        agent.say(ProcessId(id), running(3));
+    }
+    let mut next = assignment(7, 2, &[0], StageKind::Pretrain);
+    let outputs = agent.obey(orders(2, vec![present.clone(), next.clone()]));
+    assert_eq!(calls_of(&outputs), [(ProcessId(0), 2, 0, false)]);
+    next.members = members(1);
+    present.members.clear();
+    present.parting = Some(Parting {
+        next: 2,
+        ranks: vec![1],
+        saves: false,
+    });
+    let outputs = agent.obey(orders(3, vec![present, next.clone()]));
+    let leave = ToRank::Leave { next: 2, saves: false };
+    assert!(told(&outputs).contains(&(ProcessId(1), leave)), "{outputs:?}");
+    assert_eq!((told(&outputs).len(), kills(&outputs).len()), (2, 0));
+    assert!(told(&agent.pass(100 * MS)).is_empty());
+    let left = RankState::Left { committed: 4 };
+    agent.say(ProcessId(1), reached(1, left.clone()));
+    agent.exit(ProcessId(1), "ended");
+    assert!(starts(&agent.pass(100 * MS)).is_empty());
+    assert_eq!(states(&agent)[1], left);
+    agent.obey(orders(4, vec![next]));
+    assert_eq!(agent.reports().len(), 1);
+}
+
+#[test]
 fn a_generation_that_never_came_about_is_replaced_by_a_later_one() {
     let mut agent = Agent::registered(2);
     let present = assignment(7, 1, &[0], StageKind::Pretrain);

@@ -54,6 +54,7 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
         inputs: StageInputs::default(),
         checkpoint_after: None,
         without: Vec::new(),
+        parting: None,
     }
 }
 
@@ -104,6 +105,7 @@ pub(super) fn part(step: u64, part: u32) -> CheckpointPart {
         offset_bytes: 0,
         state_bytes: 2,
         object: object("part"),
+        tensors: None,
     }
 }
 

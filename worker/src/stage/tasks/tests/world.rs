@@ -143,6 +143,7 @@ impl World {
             offset_bytes: 0,
             state_bytes,
             object,
+            tensors: None,
         };
         Manifest {
             id: CheckpointId::generate(),
