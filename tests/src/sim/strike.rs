@@ -8,8 +8,9 @@ use medley_worker::agent::core::Input;
 use medley_worker::collective::tcp::Timing;
 use std::time::Duration;
 
-/// Time within which a rank that computes for ever is named.
-const NAMED_WITHIN: Duration = Duration::from_secs(8);
+/// Time within which a rank that computes for ever is named. It may first have to miss a call to the next generation, and the
+/// end of a second one without a step is made known after a pause.
+const NAMED_WITHIN: Duration = Duration::from_secs(12);
 /// Time for ranks to end and facts to arrive once an agent stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
