@@ -114,7 +114,7 @@ def main():
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--dropout", type=float, help="rate in the text towers, instead of the preset's")
-    arguments.add_argument("--only", choices=["step", "library"], help="half of the comparison")
+    arguments.add_argument("--only", choices=["step", "reference", "library"], help="a part of the comparison")
     arguments.add_argument("--torch", default="", help="options for PyTorch's side, such as '--device cuda --bf16'")
     arguments.add_argument("--memory", action="store_true", help="also the peak memory of processes that do one thing each")
     arguments = arguments.parse_args()
@@ -126,7 +126,8 @@ def main():
     print("| against | Medley, CPU ms | other, CPU ms | ratio of CPU time | ratio of wall time | samples/s, Medley / other | peak MiB, Medley / other |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     each = sides.description["texts_an_image"]
-    for commands in [STEP] * (arguments.only != "library") + [LIBRARY] * (arguments.only != "step"):
+    wanted = {"step": [STEP], "reference": [STEP[:1]], "library": [LIBRARY], None: [STEP, LIBRARY]}
+    for commands in wanted[arguments.only]:
         found = sides.turns(commands, arguments.rounds)
         for command in commands:
             peaks = sides.memory(command) if arguments.memory else None

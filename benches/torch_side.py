@@ -3,7 +3,7 @@
 `torch_side.py DESCRIPTION THREADS ROLE…` reads commands as Medley's side does (`model/benches/versus.rs`), with the role before
 each: `reference step`, `packed step`, `transformers greedy`. DESCRIPTION is the file with the line that Medley's side printed.
 With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast; `--compile` hands the
-arrangements to `torch.compile`.
+towers of the reference's arrangement to `torch.compile` and draws negatives without waiting for the device.
 
 - `reference`: texts padded to the longest allowed, one multimodal pass each for pairs, for negatives and for generation, each
   projecting the image's keys and values anew.
@@ -56,9 +56,22 @@ class Dropout(blip.Everything):
 
 
 def drawn(logits):
-    """Negatives of each kind, drawn as the reference draws them."""
+    """Negatives of each kind, drawn as the reference draws them: one by one."""
     weights = blip.negative_weights(logits.detach())
     return torch.tensor([torch.multinomial(row, 1).item() for row in weights])
+
+
+def drawn_at_once(logits):
+    """Negatives of each kind, without asking the device for each."""
+    return torch.multinomial(blip.negative_weights(logits.detach()), 1)[:, 0]
+
+
+def compile_towers():
+    """The towers through `torch.compile`, and no wait for the device within a step."""
+    global drawn
+    torch._dynamo.config.cache_size_limit = 64
+    blip.vision, blip.text, blip.contrastive = map(torch.compile, (blip.vision, blip.text, blip.contrastive))
+    drawn = drawn_at_once
 
 
 class Step:
@@ -378,7 +391,7 @@ def main():
     library = Transformers(description, image) if "transformers" in arguments.roles else None
     arrangements = {"reference": reference, "packed": packed}
     if arguments.compile:
-        arrangements = {role: torch.compile(losses) for role, losses in arrangements.items()}
+        compile_towers()
     print("ready", flush=True)
     for line in sys.stdin:
         role, command = line.split()

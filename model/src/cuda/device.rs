@@ -10,8 +10,9 @@ use super::memory::{Memory, Scratch, Slice, SliceMut};
 use super::staging::Ring;
 use super::tables::{Table, Tables};
 use bytemuck::Pod;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A CUDA device with one stream.
 pub struct Cuda {
@@ -24,6 +25,7 @@ pub struct Cuda {
     stream: Stream,
     context: Context,
     failed: AtomicBool,
+    waited: AtomicU64,
     error: Mutex<Option<CudaError>>,
 }
 
@@ -47,6 +49,7 @@ impl Cuda {
             stream,
             context,
             failed: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
             error: Mutex::default(),
         }))
     }
@@ -72,7 +75,19 @@ impl Cuda {
 
     /// Waits for the operations called so far.
     pub fn synchronize(&self) {
+        let began = Instant::now();
         self.note(self.stream().synchronize());
+        self.count_wait(began);
+    }
+
+    /// Time that the host has waited for the device so far.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    fn count_wait(&self, began: Instant) {
+        let nanos = began.elapsed().as_nanos() as u64;
+        self.waited.fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// Memory of single precision with unspecified contents.
@@ -120,7 +135,10 @@ impl Cuda {
 
     /// Copies to the host and waits; returns whether that went well.
     pub(super) fn fetch<T: Pod>(&self, from: u64, to: &mut [T]) -> bool {
-        !self.has_failed() && self.note(self.stream().to_host(from, to))
+        let began = Instant::now();
+        let fetched = !self.has_failed() && self.note(self.stream().to_host(from, to));
+        self.count_wait(began);
+        fetched
     }
 
     /// Copies host values to an address.
