@@ -275,23 +275,10 @@ impl Blip {
         let vision = &self.student.vision;
         let images = vision.forward_patches(tape, patches, seats.len(), Some(&seats), Tokens::All);
         drop(part);
-        // Before negatives are drawn, so that a device has work while the processor draws.
-        let part = meter::part(Part::ImageKeys);
-        let image_keys = self.student.text.image_keys(tape, images);
-        drop(part);
-        let mut matching = (
-            Packed::new(),
-            Grounding {
-                image_of: Vec::new(),
-                tokens: self.image_tokens,
-            },
-        );
-        let mut generated = (Packed::new(), matching.1.clone());
-        let mut contrast = None;
-        if let Some((image, text)) = taught {
+        let identities = step.identities(batch.identities, b);
+        let contrast = taught.map(|(image, text)| {
             let features = self.student_vars(tape, images, own, step);
             let _part = meter::part(Part::Contrast);
-            let identities = step.identities(batch.identities, b);
             let keys = itc::Keys {
                 image,
                 text,
@@ -299,10 +286,23 @@ impl Blip {
                 queues,
             };
             let found = itc::contrast(tape, features, keys, self.temperature, step.distillation);
+            (features, found)
+        });
+        // Before negatives are drawn, so that a device has work while the processor draws.
+        let part = meter::part(Part::ImageKeys);
+        let image_keys = self.student.text.image_keys(tape, images);
+        drop(part);
+        let nowhere = Grounding {
+            image_of: Vec::new(),
+            tokens: self.image_tokens,
+        };
+        let mut matching = (Packed::new(), nowhere.clone());
+        let mut generated = (Packed::new(), nowhere);
+        if let Some((features, found)) = contrast {
+            let _part = meter::part(Part::Contrast);
             let drawn = || self.draw_in_lane(tape, features, found, &identities, step);
             let negatives = negatives.cloned().unwrap_or_else(drawn);
             matching = itm::sequences(batch.texts, &negatives, self.vocab.enc, self.image_tokens);
-            contrast = Some(found.loss);
         }
         if step.objective.generates() {
             generated = lm::sequences(own.texts, self.vocab.dec, 3 * b as u32, self.image_tokens);
@@ -323,7 +323,7 @@ impl Blip {
         let modelled =
             g.map(|g| lm::modelling(tape, &self.student.text, g, &generated.0, step.prompt_tokens, smoothing));
         Losses {
-            all: [contrast, matched, modelled],
+            all: [contrast.map(|(_, found)| found.loss), matched, modelled],
             taught,
         }
     }

@@ -50,18 +50,28 @@ fn writable(process: u32) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::hint::black_box;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_bit_flips_where_the_bytes_lie() {
-        // Made so that no other copy lies in memory but the one that is looked for.
-        let mut bytes: Vec<u8> = (0..200_u32).map(|i| (i * i % 251) as u8).collect();
-        let copy = black_box(bytes.clone());
-        let places = flip(std::process::id(), &bytes);
-        assert!(places >= 1);
-        let flipped = |held: &[u8]| held[0] == 1 && held[1] == 1;
-        assert!(flipped(black_box(&copy)));
-        bytes[0] = 0;
-        assert_eq!(bytes[1..], copy[1..]);
+        let shell = Command::new("sh")
+            .args(["-c", "read -r held; echo holds it; read -r _; echo \"$held\""])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut shell = shell.unwrap();
+        let (mut input, output) = (shell.stdin.take().unwrap(), shell.stdout.take().unwrap());
+        let mut output = BufReader::new(output);
+        writeln!(input, "many words that stand nowhere else").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "holds it\n");
+        assert!(flip(shell.id(), b"many words that stand nowhere else") >= 1);
+        writeln!(input).unwrap();
+        let mut held = String::new();
+        output.read_to_string(&mut held).unwrap();
+        assert_eq!(held, "lany words that stand nowhere else\n");
+        assert!(shell.wait().unwrap().success());
     }
 }
