@@ -3,7 +3,7 @@
 use blake3::Hash;
 use medley_protocol::ids::JobId;
 use medley_tests::programs::{
-    Agent, Api, Coordinator, Service, Site, Training, Under, call, committed, has_committed, steps,
+    Agent, Api, Coordinator, Service, Site, Training, Under, call, committed, has_committed, steps, until,
 };
 use std::time::{Duration, Instant};
 
@@ -177,7 +177,13 @@ async fn a_training_whose_nodes_all_end_pauses_at_a_step_and_goes_on_from_it() {
     let paused = format!("paused at step {step}: the agent of node ");
     cluster.api().event(cluster.job, "stage-paused", &paused).await;
     (0..2).for_each(|node| cluster.start_again(node));
-    cluster.agents[0].says(&format!("trains from step {step}")).await;
+    // Whichever is back first takes the stage up, and the other one joins.
+    let loaded = format!("trains from step {step}");
+    until("the checkpoint is loaded", async || {
+        let mut agents = cluster.agents.iter();
+        agents.any(|agent| agent.log().contains(&loaded)).then_some(())
+    })
+    .await;
     cluster.ends_undisturbed().await;
 }
 

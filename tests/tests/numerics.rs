@@ -168,7 +168,7 @@ async fn two_ranks_that_differ_are_both_distrusted_and_the_stage_goes_back_to_it
 
 /// The worker as another build whose numbers may be others: it says so in its fingerprint.
 fn another_build(site: &Site) -> PathBuf {
-    let (from, to) = (b" cpu ", b" CPU ");
+    let (from, to) = (b"cpu ", b"CPU ");
     let mut bytes = fs::read(program("medley-worker")).expect("it was built");
     let all = bytes
         .windows(from.len())
