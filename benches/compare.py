@@ -54,7 +54,7 @@ class Sides:
         side.end()
         self.file.write(side.greeting)
         self.file.flush()
-        self.torch = [sys.executable, HERE / "torch_side.py", self.file.name, arguments.threads]
+        self.torch = [sys.executable, HERE / "torch_side.py", self.file.name, arguments.threads, *arguments.torch.split()]
 
     def turns(self, commands, rounds):
         """Runs what Medley does and what it is compared with in turns: name → measurements, the first round left out."""
@@ -115,6 +115,7 @@ def main():
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--dropout", type=float, help="rate in the text towers, instead of the preset's")
     arguments.add_argument("--only", choices=["step", "library"], help="half of the comparison")
+    arguments.add_argument("--torch", default="", help="options for PyTorch's side, such as '--device cuda --bf16'")
     arguments.add_argument("--memory", action="store_true", help="also the peak memory of processes that do one thing each")
     arguments = arguments.parse_args()
     sides = Sides(arguments)

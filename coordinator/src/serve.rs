@@ -45,6 +45,9 @@ pub struct Args {
     /// Seconds for which the objects of checkpoints that are not kept stay, for whoever still reads them.
     #[arg(long, env = "MEDLEY_OBJECT_GRACE_S", default_value_t = 600, value_name = "SECONDS")]
     object_grace_s: u64,
+    /// Seconds that ranks try to connect with each other before their nodes count as cut off from each other.
+    #[arg(long, env = "MEDLEY_REACH_LIMIT_S", default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    reach_limit_s: u64,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -119,7 +122,10 @@ impl Service {
             store,
             objects,
             objects_url: objects_url.into(),
-            control: Control::new(Settings::default()),
+            control: Control::new(Settings {
+                reach_limit: Duration::from_secs(args.reach_limit_s),
+                ..Settings::default()
+            }),
         };
         Ok(Self {
             state,

@@ -52,7 +52,7 @@ fn describe(fixture: &Fixture) -> Value {
             "queue": model.queue,
         },
         "dropout": text.dropout,
-        "max_tokens": text.max_tokens,
+        "max_tokens": fixture.spec.max_tokens(&fixture.spec.pretrain),
         "new_tokens": NEW_TOKENS.min(text.positions as usize - 1),
         "texts_an_image": TEXTS_AN_IMAGE,
         "texts": fixture.samples.texts,

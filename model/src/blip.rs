@@ -8,7 +8,7 @@ mod lane;
 
 pub use lane::{Candidates, Guest, LaneBatch, LaneOutput, LaneStep};
 
-use crate::device::{DeviceError, Pool, Span, SpanMut};
+use crate::device::{Buffer, DeviceError, Parameters, Pool, Span, SpanMut, Use};
 use crate::flat::Flat;
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
@@ -157,27 +157,27 @@ impl Blip {
             debug_assert_eq!(declared[id.index()], 0);
             pool.device().fill(grad.reborrow().range(entry.range()), 0.0);
         }
-        let (image_features, text_features) = self.momentum_features(state, batch, step, pool);
-        let identities = step.identities(batch.identities, batch.len());
-        let keys = itc::Keys {
-            image: &image_features,
-            text: &text_features,
-            image_queue: state.image_queue,
-            text_queue: state.text_queue,
-            identities: &identities,
-            queued_identities: match step.same_image {
+        let taught = self.taught(state, batch, step, pool);
+        let queues = itc::Queues {
+            image: state.image_queue,
+            text: state.text_queue,
+            identities: match step.same_image {
                 SameImage::Negative => &[],
                 SameImage::Positive => state.queued_identities,
             },
         };
         let weights = Weights::new(&self.student_layout, state.params);
         let mut tape = Tape::training(weights, pool, grad, &trainable);
-        let losses = self.losses(&mut tape, batch, step, keys, negatives);
-        let terms: Vec<(Var, f32)> = losses.iter().flatten().map(|&loss| (loss, 1.0)).collect();
+        let Losses { all, taught } = self.losses(&mut tape, batch, step, (taught, queues), negatives);
+        let terms: Vec<(Var, f32)> = all.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);
-        let losses = losses.map(|loss| loss.map_or(0.0, |v| tape.read(v)[0]));
+        // Read at the end: whoever reads from a device waits for it.
+        let losses = all.map(|loss| loss.map(|loss| tape.copy(loss)));
         tape.backward(total, 1.0);
         tape.check_writes(&declared)?;
+        let losses = losses.map(|loss| loss.map_or(0.0, |loss| tape.spend(loss)[0]));
+        let features = taught.map(|(image, text)| (tape.read(image), tape.read(text)));
+        let (image_features, text_features) = features.unwrap_or_default();
         drop(tape);
         pool.check()?;
         Ok(LaneOutput {
@@ -187,26 +187,14 @@ impl Blip {
         })
     }
 
-    /// Unit features of the lane's images and texts by the momentum encoders, dropout and drop-path active as in the
-    /// reference.
-    fn momentum_features(
-        &self,
-        state: Seen,
-        batch: LaneBatch,
-        step: LaneStep,
-        pool: &mut Pool,
-    ) -> (Vec<f32>, Vec<f32>) {
-        if !step.objective.understands() {
-            return (Vec::new(), Vec::new());
-        }
-        let weights = Weights::new(&self.momentum_layout, state.ema);
-        self.features(
-            &self.teacher,
-            Tape::inference(weights, pool),
-            batch.own(),
-            step,
-            Pass::Teacher,
-        )
+    /// What the momentum encoders see of the lane, dropout and drop-path active as in the reference; nothing where the
+    /// objective does not ask.
+    fn taught(&self, state: Seen, batch: LaneBatch, step: LaneStep, pool: &mut Pool) -> Option<Features> {
+        step.objective.understands().then(|| {
+            let weights = Weights::new(&self.momentum_layout, state.ema);
+            let tape = Tape::inference(weights, pool);
+            self.features(&self.teacher, tape, batch.own(), step, Pass::Teacher)
+        })
     }
 
     /// Unit features of the lane's images and texts by the student, those that its step will find: the first of two passes
@@ -223,30 +211,26 @@ impl Blip {
     ) -> (Vec<f32>, Vec<f32>) {
         let state = state.into();
         let weights = Weights::new(&self.student_layout, state.params);
-        let run = || {
+        on_threads(|| {
             let tape = Tape::inference(weights, pool);
-            self.features(&self.student, tape, batch.own(), step, Pass::Student)
-        };
-        on_threads(run)
+            let seen = self.features(&self.student, tape, batch.own(), step, Pass::Student);
+            pool.give(seen.patches);
+            (pool.spend(seen.image), pool.spend(seen.text))
+        })
     }
 
-    fn features(
-        &self,
-        towers: &Towers,
-        mut tape: Tape,
-        batch: LaneBatch,
-        step: LaneStep,
-        pass: Pass,
-    ) -> (Vec<f32>, Vec<f32>) {
+    fn features(&self, towers: &Towers, mut tape: Tape, batch: LaneBatch, step: LaneStep, pass: Pass) -> Features {
         let (image_part, text_part) = match pass {
             Pass::Teacher => (Part::MomentumImage, Part::MomentumText),
             Pass::Student | Pass::Multimodal => (Part::Image, Part::Text),
         };
         let part = meter::part(image_part);
         let seats = step.seats(batch, pass);
+        let b = seats.len();
+        let patches = towers.vision.patches(&mut tape, batch.pixels, b);
         let class = towers
             .vision
-            .forward(&mut tape, batch.pixels, seats.len(), Some(&seats), Tokens::Class);
+            .forward_patches(&mut tape, patches, b, Some(&seats), Tokens::Class);
         let images = towers.image_features(&mut tape, class);
         drop(part);
         let _part = meter::part(text_part);
@@ -254,7 +238,11 @@ impl Blip {
         let dropout = step.stream(Purpose::Dropout, pass);
         let first = towers.text.encode(&mut tape, &texts, Some(dropout));
         let texts = towers.text_features(&mut tape, first);
-        (tape.read(images), tape.read(texts))
+        Features {
+            patches: tape.detach(patches),
+            image: tape.detach(images),
+            text: tape.detach(texts),
+        }
     }
 
     /// Draws the negatives of a lane of b samples from all lanes: numbers of candidates.
@@ -276,17 +264,20 @@ impl Blip {
         tape: &mut Tape<'a>,
         batch: LaneBatch,
         step: LaneStep,
-        keys: itc::Keys<'a>,
+        (taught, queues): (Option<Features>, itc::Queues<'a>),
         negatives: Option<&Negatives>,
-    ) -> [Option<Var>; 3] {
+    ) -> Losses {
         let own = batch.own();
         let b = own.texts.len();
-        let seats = step.seats(batch, Pass::Student);
         let part = meter::part(Part::Image);
-        let images = self
-            .student
-            .vision
-            .forward(tape, batch.pixels, seats.len(), Some(&seats), Tokens::All);
+        let (patches, taught) = self.adopt(tape, batch, taught);
+        let seats = step.seats(batch, Pass::Student);
+        let vision = &self.student.vision;
+        let images = vision.forward_patches(tape, patches, seats.len(), Some(&seats), Tokens::All);
+        drop(part);
+        // Before negatives are drawn, so that a device has work while the processor draws.
+        let part = meter::part(Part::ImageKeys);
+        let image_keys = self.student.text.image_keys(tape, images);
         drop(part);
         let mut matching = (
             Packed::new(),
@@ -297,11 +288,18 @@ impl Blip {
         );
         let mut generated = (Packed::new(), matching.1.clone());
         let mut contrast = None;
-        if step.objective.understands() {
+        if let Some((image, text)) = taught {
             let features = self.student_vars(tape, images, own, step);
             let _part = meter::part(Part::Contrast);
+            let identities = step.identities(batch.identities, b);
+            let keys = itc::Keys {
+                image,
+                text,
+                identities: &identities,
+                queues,
+            };
             let found = itc::contrast(tape, features, keys, self.temperature, step.distillation);
-            let drawn = || self.draw_in_lane(tape, features, found, keys.identities, step);
+            let drawn = || self.draw_in_lane(tape, features, found, &identities, step);
             let negatives = negatives.cloned().unwrap_or_else(drawn);
             matching = itm::sequences(batch.texts, &negatives, self.vocab.enc, self.image_tokens);
             contrast = Some(found.loss);
@@ -309,9 +307,6 @@ impl Blip {
         if step.objective.generates() {
             generated = lm::sequences(own.texts, self.vocab.dec, 3 * b as u32, self.image_tokens);
         }
-        let part = meter::part(Part::ImageKeys);
-        let image_keys = self.student.text.image_keys(tape, images);
-        drop(part);
         let part = meter::part(Part::Multimodal);
         let dropout = step.stream(Purpose::Dropout, Pass::Multimodal);
         let (m, g) = self.student.text.multimodal(
@@ -327,7 +322,27 @@ impl Blip {
         let smoothing = self.model.label_smoothing as f32;
         let modelled =
             g.map(|g| lm::modelling(tape, &self.student.text, g, &generated.0, step.prompt_tokens, smoothing));
-        [contrast, matched, modelled]
+        Losses {
+            all: [contrast, matched, modelled],
+            taught,
+        }
+    }
+
+    /// Puts on the tape what the momentum encoders saw, and the lane's patches: those that they read, or with its guests' more.
+    fn adopt(&self, tape: &mut Tape, batch: LaneBatch, taught: Option<Features>) -> (Var, Option<(Var, Var)>) {
+        let b = batch.len() + batch.guests.len();
+        let Some(Features { patches, image, text }) = taught else {
+            return (self.student.vision.patches(tape, batch.pixels, b), None);
+        };
+        let width = self.model.embed_dim as usize;
+        let own = tape.adopt(patches, self.student.vision.patch_len(), Use::Activation);
+        let features = [image, text].map(|features| tape.adopt(features, width, Use::Exact));
+        let patches = if batch.guests.is_empty() {
+            own
+        } else {
+            self.student.vision.patches(tape, batch.pixels, b)
+        };
+        (patches, Some(features.into()))
     }
 
     /// Unit features of the lane's images and texts on the tape.
@@ -348,7 +363,7 @@ impl Blip {
 
     fn draw_in_lane(
         &self,
-        tape: &Tape,
+        tape: &mut Tape,
         (image, text): (Var, Var),
         found: itc::Contrast,
         identities: &[u64],
@@ -357,7 +372,8 @@ impl Blip {
         let (b, width) = tape.dims(image);
         let drawing = step.drawing(identities, 0);
         if step.objective == Objective::Pretrain {
-            let (i2t, t2i) = (tape.read(found.image_to_text), tape.read(found.text_to_image));
+            let logits = [found.image_to_text, found.text_to_image];
+            let [i2t, t2i] = logits.map(|logits| tape.read_columns(logits, b));
             return drawing.negatives(&i2t, &t2i, b);
         }
         let t = tape.read_weight(self.temperature)[0];
@@ -368,13 +384,31 @@ impl Blip {
     }
 }
 
+/// What towers saw of a lane, on their device.
+struct Features {
+    /// Its images cut into patches.
+    patches: Buffer,
+    /// Unit features of its images, b × e.
+    image: Buffer,
+    /// Unit features of its texts, b × e.
+    text: Buffer,
+}
+
+/// Losses on a tape.
+struct Losses {
+    /// Contrastive, matching and language-modelling.
+    all: [Option<Var>; 3],
+    /// Momentum features of images and texts, where there are any.
+    taught: Option<(Var, Var)>,
+}
+
 /// What a lane reads of the state, wherever it lies.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
     /// Trained parameters.
-    pub params: Span<'a>,
+    pub params: Parameters<'a>,
     /// Momentum encoders.
-    pub ema: Span<'a>,
+    pub ema: Parameters<'a>,
     /// Momentum features of earlier images, queue × e.
     pub image_queue: Span<'a>,
     /// Momentum features of earlier texts, queue × e.

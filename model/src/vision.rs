@@ -110,6 +110,19 @@ impl Vision {
         }
     }
 
+    /// Images cut into patches.
+    ///
+    /// # Shapes
+    /// pixels: b × 3 × s × s → b·(s/p)² × 3·p²
+    pub fn patches(&self, tape: &mut Tape, pixels: &[f32], b: usize) -> Var {
+        tape.patches(pixels, b, self.patch)
+    }
+
+    /// Elements of a patch.
+    pub fn patch_len(&self) -> usize {
+        3 * self.patch * self.patch
+    }
+
     /// Image embeddings. `drop_path` has a seat for each image; none leaves every branch in.
     ///
     /// # Shapes
@@ -122,10 +135,22 @@ impl Vision {
         drop_path: Option<&[PathSeat]>,
         wanted: Tokens,
     ) -> Var {
+        let patches = self.patches(tape, pixels, b);
+        self.forward_patches(tape, patches, b, drop_path, wanted)
+    }
+
+    /// As [`Vision::forward`], of images that are cut already.
+    pub fn forward_patches(
+        &self,
+        tape: &mut Tape,
+        patches: Var,
+        b: usize,
+        drop_path: Option<&[PathSeat]>,
+        wanted: Tokens,
+    ) -> Var {
         debug_assert!(drop_path.is_none_or(|seats| seats.len() == b));
-        let x = tape.patches(pixels, b, self.patch);
-        let n = 1 + tape.dims(x).0 / b;
-        let x = self.embed.linear(tape, x);
+        let n = 1 + tape.dims(patches).0 / b;
+        let x = self.embed.linear(tape, patches);
         let mut x = tape.tokens(x, b, self.class, self.position);
         let last = self.blocks.len() - 1;
         for (i, block) in self.blocks.iter().enumerate() {

@@ -13,6 +13,7 @@ use crate::spec::Spec;
 use crate::stage::StageKind;
 use crate::tasks::{Lease, TaskOutput};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A new life of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,15 @@ pub struct Beat {
     pub revision: u64,
     /// Every rank process the agent has, or had and has not been told to forget.
     pub ranks: Vec<RankReport>,
+    /// The agent is about to end, in so long at most: what it has is to go to other nodes, and nothing new comes to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_in_ms: Option<u64>,
+    /// `host:port` under which other agents try whether they reach this node.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Of the nodes that the agent was asked to try, those that it reached at the last try.
+    #[serde(default)]
+    pub reached: Vec<NodeId>,
 }
 
 /// One rank as its agent sees it.
@@ -72,6 +82,20 @@ pub struct RankReport {
     /// For how long its process has said nothing, which it should do several times a second; none before it has begun to.
     #[serde(default)]
     pub quiet_ms: Option<u64>,
+    /// How far it is with its connections, while it makes them.
+    #[serde(default)]
+    pub connecting: Option<Connecting>,
+}
+
+/// How far a rank is with the connections of its generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connecting {
+    /// The generation.
+    pub generation: u64,
+    /// Ranks with which there is no connection yet.
+    pub lacks: Vec<u32>,
+    /// Time since the last connection was made, or since the first was tried.
+    pub for_ms: u64,
 }
 
 /// Where in a step a rank is.
@@ -138,6 +162,11 @@ pub enum RankState {
         /// Number of committed steps.
         committed: u64,
     },
+    /// Has left its generation by plan, between two steps, and has no part in the next one. All that it wrote was handed in.
+    Left {
+        /// Number of committed steps.
+        committed: u64,
+    },
     /// Gave up, or its process ended.
     Failed {
         /// Why, for people.
@@ -158,8 +187,33 @@ pub struct Orders {
     /// Grows with every change; minted in the transaction that decides.
     pub revision: u64,
     /// Everything that should run on the node. What is not listed is to be stopped. A training stage is listed twice while
-    /// the generation that is to follow the present one gets ready.
+    /// the generation that is to follow the present one gets ready, and while ranks leave the one before.
     pub assignments: Vec<Assignment>,
+    /// Nodes that the agent is to try to reach, again and again until they are not listed any more. Unlike assignments they
+    /// are those of the last answer, whatever its revision.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+}
+
+/// A node that another one is to try to reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The node.
+    pub node: NodeId,
+    /// `host:port` on which its agent listens.
+    pub address: String,
+}
+
+impl Orders {
+    /// Devices that the node is to use: a rank has one, in however many generations of its stage it takes part.
+    pub fn busy(&self) -> u32 {
+        let mut by_stage: BTreeMap<StageId, usize> = BTreeMap::new();
+        for listed in &self.assignments {
+            let ranks = by_stage.entry(listed.stage).or_default();
+            *ranks = listed.ranks.len().max(*ranks);
+        }
+        by_stage.into_values().sum::<usize>() as u32
+    }
 }
 
 /// The part of a stage's generation that one node runs.
@@ -180,6 +234,9 @@ pub struct Assignment {
     /// Ranks of an earlier generation whose processes take no part in this one.
     #[serde(default)]
     pub without: Vec<Former>,
+    /// How this generation ends, if another one follows in which some of its ranks have no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parting: Option<Parting>,
     /// Ranks of the whole generation.
     pub world: u32,
     /// All members in rank order once every one listens; empty until then, and always for stages of tasks.
@@ -203,6 +260,17 @@ pub struct Former {
     pub generation: u64,
     /// The rank.
     pub rank: u32,
+}
+
+/// The end of a generation by plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parting {
+    /// The generation that follows between two steps.
+    pub next: u64,
+    /// Ranks of this node that have no part in it.
+    pub ranks: Vec<u32>,
+    /// Whether nobody has: then they leave a checkpoint.
+    pub saves: bool,
 }
 
 /// A member of a generation.
@@ -268,6 +336,13 @@ pub enum ToRank {
         /// between two steps.
         at_once: bool,
     },
+    /// Another generation follows, in which the rank has no part: it leaves together with the others, between two steps.
+    Leave {
+        /// The generation that follows.
+        next: u64,
+        /// Whether all leave, and a checkpoint with them.
+        saves: bool,
+    },
     /// Everyone listens: connect and begin.
     Connect {
         /// The generation.
@@ -305,6 +380,9 @@ pub enum FromRank {
     Pulse {
         /// Where in a step it is, while it trains.
         doing: Option<Doing>,
+        /// How far it is with its connections, while it makes them.
+        #[serde(default)]
+        connecting: Option<Connecting>,
     },
     /// A step was committed.
     Committed {

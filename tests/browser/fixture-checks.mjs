@@ -81,6 +81,19 @@ export async function fixtureChecks(context, server, shot, timeout) {
       await assertFits(page);
       return { page, faults };
     },
+    "a node that is drained and a checkpoint that is damaged say so": async () => {
+      const { page, faults } = await openJob("bootstrap-first");
+      const damaged = page.locator("[data-test=checkpoints] tr").filter({ hasText: "captioner-0" });
+      await damaged.getByText("Damaged, and not used any more: part 2 of 4").waitFor({ timeout });
+      assert.equal(await page.getByText("Damaged, and not used any more").count(), 1);
+      await page.getByRole("link", { name: "Cluster" }).click();
+      const drained = page.locator("[data-test=nodes] section").filter({ hasText: "node-b" });
+      await drained.getByText("draining").waitFor({ timeout });
+      await drained.getByText("What it has goes to other nodes").waitFor({ timeout });
+      assert.equal(await page.getByText("What it has goes to other nodes").count(), 1);
+      await shot(page, "drained");
+      return { page, faults };
+    },
     "a job is asked for a checkpoint, and cancelled after a second look": async () => {
       const own = await serve();
       const { page, faults } = await openPage(context, { origin: own.url });

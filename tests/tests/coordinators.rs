@@ -34,6 +34,7 @@ impl Cluster {
             // The one that does not lead comes first: agents find the other.
             coordinators: format!("{},{}", other.url(), leader.url()),
             machines: [None; 2],
+            devices: 1,
         };
         let Training {
             agents,
@@ -62,6 +63,20 @@ async fn another_coordinator_takes_over_from_one_that_was_killed() {
     assert!(now < STEPS, "the training was over too soon: it has to be longer");
     let api = cluster.other.api();
     api.nodes_heard(2).await;
+    assert_eq!(api.trained(cluster.job).await, cluster.undisturbed);
+    assert_eq!(api.breaks(cluster.job).await, [""; 0], "no rank noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_told_to_end_gives_its_office_to_another() {
+    let mut cluster = Cluster::start().await;
+    cluster.leader.service.tell("-TERM");
+    let ended = cluster.leader.service.ended().await;
+    assert!(ended.success(), "{ended}");
+    let log = cluster.leader.service.log();
+    assert!(!log.contains("cut off") && !log.contains("was not given back"), "{log}");
+    cluster.other.service.says(LEADS).await;
+    let api = cluster.other.api();
     assert_eq!(api.trained(cluster.job).await, cluster.undisturbed);
     assert_eq!(api.breaks(cluster.job).await, [""; 0], "no rank noticed");
 }

@@ -6,13 +6,16 @@
 use blake3::Hash;
 use medley_protocol::ids::JobId;
 use medley_tests::programs::{
-    Api, BEFORE, Coordinator, Machine, Network, Service, Site, Training, Under, has_committed,
+    Api, BEFORE, Coordinator, Machine, Network, Service, Site, Training, Under, committed, has_committed,
 };
+use std::time::{Duration, Instant};
 
 /// Steps of a training: enough that it is still in its middle when the network has been away for long.
 const STEPS: u64 = 3000;
+/// Longest time without a step after two nodes were cut off from each other.
+const MOST_PAUSE: Duration = Duration::from_secs(20);
 
-/// A job on a rank of each of two nodes.
+/// A job on two nodes.
 struct Cluster {
     network: Network,
     home: Machine,
@@ -25,13 +28,14 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start(mut network: Network, home: Machine, steps: u64) -> Self {
+    async fn start(mut network: Network, home: Machine, steps: u64, devices: u32) -> Self {
         let nodes = [network.machine(), network.machine()];
         let site = Site::new();
         let coordinator = site.coordinator("home", &format!("{}:0", home.address), None).await;
         let [a, b] = &nodes;
         let under = Under {
             machines: [Some(a), Some(b)],
+            devices,
             ..Under::one(&coordinator)
         };
         let Training {
@@ -66,6 +70,19 @@ impl Cluster {
         self.api().event(self.job, "generation-over", words).await;
     }
 
+    /// Waits until the first node goes on without the second, which it cannot reach.
+    async fn one_side_goes_on(&self) {
+        let cut_at = Instant::now();
+        self.broke("nodes node-a and node-b cannot reach each other").await;
+        let placed = "2 ranks on node-a × 2, and goes on from memory";
+        self.api().event(self.job, "stage-placed", placed).await;
+        let now = committed(&self.agents[0]);
+        has_committed(&self.agents[0], now + 5).await;
+        let paused = cut_at.elapsed();
+        eprintln!("steps again {:.1} s after the cut", paused.as_secs_f64());
+        assert!(paused < MOST_PAUSE, "steps again only after {paused:?}");
+    }
+
     async fn ends_with_the_same_bytes(&self) {
         assert_eq!(self.api().trained(self.job).await, self.undisturbed);
     }
@@ -73,12 +90,17 @@ impl Cluster {
 
 /// Runs a test at home, as the only process of its network.
 fn on_machines(steps: u64, test: impl AsyncFnOnce(Cluster)) {
+    on_machines_of(1, steps, test);
+}
+
+/// Runs a test at home, with so many ranks on each node.
+fn on_machines_of(devices: u32, steps: u64, test: impl AsyncFnOnce(Cluster)) {
     let Some(mut network) = Network::new() else { return };
     let home = network.machine();
     home.enter();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a test may have a runtime");
-    runtime.block_on(async { test(Cluster::start(network, home, steps).await).await });
+    runtime.block_on(async { test(Cluster::start(network, home, steps, devices).await).await });
 }
 
 #[test]
@@ -102,6 +124,55 @@ fn a_loss_in_one_direction_between_two_nodes_costs_time_and_no_bits() {
         cluster.broke("does not reach another").await;
         cluster.network.heal(a, b);
         cluster.ends_with_the_same_bytes().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: scripts/check.sh machines"]
+fn a_cut_that_never_heals_leaves_the_job_to_one_side() {
+    on_machines_of(2, STEPS, async |cluster| {
+        let [a, b] = &cluster.nodes;
+        cluster.network.cut(a, b);
+        cluster.one_side_goes_on().await;
+        cluster.ends_with_the_same_bytes().await;
+        assert_eq!(
+            cluster.api().story(cluster.job, "stage-grows").await,
+            [""; 0],
+            "the cut is still there"
+        );
+    });
+}
+
+#[test]
+#[ignore = "needs root: scripts/check.sh machines"]
+fn a_loss_in_one_direction_that_never_ends_leaves_the_job_to_one_side() {
+    on_machines_of(2, STEPS, async |cluster| {
+        let [a, b] = &cluster.nodes;
+        cluster.network.lose(a, b);
+        cluster.one_side_goes_on().await;
+        cluster.ends_with_the_same_bytes().await;
+        assert_eq!(
+            cluster.api().story(cluster.job, "stage-grows").await,
+            [""; 0],
+            "the loss is still there"
+        );
+    });
+}
+
+#[test]
+#[ignore = "needs root: scripts/check.sh machines"]
+fn a_node_that_was_cut_off_returns_by_itself_when_the_cut_heals() {
+    on_machines_of(2, STEPS, async |cluster| {
+        let [a, b] = &cluster.nodes;
+        cluster.network.cut(a, b);
+        cluster.one_side_goes_on().await;
+        let alone = committed(&cluster.agents[0]);
+        has_committed(&cluster.agents[0], alone + 100).await;
+        cluster.network.join(a, b);
+        cluster.api().event(cluster.job, "stage-grows", "node-b × 2").await;
+        cluster.ends_with_the_same_bytes().await;
+        let breaks = cluster.api().breaks(cluster.job).await;
+        assert_eq!(breaks.len(), 2, "the cut, and that it lasts: {breaks:?}");
     });
 }
 

@@ -26,6 +26,14 @@ fn whatever_fails_a_bootstrap_job_succeeds_with_the_undisturbed_result() {
         "generation grown",
         "generation shrunk",
         "fault: coordinator killed",
+        "agent has left",
+        "node-left",
+        "stage-shrinks",
+        "stage-moves",
+        "stage-pauses",
+        "nodes-apart",
+        "nodes-together",
+        "spinning rank named",
     ] {
         assert!(
             coverage.of(what) > 0,

@@ -2,12 +2,13 @@
 //!
 //! A rank is a process of its own ([`supervise`] starts it and listens to it); [`stage`] is what it works on. [`local`] runs a
 //! training without a cluster, [`replay`] single steps on given tensors; [`infer`] captions and matches single images;
-//! [`weights`] are brought in and out.
+//! [`weights`] are brought in and out. [`listen`] is where others reach a node.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod collective;
 pub mod infer;
+pub mod listen;
 pub mod local;
 pub mod objects;
 pub mod rank;

@@ -66,8 +66,29 @@ fn a_stage_grows_and_shrinks_between_two_steps() {
     assert_eq!(cluster.broken(), 0, "a planned change breaks nothing");
     // The first ones leave; the others know the whole state.
     cluster.regroup(&most[3..], 0, false);
+    cluster.leave(&most[..3], false);
+    assert_eq!(cluster.broken(), 0, "nobody is missed who has left");
     assert_eq!(cluster.finish(), expected);
     assert_eq!(cluster.loaded_from_store(), 0);
+}
+
+#[test]
+fn all_ranks_leave_at_one_step_with_a_checkpoint_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(&dir.path().join("left"), STEPS);
+    let ranks = cluster.regroup(&[], 3, true);
+    cluster.run_until(10);
+    cluster.leave(&ranks, true);
+    let steps: Vec<Option<u64>> = ranks.iter().map(|rank| cluster.committed_by(*rank)).collect();
+    assert!(
+        steps[0] < Some(STEPS) && steps.iter().all(|step| *step == steps[0]),
+        "{steps:?}"
+    );
+    assert_eq!(cluster.broken(), 0);
+    assert_eq!(
+        cluster.whole_checkpoints(),
+        steps.into_iter().take(1).flatten().collect::<Vec<u64>>()
+    );
 }
 
 #[test]

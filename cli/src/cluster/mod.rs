@@ -33,8 +33,8 @@ use tokio::task::JoinHandle;
 const READY_PATIENCE: Duration = Duration::from_mins(1);
 /// What the coordinator prints when it serves, before its URL.
 const READY_LINE: &str = "listening on ";
-/// Time that an agent has to stop its ranks.
-const AGENT_GRACE: Duration = Duration::from_secs(10);
+/// Time that an agent has to leave by plan, and then to stop its ranks.
+const AGENT_GRACE: Duration = Duration::from_secs(15);
 /// Time that the coordinator has to close its database.
 const COORDINATOR_GRACE: Duration = Duration::from_secs(20);
 

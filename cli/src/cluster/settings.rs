@@ -4,9 +4,13 @@ use anyhow::{Context, Result, bail};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Where the coordinator listens if nothing is said and the port is free.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
+
+/// Time that ranks have to leave their stages by plan when an agent is stopped.
+const AGENT_LEAVES: Duration = Duration::from_secs(10);
 
 /// The programs of a cluster.
 #[derive(Debug, Clone)]
@@ -131,6 +135,7 @@ impl Settings {
                 &self.threads.to_string(),
             ])
             .args([Path::new("--log-dir"), &self.logs().join(name)])
+            .args(["--grace", &AGENT_LEAVES.as_secs().to_string()])
             .envs(self.log.iter().map(|log| ("RUST_LOG", log)));
         command
     }

@@ -11,7 +11,7 @@ use medley_protocol::ids::StageId;
 use medley_protocol::rest::{DryRun, Placed};
 use medley_protocol::spec::Spec;
 use medley_protocol::staircase::{Stair, idle, next_useful, stairs};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The endpoints of this file.
 pub(super) fn routes() -> Router<App> {
@@ -57,6 +57,7 @@ fn foresee(spec: &Spec, nodes: &[Node]) -> DryRun {
         max: spec.cluster.max_ranks.min(lanes),
         lanes: Some(lanes),
         keeps: BTreeMap::new(),
+        avoids: BTreeSet::new(),
     };
     let mut plan = plan::plan(nodes, &[request]);
     let placement = plan.placements.remove(&stage).unwrap_or_default();

@@ -18,10 +18,20 @@ pub struct KnownNode {
 }
 
 /// A node that takes no new work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Withheld {
     /// Whether what it has is to go to other nodes.
     pub drains: bool,
     /// Whether it gives up even what nobody else can take.
     pub is_due: bool,
+    /// Whether its agent is about to end: what nobody else can take had better be saved now.
+    pub leaves: bool,
+}
+
+impl Withheld {
+    /// Its agent is about to end.
+    pub fn leaves(&mut self) {
+        self.drains = true;
+        self.leaves = true;
+    }
 }

@@ -7,6 +7,7 @@ use medley_protocol::checkpoint::Manifest;
 use medley_protocol::ids::{IncarnationId, NodeId, StageId};
 use medley_protocol::stage::{StageKind, StageState};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A stage gives up after so many generations in a row that ended without progress.
 pub const MAX_SETBACKS: u32 = 8;
@@ -59,8 +60,10 @@ pub enum State {
         members: Vec<Member>,
         /// The committed steps that it goes on from, at least; 0 for stages of tasks.
         from: u64,
-        /// A larger generation that gets ready to follow.
+        /// Another generation that gets ready to follow.
         next: Option<Generation>,
+        /// The generation before, as long as ranks of it leave that have no part in this one.
+        former: Option<Generation>,
     },
     /// Finished with its outputs recorded.
     Done,
@@ -102,6 +105,30 @@ pub struct Generation {
     /// Ranks of the generation before that held the others up: their processes take no part.
     #[serde(default)]
     pub without: Vec<Former>,
+}
+
+impl Generation {
+    /// Ranks on each node.
+    pub fn ranks_by_node(&self) -> BTreeMap<NodeId, u32> {
+        let mut ranks = BTreeMap::new();
+        for seat in &self.seats {
+            *ranks.entry(seat.node).or_default() += 1;
+        }
+        ranks
+    }
+
+    /// Its seats beyond those that the nodes have in another generation: on each node the last ones, as agents give the first
+    /// to the ranks that they have.
+    pub fn beyond(&self, other: &Self) -> Vec<Seat> {
+        let mut has = other.ranks_by_node();
+        let is_beyond = |seat: &&Seat| {
+            let left = has.entry(seat.node).or_default();
+            let is_beyond = *left == 0;
+            *left = left.saturating_sub(1);
+            is_beyond
+        };
+        self.seats.iter().filter(is_beyond).copied().collect()
+    }
 }
 
 /// One rank's place.
@@ -167,6 +194,14 @@ impl Stage {
         }
     }
 
+    /// The generation that ranks leave, for the present one or for good.
+    pub fn former(&self) -> Option<&Generation> {
+        match &self.state {
+            State::Running { former, .. } => former.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Steps of the last checkpoint; 0 before the first.
     pub fn checkpoint_step(&self) -> u64 {
         self.facts.checkpoint.as_ref().map_or(0, |manifest| manifest.step)
@@ -226,6 +261,7 @@ impl Stage {
                 members: Vec::new(),
                 from: 0,
                 next: None,
+                former: None,
             }
         };
         Ok(Self {
@@ -244,6 +280,7 @@ impl Stage {
                     members,
                     from,
                     next: None,
+                    former: None,
                 };
                 Ok(self)
             }
@@ -255,12 +292,16 @@ impl Stage {
     pub fn prepare(mut self, seats: Vec<Seat>, secret: String) -> Result<Self, InvalidTransition> {
         let following = self.following(seats, secret);
         match &mut self.state {
-            State::Running { next: next @ None, .. } if self.kind.is_training() => {
+            State::Running {
+                next: next @ None,
+                former: None,
+                ..
+            } if self.kind.is_training() => {
                 self.generation = following.number;
                 *next = Some(following);
                 Ok(self)
             }
-            _ => Err(self.invalid("growing")),
+            _ => Err(self.invalid("changing")),
         }
     }
 
@@ -277,22 +318,71 @@ impl Stage {
         }
     }
 
-    /// Running: every member of the generation that got ready listens, and it is the present one.
-    pub fn grow(self, members: Vec<Member>, from: u64) -> Result<Self, InvalidTransition> {
+    /// Running: every member of the generation that got ready listens, and it is the present one. Ranks that have no part in it
+    /// leave the one before.
+    pub fn follow(self, members: Vec<Member>, from: u64) -> Result<Self, InvalidTransition> {
         match self.state {
             State::Running {
-                next: Some(generation), ..
-            } => Ok(Self {
-                world: generation.seats.len() as u32,
-                state: State::Running {
-                    generation,
-                    members,
-                    from,
-                    next: None,
-                },
-                ..self
-            }),
-            _ => Err(self.invalid("grown")),
+                generation: before,
+                next: Some(generation),
+                former: None,
+                ..
+            } => {
+                let loses_ranks = !before.beyond(&generation).is_empty();
+                Ok(Self {
+                    world: generation.seats.len() as u32,
+                    state: State::Running {
+                        generation,
+                        members,
+                        from,
+                        next: None,
+                        former: loses_ranks.then_some(before),
+                    },
+                    ..self
+                })
+            }
+            _ => Err(self.invalid("followed")),
+        }
+    }
+
+    /// Running: the ranks do not change over, and the generation before is the present one again.
+    pub fn take_back(mut self) -> Result<Self, InvalidTransition> {
+        match &mut self.state {
+            State::Running {
+                generation,
+                members,
+                former,
+                ..
+            } => match former.take() {
+                Some(before) => {
+                    self.world = before.seats.len() as u32;
+                    *generation = before;
+                    // They know each other.
+                    members.clear();
+                    Ok(self)
+                }
+                None => Err(self.invalid("taken back")),
+            },
+            _ => Err(self.invalid("taken back")),
+        }
+    }
+
+    /// Running: all ranks that had to leave have left; without any that stay the stage waits.
+    pub fn part(mut self, reason: &str) -> Result<Self, InvalidTransition> {
+        match &mut self.state {
+            State::Running {
+                generation,
+                former: former @ Some(_),
+                ..
+            } => {
+                *former = None;
+                if generation.seats.is_empty() {
+                    let reason = reason.to_owned();
+                    return Ok(self.with(State::Waiting { reason }));
+                }
+                Ok(self)
+            }
+            _ => Err(self.invalid("parted")),
         }
     }
 
@@ -351,7 +441,8 @@ impl Stage {
         })
     }
 
-    /// Starting or Running → Waiting: the checkpoint to go on from is damaged. That is no setback: there are only so many.
+    /// Starting or Running → Waiting, for what is no setback: the checkpoint to go on from is damaged, and there are only so
+    /// many, or the network is cut.
     pub fn fall_back(self, reason: &str) -> Result<Self, InvalidTransition> {
         let Some(number) = self.present().map(|generation| generation.number) else {
             return Err(self.invalid("set back"));

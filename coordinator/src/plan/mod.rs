@@ -8,7 +8,7 @@
 
 use medley_protocol::ids::{NodeId, StageId};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node that can take ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Request {
     pub lanes: Option<u32>,
     /// Ranks that hold its state in memory, by node: better kept than replaced.
     pub keeps: BTreeMap<NodeId, u32>,
+    /// Nodes that cannot work with others that it has, or would have.
+    pub avoids: BTreeSet<NodeId>,
 }
 
 impl Request {
@@ -115,16 +117,25 @@ impl Hand<'_> {
     }
 
     fn may_use(&self, node: &Node) -> bool {
-        self.fingerprint
-            .is_none_or(|fingerprint| fingerprint == node.fingerprint)
+        let fits = self
+            .fingerprint
+            .is_none_or(|fingerprint| fingerprint == node.fingerprint);
+        fits && !self.request.avoids.contains(&node.id)
     }
 }
 
 impl<'a> Board<'a> {
     /// Takes the fewest ranks that `request` can work with, or says why that is not possible.
     fn gang(&mut self, request: &'a Request) -> Result<Hand<'a>, String> {
-        let free_by_fingerprint = self.sum_by_fingerprint(|i| self.free[i]);
-        let free_in_all: u32 = self.free.iter().sum();
+        let free = |i: usize| {
+            if request.avoids.contains(&self.nodes[i].id) {
+                0
+            } else {
+                self.free[i]
+            }
+        };
+        let free_by_fingerprint = self.sum_by_fingerprint(free);
+        let free_in_all: u32 = (0..self.nodes.len()).map(free).sum();
         let (fingerprint, free) = if request.lanes.is_some() {
             let kept = self.sum_by_fingerprint(|i| request.kept_on(&self.nodes[i]));
             let best = free_by_fingerprint
@@ -243,7 +254,12 @@ impl<'a> Board<'a> {
                  {largest} of one; add nodes, or lower cluster.min_ranks"
             );
         }
-        format!("waits for {needs}: {free} of {devices} are free for it, the others work for other stages")
+        let others = if request.avoids.is_empty() {
+            "the others work for other stages"
+        } else {
+            "the others work for other stages or do not reach these"
+        };
+        format!("waits for {needs}: {free} of {devices} are free for it, {others}")
     }
 }
 

@@ -23,6 +23,7 @@ fn training(id: u128, min: u32, max: u32) -> Request {
         max,
         lanes: Some(max),
         keeps: BTreeMap::new(),
+        avoids: BTreeSet::new(),
     }
 }
 

@@ -136,7 +136,7 @@ impl Pass<'_> {
         let before = before.filter(|known| known.generation == generation.number);
         let is_new = before.is_none();
         let mut survivors = self.evidence.survivors(stage, generation);
-        survivors.retain(|rank| !end.failed.contains(&rank.rank));
+        survivors.retain(|rank| !end.failed.contains(&rank.rank) && !end.apart.leaving.contains(&rank.node));
         let broken = Break {
             generation: generation.number,
             world: generation.seats.len() as u32,

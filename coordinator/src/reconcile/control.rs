@@ -5,9 +5,9 @@
 
 use super::Settings;
 use super::orders::Told;
-use super::sight::{Refused, Sight};
+use super::sight::{Refused, Seen, Sight};
 use crate::domain::node::KnownNode;
-use medley_protocol::agent::{Beat, Orders};
+use medley_protocol::agent::{Beat, Orders, Probe};
 use medley_protocol::ids::{IncarnationId, NodeId};
 use medley_protocol::rest::Straggler;
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub struct Pulse {
     pub alive: bool,
     /// Devices it was told to use.
     pub busy: u32,
+    /// Whether its agent is about to end.
+    pub leaves: bool,
 }
 
 /// Shared by endpoints and loop. Cheap to clone.
@@ -54,6 +56,8 @@ struct State {
     /// Orders for a life of each node's agent.
     orders: BTreeMap<NodeId, (IncarnationId, Arc<Orders>)>,
     stragglers: Vec<Straggler>,
+    /// What every agent is to try.
+    probes: BTreeMap<NodeId, Vec<Probe>>,
 }
 
 impl fmt::Debug for Control {
@@ -126,11 +130,14 @@ impl Control {
         let news = state.sight.beat(beat, now).map_err(Unheard::Refused)?;
         // Orders for an earlier life of the agent are not for this one.
         let told = state.orders.get(&node).filter(|(life, _)| *life == incarnation);
-        let orders = match told.map(|(_, orders)| orders) {
+        let mut orders = match told.map(|(_, orders)| orders) {
             // An agent ignores what it has seen already, and orders are long: it need not read them again.
             Some(orders) if orders.revision > seen => Arc::clone(orders),
             _ => Arc::new(unchanged(seen)),
         };
+        if let Some(probes) = state.probes.get(&node) {
+            Arc::make_mut(&mut orders).probes.clone_from(probes);
+        }
         drop(state);
         if news {
             self.wake();
@@ -142,15 +149,15 @@ impl Control {
     pub fn pulse(&self, node: NodeId) -> Pulse {
         let now = self.now();
         let state = self.state();
-        let alive =
-            state.sight.nodes.get(&node).is_some_and(|seen| {
-                seen.has_beaten && now.saturating_sub(seen.heard_at) <= self.inner.settings.silence
-            });
+        let silence = self.inner.settings.silence;
+        let is_alive = |seen: &&Seen| seen.has_beaten && now.saturating_sub(seen.heard_at) <= silence;
+        let seen = state.sight.nodes.get(&node).filter(is_alive);
         let orders = state.orders.get(&node);
-        let busy = orders.map_or(0, |(_, orders)| {
-            orders.assignments.iter().map(|a| a.ranks.len() as u32).sum()
-        });
-        Pulse { alive, busy }
+        Pulse {
+            alive: seen.is_some(),
+            busy: orders.map_or(0, |(_, orders)| orders.busy()),
+            leaves: seen.is_some_and(|seen| seen.leaves),
+        }
     }
 
     /// What the nodes say, as of now.
@@ -182,13 +189,15 @@ impl Control {
         *self.state() = State::default();
     }
 
-    /// Makes orders known that were decided from `sight`.
-    pub fn publish(&self, told: &Told, sight: &Sight) {
+    /// Makes orders known that were decided from `sight`, and what agents are to try.
+    pub fn publish(&self, told: &Told, probes: BTreeMap<NodeId, Vec<Probe>>, sight: &Sight) {
         let with_life = |(node, orders): (&NodeId, &Arc<Orders>)| {
             let life = sight.nodes.get(node)?.node.incarnation;
             Some((*node, (life, Arc::clone(orders))))
         };
-        self.state().orders = told.orders.iter().filter_map(with_life).collect();
+        let mut state = self.state();
+        state.orders = told.orders.iter().filter_map(with_life).collect();
+        state.probes = probes;
     }
 
     /// Makes known which ranks hold their generations up.
@@ -212,5 +221,6 @@ fn unchanged(revision: u64) -> Orders {
     Orders {
         revision,
         assignments: Vec::new(),
+        probes: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@
 //! its arguments alone (ids and secrets come from a [`Mint`]), so a simulation can run it.
 //!
 //! One pass: notice nodes that fell silent or came back; move every stage as far as the facts allow; fail or finish
-//! jobs; end what is on nodes that are drained; place what waits.
+//! jobs; take what is on nodes that are drained away from them; place what waits; let grow what can.
 
 use super::Settings;
 use super::breaks::Breaks;
@@ -14,6 +14,7 @@ use super::findings::End;
 use super::growth::Room;
 use super::orders::Told;
 use super::placing;
+use super::reach::Reach;
 use super::sight::Sight;
 use super::stragglers::Watch;
 use crate::domain::course::Course;
@@ -43,6 +44,8 @@ pub struct Memory {
     pub room: Room,
     /// Ranks that hold their generations up.
     pub stragglers: Watch,
+    /// Which nodes reach each other.
+    pub reach: Reach,
 }
 
 /// The decision function.
@@ -59,6 +62,7 @@ pub fn decide(
 ) -> Result<(Memory, Decision), InvalidTransition> {
     let mut decision = Decision::default();
     notice_nodes(&mut memory, sight, now, settings, &mut decision.events);
+    decision.events.extend(memory.reach.look(sight, now, settings));
     let told = memory.told.clone();
     let evidence = Evidence {
         sight,
@@ -71,6 +75,7 @@ pub fn decide(
         held: &mut memory.held,
         expectant: &mut memory.expectant,
         room: &mut memory.room,
+        reach: &mut memory.reach,
         doubted: BTreeSet::new(),
         breaks: Breaks::default(),
         breaks_before: std::mem::take(&mut memory.breaks),
@@ -80,7 +85,7 @@ pub fn decide(
         .into_iter()
         .map(|job| pass.advance(job))
         .collect::<Result<_, _>>()?;
-    let jobs = pass.drain(jobs)?;
+    let jobs = pass.drain(jobs, mint)?;
     let jobs = pass.place(jobs, mint)?;
     pass.decision.jobs = pass.grow(jobs, mint)?;
     memory.breaks = pass.breaks;
@@ -96,8 +101,12 @@ fn notice_nodes(memory: &mut Memory, sight: &Sight, now: Duration, settings: &Se
         let name = &seen.node.name;
         if silent > settings.silence {
             if memory.silent.insert(*id) {
-                let message = format!("node {name} is lost: silent for {:.1} s", silent.as_secs_f64());
-                events.push(Event::of_node(*id, "node-lost", message));
+                events.push(if seen.leaves {
+                    Event::of_node(*id, "node-left", format!("node {name} has left: its agent has ended"))
+                } else {
+                    let message = format!("node {name} is lost: silent for {:.1} s", silent.as_secs_f64());
+                    Event::of_node(*id, "node-lost", message)
+                });
             }
         } else if memory.silent.remove(id) {
             events.push(Event::of_node(*id, "node-back", format!("node {name} is heard again")));
@@ -111,6 +120,7 @@ pub(super) struct Pass<'a> {
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
     pub(super) expectant: &'a mut BTreeSet<StageId>,
     pub(super) room: &'a mut Room,
+    pub(super) reach: &'a mut Reach,
     /// Nodes that generations have lost by their silence: nothing is placed on them.
     pub(super) doubted: BTreeSet<NodeId>,
     /// Generations that are broken now, and those that were at the last decision.
@@ -211,6 +221,10 @@ impl Pass<'_> {
             Verdict::Over(end) if self.mark_damaged(job, stage, &end) => Ok(None),
             Verdict::Over(end) => {
                 self.doubted.extend(&end.silent);
+                let apart = self
+                    .reach
+                    .learn(&end.apart.pairs, self.evidence.sight, self.evidence.now);
+                self.decision.events.extend(apart);
                 self.learn_from(stage.id, generation.number, &end);
                 self.end(job, stage, generation, end)
             }
@@ -219,8 +233,11 @@ impl Pass<'_> {
         }
     }
 
-    /// A sound training stage: connect it once everyone listens, finish it once everyone is finished.
+    /// A sound training stage: change over if ranks leave, connect it once everyone listens, finish it once everyone is finished.
     fn train(&mut self, job: &Job, stage: &Stage, generation: &Generation) -> Result<Option<Stage>, InvalidTransition> {
+        if let Some(former) = stage.former() {
+            return self.change_over(job, stage, generation, former);
+        }
         if let Some(since) = self.evidence.finished_since(stage, generation) {
             let waited = self.evidence.now.saturating_sub(since);
             let total = stage.course.map_or(0, |course| course.total_steps);
@@ -251,8 +268,9 @@ impl Pass<'_> {
             return Ok(None);
         };
         let resumed = generation.resume.as_ref().map_or(0, |manifest| manifest.step);
+        let from = committed.max(resumed);
         let message = format!(
-            "{}: every rank of generation {} listens ({} in all)",
+            "{}: every rank of generation {} listens ({} in all); it goes on from step {from}",
             stage.name,
             generation.number,
             members.len()
@@ -260,7 +278,7 @@ impl Pass<'_> {
         self.decision
             .events
             .push(Event::of_stage(job.id, stage, "stage-running", message));
-        stage.clone().run(members, committed.max(resumed)).map(Some)
+        stage.clone().run(members, from).map(Some)
     }
 
     /// The members with their addresses and the most steps that one of them has committed, once all listen.

@@ -64,7 +64,8 @@ impl Evidence<'_> {
             return Verdict::Hopeless { reason };
         }
         if findings.is_empty() {
-            Verdict::Sound
+            let apart = self.apart(stage, generation);
+            apart.map_or(Verdict::Sound, Verdict::Over)
         } else if self.may_be_explained(generation, &findings) {
             Verdict::Unexplained
         } else {
@@ -136,7 +137,7 @@ impl Evidence<'_> {
         generation.seats.iter().filter_map(look).collect()
     }
 
-    fn report(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<&Report> {
+    pub(super) fn report(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<&Report> {
         let ranks = &self.sight.nodes.get(&seat.node)?.ranks;
         ranks.get(&(stage.id, generation.number, seat.rank))
     }
@@ -194,7 +195,9 @@ impl Evidence<'_> {
                 | RankState::Broken { committed, .. }
                 | RankState::Finished { committed } => committed,
                 RankState::Listening { committed, .. } => committed?,
-                RankState::Starting | RankState::Failed { .. } | RankState::Damaged { .. } => return None,
+                RankState::Starting | RankState::Left { .. } | RankState::Failed { .. } | RankState::Damaged { .. } => {
+                    return None;
+                }
             };
             let (rank, node) = (seat.rank, seat.node);
             Some(Survivor { rank, node, committed })

@@ -1,9 +1,11 @@
 //! What speaks against a generation, and what it says together.
 
+use super::apart::Pair;
 use crate::domain::stage::Seat;
 use crate::domain::{InvalidTransition, Stage};
 use medley_protocol::checkpoint::Damage;
 use medley_protocol::ids::NodeId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How a generation ended.
@@ -23,12 +25,24 @@ pub struct End {
     pub is_drain: bool,
     /// Checkpoints that ranks could not load, each once.
     pub damaged: Vec<Found>,
+    /// Nodes that do not reach each other.
+    pub apart: Apart,
+}
+
+/// Nodes of a generation that do not reach each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// Which.
+    pub pairs: BTreeSet<Pair>,
+    /// Those that leave, so that all that stay reach each other.
+    pub leaving: BTreeSet<NodeId>,
 }
 
 impl End {
     /// The stage once its generation has ended so.
     pub(super) fn set_back(&self, stage: Stage) -> Result<Stage, InvalidTransition> {
-        if self.damaged.is_empty() {
+        // That nodes do not reach each other never ends a job, however often it is tried.
+        if self.damaged.is_empty() && self.apart.pairs.is_empty() {
             stage.set_back(&self.reason)
         } else {
             stage.fall_back(&self.reason)
@@ -114,6 +128,7 @@ pub(super) fn end(mut findings: Vec<Finding>) -> End {
         is_stuck,
         is_drain: false,
         damaged,
+        apart: Apart::default(),
     }
 }
 

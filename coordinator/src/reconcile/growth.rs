@@ -2,14 +2,17 @@
 //!
 //! When devices have been free for a while that would make a stage faster, a larger generation gets ready beside the present
 //! one: its ranks load and listen while the steps go on. Once all listen it is the present one, and the ranks change over
-//! between two steps. If one of them cannot, the present generation never notices. A stage that has lost ranks gets others the
-//! moment that there is a device for them. Nothing shrinks by plan.
+//! between two steps. If one of them cannot, the present generation never notices; nor does it of nodes that cannot reach it,
+//! for they are not let in before they have ([`reach`](super::reach)). A stage that has lost ranks gets others the
+//! moment that there is a device for them. In the same way a stage leaves nodes that are [drained](super::drain).
 
 use super::Settings;
 use super::decide::Pass;
+use super::evidence::Evidence;
 use super::findings::End;
-use super::placing::{by_standing, doubled, ranks_by_node};
-use crate::domain::stage::{Generation, Seat, State};
+use super::placing::{by_standing, doubled};
+use super::reach;
+use crate::domain::stage::{Generation, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
 use crate::plan::{self, Placement, Request};
 use medley_protocol::agent::RankState;
@@ -68,13 +71,15 @@ impl Chance {
     /// A generation is over. Ranks that fail as soon as they join, again and again, had better not join for a while.
     fn is_over(&mut self, generation: u64, end: &End, now: Duration) {
         let joined = self.joined.take_if(|(number, ..)| *number == generation);
+        let in_vain = joined.is_some() && !end.apart.pairs.is_empty();
         let failed = |(_, at, ranks): (u64, Duration, Vec<u32>)| {
             now.saturating_sub(at) < SOON && ranks.iter().any(|rank| end.failed.contains(rank))
         };
         let is_misfortune = joined.is_some_and(failed);
         self.misfortunes = if is_misfortune { self.misfortunes + 1 } else { 0 };
-        // Those that are cut off would be cut off again.
-        if self.misfortunes > MISFORTUNES || (end.is_stuck && !end.failed.is_empty()) {
+        // Those that are cut off would be cut off again, and so would those that were seen to reach the others before they joined.
+        let is_cut_off = end.is_stuck && !end.failed.is_empty();
+        if self.misfortunes > MISFORTUNES || is_cut_off || in_vain {
             self.failed(now);
         } else {
             self.failures = 0;
@@ -118,10 +123,12 @@ impl Pass<'_> {
         );
         let running = Event::of_stage(job.id, stage, "stage-running", message);
         self.decision.events.push(running);
-        let joined = (number, self.evidence.now, joined(stage.present(), next));
+        let joined = stage.present().map(|present| next.beyond(present)).unwrap_or_default();
+        let joined = joined.into_iter().map(|seat| seat.rank).collect();
+        let joined = (number, self.evidence.now, joined);
         let chance = self.room.entry(stage.id).or_default();
         chance.followed(members.len() as u32, joined);
-        stage.clone().grow(members, from).map(Some)
+        stage.clone().follow(members, from).map(Some)
     }
 
     /// A generation is over: what it says of the ranks that joined last.
@@ -156,15 +163,31 @@ impl Pass<'_> {
                 .get(id)
                 .is_some_and(|chance| chance.is_ripe(ranks(*id), now, settings))
         });
-        let Some((id, placement)) = found.into_iter().next() else {
+        let joins = found
+            .into_iter()
+            .find(|(id, placement)| self.may_join(&jobs, *id, placement));
+        let Some((id, placement)) = joins else {
             return Ok(jobs);
         };
         for job in &mut jobs {
             if let Some(i) = job.stages.iter().position(|stage| stage.id == id) {
-                self.prepare(job, i, &placement, mint)?;
+                let ranks: u32 = placement.iter().map(|(_, ranks)| ranks).sum();
+                let how = format!("grows from {} to {ranks} ranks", job.stages[i].world);
+                self.prepare(job, i, &placement, ("stage-grows", &how), mint)?;
             }
         }
         Ok(jobs)
+    }
+
+    /// Whether the nodes that join a stage are seen to reach all others of it; what is not known is asked for.
+    pub(super) fn may_join(&mut self, jobs: &[Job], id: StageId, placement: &Placement) -> bool {
+        let stage = jobs.iter().find_map(|job| job.stage(id));
+        let had = stage.and_then(Stage::present).map(Generation::ranks_by_node);
+        let had = had.unwrap_or_default();
+        let nodes = placement.iter().map(|(node, _)| *node);
+        let (present, joins): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(|node| had.contains_key(node));
+        let Evidence { sight, now, .. } = self.evidence;
+        self.reach.have_met(reach::pairs(&joins, &present), sight, now)
     }
 
     /// Stages that could grow now, and how: those of higher priority first, then the older ones. Nobody takes what a stage of
@@ -188,7 +211,10 @@ impl Pass<'_> {
     /// A placement that keeps all ranks of a stage and adds some that make it faster, if all is well with it.
     fn larger(&self, jobs: &[Job], job: &Job, stage: &Stage) -> Option<Placement> {
         let State::Running {
-            generation, next: None, ..
+            generation,
+            next: None,
+            former: None,
+            ..
         } = &stage.state
         else {
             return None;
@@ -197,19 +223,17 @@ impl Pass<'_> {
             return None;
         }
         let ranks = generation.seats.len() as u32;
-        let present = ranks_by_node(generation);
+        let present = generation.ranks_by_node();
         let request = Request {
             min: ranks,
+            avoids: self.avoided(&present),
             keeps: present.clone(),
             ..self.request(job, stage)
         };
         if request.max <= ranks {
             return None;
         }
-        let first = generation.seats.first()?.node;
-        let fingerprint = &self.evidence.sight.nodes.get(&first)?.node.fingerprint;
-        let mut nodes = self.nodes(jobs, &[stage.id].into(), true);
-        nodes.retain(|node| node.fingerprint == *fingerprint);
+        let nodes = self.companions(jobs, stage, generation);
         let placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
         let on = |node: &NodeId| {
             placement
@@ -224,8 +248,23 @@ impl Pass<'_> {
         (keeps_all && grows).then(|| by_standing(&placement, had))
     }
 
+    /// Nodes that take work and can take part in a generation that follows this one, with the stage's own devices free.
+    pub(super) fn companions(&self, jobs: &[Job], stage: &Stage, generation: &Generation) -> Vec<plan::Node> {
+        let first = generation.seats.first();
+        let first = first.and_then(|seat| self.evidence.sight.nodes.get(&seat.node));
+        let mut nodes = self.nodes(jobs, &[stage.id].into(), true);
+        nodes.retain(|node| first.is_some_and(|first| node.fingerprint == first.node.fingerprint));
+        nodes
+    }
+
+    /// Whether a stage has to wait before ranks try once more to join it.
+    pub(super) fn rests(&self, stage: &Stage) -> bool {
+        let chance = self.room.get(&stage.id);
+        chance.is_some_and(|chance| self.evidence.now < chance.not_before)
+    }
+
     /// Whether all ranks of a generation are in the midst of their steps.
-    fn all_train(&self, stage: &Stage, generation: &Generation) -> bool {
+    pub(super) fn all_train(&self, stage: &Stage, generation: &Generation) -> bool {
         generation.seats.iter().all(|seat| {
             let seen = self.evidence.sight.nodes.get(&seat.node);
             let report = seen.and_then(|seen| seen.ranks.get(&(stage.id, generation.number, seat.rank)));
@@ -233,38 +272,23 @@ impl Pass<'_> {
         })
     }
 
-    fn prepare(
+    /// Another generation gets ready beside the present one.
+    pub(super) fn prepare(
         &mut self,
         job: &mut Job,
         i: usize,
         placement: &Placement,
+        (kind, how): (&'static str, &str),
         mint: &mut dyn Mint,
     ) -> Result<(), InvalidTransition> {
         let stage = job.stages[i].clone().prepare(self.seats(placement), mint.secret())?;
-        let ranks: u32 = placement.iter().map(|(_, ranks)| ranks).sum();
+        let places = self.places(placement);
         let message = format!(
-            "{} grows from {} to {ranks} ranks: generation {} gets ready on {}",
-            stage.name,
-            stage.world,
-            stage.generation,
-            self.places(placement)
+            "{} {how}: generation {} gets ready on {places}",
+            stage.name, stage.generation
         );
-        let grows = Event::of_stage(job.id, &stage, "stage-grows", message);
-        self.decision.events.push(grows);
-        self.decision.changed.insert(job.id);
+        self.tell(job, &stage, kind, message);
         job.stages[i] = stage;
         Ok(())
     }
-}
-
-/// The ranks of a generation beyond those that the nodes had in the one before: on each node its last.
-fn joined(before: Option<&Generation>, next: &Generation) -> Vec<u32> {
-    let mut had = before.map(ranks_by_node).unwrap_or_default();
-    let is_new = |seat: &&Seat| {
-        let left = had.entry(seat.node).or_default();
-        let is_new = *left == 0;
-        *left = left.saturating_sub(1);
-        is_new
-    };
-    next.seats.iter().filter(is_new).map(|seat| seat.rank).collect()
 }

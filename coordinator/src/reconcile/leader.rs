@@ -76,7 +76,8 @@ impl Leader {
             tracing::warn!("the last decision was long ago: nodes get time to beat again");
             self.control.forgive();
         }
-        let saved = self.decide(&mut office, now).await;
+        // What is remembered and decided is large; those who wait for this should not be.
+        let saved = Box::pin(self.decide(&mut office, now)).await;
         office.decided_at = now;
         match saved {
             Ok(Saved::Outdated) => {
@@ -153,7 +154,7 @@ impl Leader {
 
     async fn decide(&self, office: &mut Office, now: Duration) -> Result<Saved, Error> {
         let mut sight = self.control.sight();
-        sight.withheld = self.store.withheld_nodes().await?;
+        sight.withhold(self.store.withheld_nodes().await?);
         let jobs = self.store.active_jobs().await?;
         let settings = self.control.settings();
         let (mut memory, decision) = decide(office.memory.clone(), &sight, jobs, now, settings, &mut SystemMint)?;
@@ -168,7 +169,8 @@ impl Leader {
         if let Saved::Written { revisions } = &saved {
             memory.told.tell(desired, revisions);
             office.memory = memory;
-            self.control.publish(&office.memory.told, &sight);
+            let probes = office.memory.reach.probes(&sight);
+            self.control.publish(&office.memory.told, probes, &sight);
             self.control.name_stragglers(office.memory.stragglers.stragglers());
             for event in &decision.events {
                 tracing::info!(kind = event.kind, "{}", event.message);

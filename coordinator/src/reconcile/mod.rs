@@ -3,10 +3,11 @@
 //! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`findings`] what speaks against one, [`standstill`] on one that makes no step though
 //! nobody has lost anybody, [`decide`] what becomes of every job, [`breaks`] what becomes of a generation that broke,
 //! [`drain`] what becomes of one on a node that is drained, [`placing`] the planner's part in it, [`growth`] how a stage gets
-//! more ranks while it trains, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all pure.
-//! [`control`] is the handle that
-//! endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
+//! more ranks while it trains, [`parting`] how ranks leave it, [`apart`] which nodes a generation finds that do not reach each
+//! other, [`reach`] what is known of that, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all
+//! pure. [`control`] is the handle that endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
 
+pub mod apart;
 pub mod breaks;
 pub mod control;
 pub mod decide;
@@ -15,7 +16,9 @@ pub mod evidence;
 pub mod findings;
 pub mod growth;
 pub mod orders;
+pub mod parting;
 pub mod placing;
+pub mod reach;
 pub mod sight;
 pub mod standstill;
 pub mod stragglers;
@@ -54,6 +57,9 @@ pub struct Settings {
     pub step_limit: Duration,
     /// Longest time that a rank may take to connect once it can: it may have a step of the generation before to end.
     pub connect_limit: Duration,
+    /// Time after which two ranks that both try to connect, and do not, say that their nodes do not reach each other; and two
+    /// agents that try. A packet that gets lost is sent again after one second, and after two more.
+    pub reach_limit: Duration,
     /// Time for which devices are free that would make a stage faster, before it grows.
     pub grow_after: Duration,
     /// Time after all ranks are finished in which their last metrics may come.
@@ -78,6 +84,7 @@ impl Default for Settings {
             start_limit: Duration::from_mins(15),
             step_limit: Duration::from_mins(30),
             connect_limit: Duration::from_mins(30),
+            reach_limit: Duration::from_secs(3),
             grow_after: Duration::from_secs(2),
             facts_grace: Duration::from_secs(5),
             last_checkpoint_limit: Duration::from_mins(1),

@@ -4,7 +4,7 @@ use super::sight::Sight;
 use crate::domain::inputs::inputs;
 use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Job, Stage};
-use medley_protocol::agent::{Assignment, Orders};
+use medley_protocol::agent::{Assignment, Orders, Parting};
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,7 +62,12 @@ impl Told {
                 let key = (node, assignment.stage, assignment.generation);
                 self.first_told.entry(key).or_insert(revision);
             }
-            self.orders.insert(node, Arc::new(Orders { revision, assignments }));
+            let orders = Orders {
+                revision,
+                assignments,
+                probes: Vec::new(),
+            };
+            self.orders.insert(node, Arc::new(orders));
         }
     }
 
@@ -77,7 +82,7 @@ pub fn desired(jobs: &[Job], sight: &Sight, store: &str) -> BTreeMap<NodeId, Vec
     let mut desired: BTreeMap<NodeId, Vec<Assignment>> = BTreeMap::new();
     for job in jobs {
         for stage in &job.stages {
-            for generation in stage.present().into_iter().chain(stage.next()) {
+            for generation in stage.former().into_iter().chain(stage.present()).chain(stage.next()) {
                 for (node, ranks) in ranks_by_node(generation, sight) {
                     let assignment = assignment(job, stage, generation, ranks, store);
                     desired.entry(node).or_default().push(assignment);
@@ -109,7 +114,11 @@ fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>
         } if present.number == generation.number => members.clone(),
         _ => Vec::new(),
     };
+    let former = stage.former().filter(|former| former.number == generation.number);
     Assignment {
+        parting: former
+            .zip(stage.present())
+            .map(|(former, next)| parting(former, next, &ranks)),
         job: job.id,
         stage: stage.id,
         stage_name: stage.name.clone(),
@@ -124,5 +133,15 @@ fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>
         inputs: inputs(job, stage, generation),
         checkpoint_after: stage.facts.wanted,
         without: generation.without.clone(),
+    }
+}
+
+/// How a generation ends for the ranks of a node.
+fn parting(former: &Generation, next: &Generation, ranks: &[u32]) -> Parting {
+    let leaving = former.beyond(next).into_iter().map(|seat| seat.rank);
+    Parting {
+        next: next.number,
+        ranks: leaving.filter(|rank| ranks.contains(rank)).collect(),
+        saves: next.seats.is_empty(),
     }
 }

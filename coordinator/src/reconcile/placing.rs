@@ -1,6 +1,7 @@
 //! Placing what waits: from jobs to the planner's terms and back.
 
 use super::Settings;
+use super::apart::{leaving, names, worth};
 use super::breaks::Break;
 use super::decide::Pass;
 use super::evidence::Evidence;
@@ -58,8 +59,10 @@ impl Pass<'_> {
                 if let Some(placement) = plan.placements.remove(&id) {
                     self.start(job, i, &placement, mint)?;
                 } else if let Some(reason) = plan.waits.remove(&id) {
+                    let reason = self.with_what_is_apart(reason, &job.stages[i]);
                     self.wait(job, i, reason)?;
                 } else if let Some(reason) = stuck.remove(&id) {
+                    let reason = self.with_what_is_apart(reason, &job.stages[i]);
                     let outbid = highest_waiting > Some(job.spec.cluster.priority);
                     self.hold(job, i, &reason, outbid)?;
                 }
@@ -114,8 +117,49 @@ impl Pass<'_> {
             min,
             max,
             lanes: stage.kind.is_training().then_some(lanes),
+            avoids: if stage.kind.is_training() {
+                self.avoided(&keeps)
+            } else {
+                BTreeSet::new()
+            },
             keeps,
         }
+    }
+
+    /// Nodes that do not reach others which are worth more to a stage whose state is held by so many ranks of each node.
+    pub(super) fn avoided(&self, keeps: &BTreeMap<NodeId, u32>) -> BTreeSet<NodeId> {
+        let apart = self.reach.apart();
+        let concerned: BTreeSet<NodeId> = apart.iter().flat_map(|(one, other)| [*one, *other]).collect();
+        let mut nodes: Vec<(&str, NodeId, u64)> = Vec::new();
+        for seen in concerned.iter().filter_map(|node| self.evidence.sight.nodes.get(node)) {
+            let id = seen.node.id;
+            let silent = self.evidence.now.saturating_sub(seen.heard_at);
+            let devices = if silent > self.evidence.settings.silence {
+                0
+            } else {
+                seen.node.devices
+            };
+            nodes.push((
+                &seen.node.name,
+                id,
+                worth(keeps.get(&id).copied().unwrap_or(0), devices),
+            ));
+        }
+        nodes.sort_unstable();
+        let nodes: Vec<(NodeId, u64)> = nodes.into_iter().map(|(_, id, worth)| (id, worth)).collect();
+        leaving(&nodes, apart)
+    }
+
+    /// Why a stage waits, with the nodes that do not reach each other, if there are any.
+    fn with_what_is_apart(&self, reason: String, stage: &Stage) -> String {
+        let apart = self.reach.apart();
+        if apart.is_empty() || !stage.kind.is_training() {
+            return reason;
+        }
+        format!(
+            "{reason}; {} cannot reach each other",
+            names(apart, self.evidence.sight)
+        )
     }
 
     /// Names of the nodes that may be heard any moment for the first time.
@@ -270,7 +314,8 @@ impl Pass<'_> {
             stage.checkpoint_step(),
         ) {
             (Some((kept @ 1.., step)), _) => {
-                format!(", and goes on from memory at step {step} with {kept} of its ranks")
+                // What nodes said last may be some steps old: the ranks say more once they listen.
+                format!(", and goes on from memory at step {step} or later with {kept} of its ranks")
             }
             (_, 0) => String::new(),
             (_, step) => format!(", from step {step}"),
@@ -323,24 +368,17 @@ pub(super) fn by_standing(placement: &Placement, had: impl Iterator<Item = NodeI
 pub fn busy<'a>(stages: impl Iterator<Item = &'a Stage>) -> BTreeMap<NodeId, u32> {
     let mut busy = BTreeMap::new();
     for stage in stages {
-        let mut used = stage.present().map(ranks_by_node).unwrap_or_default();
-        for (node, ranks) in stage.next().map(ranks_by_node).unwrap_or_default() {
-            let present = used.entry(node).or_default();
-            *present = ranks.max(*present);
+        let mut used: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let generations = stage.present().into_iter().chain(stage.next()).chain(stage.former());
+        for (node, ranks) in generations.flat_map(Generation::ranks_by_node) {
+            let most = used.entry(node).or_default();
+            *most = ranks.max(*most);
         }
         for (node, ranks) in used {
             *busy.entry(node).or_default() += ranks;
         }
     }
     busy
-}
-
-pub(super) fn ranks_by_node(generation: &Generation) -> BTreeMap<NodeId, u32> {
-    let mut ranks = BTreeMap::new();
-    for seat in &generation.seats {
-        *ranks.entry(seat.node).or_default() += 1;
-    }
-    ranks
 }
 
 /// Forgets what concerns stages that are not active any more.

@@ -1,9 +1,9 @@
 //! What the nodes say of themselves: registrations and heartbeats, kept in the leader's memory alone.
 
 use crate::domain::node::{KnownNode, Withheld};
-use medley_protocol::agent::{Beat, Doing, RankState};
+use medley_protocol::agent::{Beat, Connecting, Doing, RankState};
 use medley_protocol::ids::{NodeId, StageId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A rank, named by its stage, generation and number.
@@ -22,8 +22,14 @@ pub struct Seen {
     pub has_beaten: bool,
     /// Since when its first beat is awaited. Lives that never beat make it no later.
     pub awaited_since: Duration,
+    /// Whether its agent is about to end.
+    pub leaves: bool,
     /// Its ranks.
     pub ranks: BTreeMap<RankId, Report>,
+    /// Where other agents try whether they reach it.
+    pub address: Option<String>,
+    /// The nodes that it has reached at its last try, of those that it is asked for.
+    pub reached: BTreeSet<NodeId>,
 }
 
 /// What an agent says of a rank.
@@ -37,6 +43,8 @@ pub struct Report {
     pub doing: Option<Doing>,
     /// For how long its process had said nothing when the agent spoke.
     pub quiet: Duration,
+    /// How far it is with its connections, while it makes them.
+    pub connecting: Option<Connecting>,
 }
 
 /// All nodes as they are seen.
@@ -44,7 +52,7 @@ pub struct Report {
 pub struct Sight {
     /// By id.
     pub nodes: BTreeMap<NodeId, Seen>,
-    /// Those that take no new work, as operators have said.
+    /// Those that take no new work, as operators or their agents have said.
     pub withheld: BTreeMap<NodeId, Withheld>,
 }
 
@@ -72,13 +80,16 @@ impl Sight {
             heard_at: now,
             revision: 0,
             has_beaten: false,
+            leaves: false,
             ranks: BTreeMap::new(),
+            address: None,
+            reached: BTreeSet::new(),
             node,
         };
         self.nodes.insert(seen.node.id, seen);
     }
 
-    /// A node beats. Returns whether a rank does something else than before.
+    /// A node beats. Returns whether a rank does something else than before, or other nodes are reached.
     ///
     /// # Errors
     /// [`Refused`]; the beat then counts for nothing.
@@ -87,7 +98,9 @@ impl Sight {
         if seen.node.incarnation != beat.incarnation {
             return Err(Refused::Stale);
         }
+        let leaves = beat.leaves_in_ms.is_some();
         let mut news = !seen.has_beaten || beat.revision != seen.revision || beat.ranks.len() != seen.ranks.len();
+        news |= seen.leaves != leaves;
         let mut ranks = BTreeMap::new();
         for report in beat.ranks {
             let id = (report.stage, report.generation, report.rank);
@@ -99,14 +112,28 @@ impl Sight {
                 since,
                 doing: report.doing,
                 quiet: Duration::from_millis(report.quiet_ms.unwrap_or(0)),
+                connecting: report.connecting,
             };
             ranks.insert(id, heard);
         }
+        let reached: BTreeSet<NodeId> = beat.reached.into_iter().collect();
+        news |= reached != seen.reached;
+        seen.reached = reached;
+        seen.address = beat.address;
         seen.ranks = ranks;
+        seen.leaves = leaves;
         seen.heard_at = now;
         seen.revision = beat.revision;
         seen.has_beaten = true;
         Ok(news)
+    }
+
+    /// Operators withhold these nodes; so are those whose agents are about to end.
+    pub fn withhold(&mut self, nodes: BTreeMap<NodeId, Withheld>) {
+        self.withheld = nodes;
+        for (id, _) in self.nodes.iter().filter(|(_, seen)| seen.leaves) {
+            self.withheld.entry(*id).or_default().leaves();
+        }
     }
 
     /// Gives every node a whole silence from `now`: whoever could not listen must not judge.
@@ -148,12 +175,16 @@ mod tests {
             state: state.clone(),
             doing: None,
             quiet_ms: None,
+            connecting: None,
         };
         Beat {
             node: known(life).id,
             incarnation: known(life).incarnation,
             revision: 1,
             ranks: (0..).zip(states).map(report).collect(),
+            leaves_in_ms: None,
+            address: None,
+            reached: Vec::new(),
         }
     }
 
@@ -193,6 +224,24 @@ mod tests {
             Ok(true)
         );
         assert_eq!(sight.beat(beat(1, &[]), T0), Ok(true));
+    }
+
+    #[test]
+    fn a_node_whose_agent_is_about_to_end_is_drained_until_the_next_one_begins() {
+        let mut sight = Sight::default();
+        sight.meet(known(1), T0);
+        let leaving = Beat {
+            leaves_in_ms: Some(5000),
+            ..beat(1, &[])
+        };
+        sight.beat(beat(1, &[]), T0).unwrap();
+        assert_eq!(sight.beat(leaving, T0), Ok(true));
+        sight.withhold(BTreeMap::new());
+        let withheld = sight.withheld[&known(1).id];
+        assert!(withheld.drains && withheld.leaves && !withheld.is_due);
+        sight.meet(known(2), T1);
+        sight.withhold(BTreeMap::new());
+        assert!(sight.withheld.is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Shortest wait that says that somebody is missed.
 const MISSED: Duration = Duration::from_millis(500);
 /// Silence of a process, while it is missed, after which it stands still.
-const QUIET: Duration = Duration::from_millis(750);
+pub(super) const QUIET: Duration = Duration::from_millis(750);
 
 /// A rank as its agent last saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

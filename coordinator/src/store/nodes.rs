@@ -153,7 +153,14 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let withheld = |(id, drains, is_due)| (NodeId::from_uuid(id), Withheld { drains, is_due });
+        let withheld = |(id, drains, is_due)| {
+            let withheld = Withheld {
+                drains,
+                is_due,
+                leaves: false,
+            };
+            (NodeId::from_uuid(id), withheld)
+        };
         Ok(rows.into_iter().map(withheld).collect())
     }
 
@@ -221,7 +228,14 @@ mod tests {
         assert_eq!((drained.id, drained.duty), (node.id, Duty::Draining));
         register.incarnation = IncarnationId::generate();
         store.register_node(&register).await.unwrap();
-        let withheld = |drains, is_due| BTreeMap::from([(node.id, Withheld { drains, is_due })]);
+        let withheld = |drains, is_due| {
+            let withheld = Withheld {
+                drains,
+                is_due,
+                leaves: false,
+            };
+            BTreeMap::from([(node.id, withheld)])
+        };
         assert_eq!(store.withheld_nodes().await.unwrap(), withheld(true, true));
         store
             .change_duty("n1", change(Duty::Draining, Some(3600)))

@@ -48,6 +48,8 @@ struct Membership {
     from: u64,
     #[serde(default)]
     next: Option<Generation>,
+    #[serde(default)]
+    former: Option<Generation>,
 }
 
 impl Row {
@@ -94,12 +96,14 @@ impl Row {
                     members,
                     from,
                     next,
+                    former,
                 } = membership()?;
                 State::Running {
                     generation,
                     members,
                     from,
                     next,
+                    former,
                 }
             }
             StageState::Done => State::Done,
@@ -193,17 +197,20 @@ fn membership(stage: &Stage) -> Option<Membership> {
             members: Vec::new(),
             from: 0,
             next: None,
+            former: None,
         }),
         State::Running {
             generation,
             members,
             from,
             next,
+            former,
         } => Some(Membership {
             generation: generation.clone(),
             members: members.clone(),
             from: *from,
             next: next.clone(),
+            former: former.clone(),
         }),
         _ => None,
     }

@@ -61,7 +61,7 @@ export class Client {
   }
 
   checkpoints(job: string, signal?: AbortSignal) {
-    const path = `/jobs/${encodeURIComponent(job)}/checkpoints`;
+    const path = `/jobs/${encodeURIComponent(job)}/checkpoints${query({ damaged: "true" })}`;
     return this.#get(path, (raw) => readList(raw, readCheckpoint), signal);
   }
 

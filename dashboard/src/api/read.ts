@@ -6,6 +6,7 @@ import type {
   CheckpointView,
   Counts,
   DatasetView,
+  Duty,
   EpochView,
   Evaluation,
   EventView,
@@ -162,6 +163,7 @@ export function readCheckpoint(raw: unknown): CheckpointView {
     state_bytes: number(checkpoint.state_bytes),
     parts: readList(checkpoint.parts, readPart),
     committed_at: text(checkpoint.committed_at),
+    damage: text(checkpoint.damage),
   };
 }
 
@@ -194,6 +196,8 @@ export function readEvent(raw: unknown): EventView {
   };
 }
 
+const DUTIES: readonly Duty[] = ["serving", "cordoned", "draining"];
+
 export function readNode(raw: unknown): NodeView {
   const node = fields(raw);
   return {
@@ -207,6 +211,7 @@ export function readNode(raw: unknown): NodeView {
     fingerprint: text(node.fingerprint),
     stragglers: readList(node.stragglers, readStraggler),
     registered_at: text(node.registered_at),
+    duty: DUTIES.find((duty) => duty === node.duty) ?? "serving",
   };
 }
 

@@ -57,6 +57,7 @@ describe("types mirror the protocol", () => {
     ["stage.rs", "StageKind", "StageKind"],
     ["stage.rs", "JobState", "JobState"],
     ["stage.rs", "StageState", "StageState"],
+    ["rest.rs", "Duty", "Duty"],
     ["spec/mod.rs", "Kind", "JobKind"],
   ])("%s: %s", (file, name, mirror) => {
     const words = variants(file, name);

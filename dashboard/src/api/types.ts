@@ -112,8 +112,8 @@ export interface CheckpointView {
   state_bytes: number;
   parts: CheckpointPart[];
   committed_at: string;
-  /** What is wrong with it, if it was found damaged. */
-  damage?: string;
+  /** What is wrong with it, if it was found damaged; empty if not. */
+  damage: string;
 }
 
 export interface CheckpointRequestView {
@@ -146,6 +146,8 @@ export interface EventView {
   message: string;
 }
 
+export type Duty = "serving" | "cordoned" | "draining";
+
 export interface NodeView {
   id: string;
   name: string;
@@ -159,7 +161,7 @@ export interface NodeView {
   stragglers: Straggler[];
   registered_at: string;
   /** Whether it takes work. */
-  duty?: "serving" | "cordoned" | "draining";
+  duty: Duty;
 }
 
 /** A figure with its 95 % bootstrap interval. */

@@ -4,8 +4,12 @@
 //! registers and shared memory. The sum of a row is kept as on the CPU for losses: its largest score and the logarithm of the rest,
 //! from which backward has every probability again. There, the gradient of queries has such blocks too; the gradients of keys and
 //! values have a block for 64 keys, which goes through the queries of all sequences that share them, in order.
+//!
+//! That is for either format. What is stored as bf16 and has heads of 64 columns goes to tensor cores: `flash`.
 
 use super::Cuda;
+use super::flash::{self, Plan};
+use super::format::{Format, common};
 use super::launch::{Arg, Kernel, THREADS, args, warps_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::attention::Sequence;
@@ -38,8 +42,9 @@ impl<'a> Columns<'a> {
         rows == 0 || self.offset + (rows - 1) * self.stride + width <= self.data.len()
     }
 
+    /// Whether every row begins at a multiple of 16 bytes.
     fn is_aligned(&self) -> bool {
-        self.start().is_aligned() && self.stride.is_multiple_of(4)
+        self.start().has_aligned_rows(self.stride)
     }
 }
 
@@ -59,7 +64,7 @@ pub struct AttentionInputs<'a> {
 }
 
 impl AttentionInputs<'_> {
-    const fn width(&self) -> usize {
+    pub(super) const fn width(&self) -> usize {
         self.heads * self.dim
     }
 
@@ -78,12 +83,19 @@ impl AttentionInputs<'_> {
         assert!(fits, "queries, keys or values leave their slice");
     }
 
-    fn is_aligned(&self) -> bool {
-        self.dim.is_multiple_of(4) && [self.q, self.k, self.v].iter().all(Columns::is_aligned)
+    /// Whether all numbers of every head can be read 16 bytes at a time.
+    pub(super) fn is_aligned(&self) -> bool {
+        let columns = [self.q, self.k, self.v];
+        self.dim.is_multiple_of(self.format().pack()) && columns.iter().all(Columns::is_aligned)
+    }
+
+    /// How queries, keys and values are stored.
+    pub(super) fn format(&self) -> Format {
+        common("attention", &[&self.q.data, &self.k.data, &self.v.data])
     }
 
     /// Arguments that all kernels of tiles have in common, the mask's last: no factor, no mask.
-    fn args(&self, dropout: Option<&Dropout>) -> Vec<Arg> {
+    pub(super) fn args(&self, dropout: Option<&Dropout>) -> Vec<Arg> {
         let columns = [self.q, self.k, self.v];
         let columns = columns
             .iter()
@@ -99,10 +111,10 @@ impl AttentionInputs<'_> {
 }
 
 /// Words of a sequence or a part of it, as the kernels read it.
-type Words = [u32; 8];
+pub(super) type Words = [u32; 8];
 
 /// The queries from `first` on of a sequence, at most `count`.
-fn words(seq: &Sequence, first: usize, count: usize) -> Words {
+pub(super) fn words(seq: &Sequence, first: usize, count: usize) -> Words {
     [
         seq.queries.start + first,
         first,
@@ -125,24 +137,56 @@ fn query_tiles(seqs: &[Sequence]) -> Vec<Words> {
     seqs.iter().flat_map(tiles).collect()
 }
 
-/// Sequences by keys, those with the same keys in their order; and every tile of keys with the sequences that read it.
-fn key_tiles(seqs: &[Sequence]) -> (Vec<Words>, Vec<Words>) {
-    let mut order: Vec<&Sequence> = seqs.iter().filter(|seq| !seq.keys.is_empty()).collect();
-    order.sort_by_key(|seq| seq.keys.start);
-    let (mut tiles, mut at, mut end) = (Vec::new(), 0, 0);
-    for group in order.chunk_by(|a, b| a.keys == b.keys) {
-        let keys = &group[0].keys;
+/// Sequences by keys, ascending; those with the same keys in their order.
+pub(super) fn by_keys(seqs: &[Sequence]) -> Vec<Vec<&Sequence>> {
+    let mut order: Vec<&Sequence> = seqs.iter().collect();
+    order.sort_by_key(|seq| (seq.keys.start, seq.keys.end));
+    let groups: Vec<Vec<&Sequence>> = order.chunk_by(|a, b| a.keys == b.keys).map(<[_]>::to_vec).collect();
+    let mut end = 0;
+    for keys in groups
+        .iter()
+        .map(|group| &group[0].keys)
+        .filter(|keys| !keys.is_empty())
+    {
         assert!(keys.start >= end, "key ranges must be equal or disjoint");
         end = keys.end;
+    }
+    groups
+}
+
+/// Sequences in the order of their groups, and every tile of keys with the sequences that read it.
+fn key_tiles(groups: &[Vec<&Sequence>]) -> (Vec<Words>, Vec<Words>) {
+    let (mut sorted, mut tiles) = (Vec::new(), Vec::new());
+    for group in groups {
+        let keys = &group[0].keys;
         for first in (0..keys.len()).step_by(TILE) {
             let count = TILE.min(keys.len() - first);
-            let tile = [keys.start + first, first, count, at, at + group.len(), 0, 0, 0];
+            let (begin, end) = (sorted.len(), sorted.len() + group.len());
+            let tile = [keys.start + first, first, count, begin, end, 0, 0, 0];
             tiles.push(tile.map(|word| word as u32));
         }
-        at += group.len();
+        sorted.extend(group.iter().map(|seq| words(seq, 0, seq.queries.len())));
     }
-    let sorted = order.iter().map(|seq| words(seq, 0, seq.queries.len()));
-    (sorted.collect(), tiles)
+    (sorted, tiles)
+}
+
+/// Gradients of an attention, rows × (heads·dim) each.
+pub(super) struct Gradients<'a> {
+    pub(super) dq: SliceMut<'a>,
+    pub(super) dk: SliceMut<'a>,
+    pub(super) dv: SliceMut<'a>,
+}
+
+/// What the gradients of an attention are computed from, besides its inputs.
+pub(super) struct Forward<'a> {
+    /// Forward's result.
+    pub(super) y: Slice<'a>,
+    /// What forward kept.
+    pub(super) kept: Slice<'a>,
+    /// Gradient of the result.
+    pub(super) dy: Slice<'a>,
+    /// Its rows.
+    pub(super) rows: usize,
 }
 
 impl Cuda {
@@ -160,22 +204,23 @@ impl Cuda {
     ) {
         let rows = out.len() / x.width();
         x.check(seqs, rows);
+        let format = common("attention", &[&x.q.data, &x.k.data, &x.v.data, &out]);
+        let has_room = |kept: &SliceMut| kept.len() >= 2 * x.heads * rows && kept.format() == Format::F32;
         assert!(
-            kept.as_ref().is_none_or(|kept| kept.len() >= 2 * x.heads * rows),
-            "every row keeps two numbers a head"
+            kept.as_ref().is_none_or(has_room),
+            "every row keeps two numbers a head, of single precision"
         );
+        let args = kept.as_ref().map_or(0, SliceMut::address);
+        let args = args![&out, x.width(), args, rows];
+        if flash::takes(x, &[out.as_slice()]) {
+            return self.flash(x, &Plan::new(&by_keys(seqs)), dropout, args);
+        }
         let tiles = query_tiles(seqs);
         let grid = (tiles.len() as u32, x.heads as u32);
         let tiles = self.bring(&tiles);
-        let kept = kept.as_ref().map_or(0, SliceMut::address);
         let aligned = x.is_aligned() && out.is_aligned();
-        let args = [
-            args![&tiles],
-            &x.args(dropout)[..],
-            args![&out, x.width(), kept, rows, aligned],
-        ]
-        .concat();
-        self.launch(Kernel::Attention, grid, THREADS, &args);
+        let args = [args![&tiles], &x.args(dropout)[..], args, args![aligned]].concat();
+        self.launch(Kernel::Attention.of(format), grid, THREADS, &args);
     }
 
     /// Gradients of [`attention`](Self::attention) for the gradient `dy` of its result `y`, with what it kept; `dq`, `dk` and `dv`
@@ -195,11 +240,15 @@ impl Cuda {
         let width = x.width();
         let rows = dq.len() / width;
         x.check(seqs, rows);
+        common("attention", &[&x.q.data, &x.k.data, &x.v.data, &y, &dy, &dq, &dk, &dv]);
         let fits = rows * width <= y.len().min(dy.len()) && 2 * x.heads * rows <= kept.len();
         assert!(fits, "every row has its gradient and what was kept of it");
-        let (queries, (sorted, keys)) = (query_tiles(seqs), key_tiles(seqs));
-        let covered: usize = keys.iter().map(|tile| tile[2] as usize).sum();
-        let last = keys.last().map_or(0, |tile| (tile[0] + tile[2]) as usize);
+        let groups = by_keys(seqs);
+        let keys = || groups.iter().map(|group| &group[0].keys);
+        let (covered, last) = (
+            keys().map(ExactSizeIterator::len).sum::<usize>(),
+            keys().map(|keys| keys.end).max().unwrap_or(0),
+        );
         assert!(
             last * width <= dk.len().min(dv.len()),
             "the gradients of the keys leave their slice"
@@ -208,25 +257,40 @@ impl Cuda {
             self.fill(dk.reborrow(), 0.0);
             self.fill(dv.reborrow(), 0.0);
         }
-        let words = self.bring(&[&queries[..], &sorted, &keys].concat());
+        let (of, to) = (Forward { y, kept, dy, rows }, Gradients { dq, dk, dv });
+        let others = [y, dy, to.dq.as_slice(), to.dk.as_slice(), to.dv.as_slice()];
+        if flash::takes(x, &others) && kept.is_aligned() {
+            self.flash_backward(x, &Plan::new(&groups), dropout, &of, &to);
+        } else {
+            self.tiles_backward(x, (&query_tiles(seqs), key_tiles(&groups)), dropout, &of, &to);
+        }
+    }
+
+    /// Gradients by tiles of queries, and by tiles of keys with the sequences they belong to.
+    fn tiles_backward(
+        &self,
+        x: &AttentionInputs<'_>,
+        (queries, (sorted, keys)): (&[Words], (Vec<Words>, Vec<Words>)),
+        dropout: Option<&Dropout>,
+        of: &Forward<'_>,
+        to: &Gradients<'_>,
+    ) {
+        let (Gradients { dq, dk, dv }, format, width) = (to, x.format(), x.width());
+        let words = self.bring(&[queries, &sorted, &keys].concat());
         let at = |words_before: usize| words.address() + (words_before * size_of::<Words>()) as u64;
         let (sorted_at, keys_at) = (at(queries.len()), at(queries.len() + sorted.len()));
-        let along = self.scratch(x.heads * rows * size_of::<f32>());
-        let args = args![y, dy, x.dim, x.heads, rows, &along];
-        self.launch(Kernel::AttentionAlong, warps_grid(x.heads * rows), THREADS, args);
-        let aligned = x.is_aligned() && dy.is_aligned() && [&dq, &dk, &dv].iter().all(|slice| slice.is_aligned());
-        let (inputs, of_rows) = (x.args(dropout), args![dy, kept, &along, rows]);
-        let args = [args![&words], &inputs[..], of_rows, args![&dq, width, aligned]].concat();
+        let along = self.scratch(x.heads * of.rows * size_of::<f32>());
+        let args = args![of.y, of.dy, x.dim, x.heads, of.rows, &along];
+        let grid = warps_grid(x.heads * of.rows);
+        self.launch(Kernel::AttentionAlong.of(format), grid, THREADS, args);
+        let aligned = x.is_aligned() && of.dy.is_aligned() && [dq, dk, dv].iter().all(|slice| slice.is_aligned());
+        let (inputs, of_rows) = (x.args(dropout), args![of.dy, of.kept, &along, of.rows]);
+        let args = [args![&words], &inputs[..], of_rows, args![dq, width, aligned]].concat();
         let grid = (queries.len() as u32, x.heads as u32);
-        self.launch(Kernel::AttentionQueries, grid, THREADS, &args);
-        let args = [
-            args![keys_at, sorted_at],
-            &inputs[..],
-            of_rows,
-            args![&dk, &dv, width, aligned],
-        ]
-        .concat();
+        self.launch(Kernel::AttentionQueries.of(format), grid, THREADS, &args);
+        let before = args![keys_at, sorted_at];
+        let args = [before, &inputs[..], of_rows, args![dk, dv, width, aligned]].concat();
         let grid = (keys.len() as u32, x.heads as u32);
-        self.launch(Kernel::AttentionKeys, grid, THREADS, &args);
+        self.launch(Kernel::AttentionKeys.of(format), grid, THREADS, &args);
     }
 }

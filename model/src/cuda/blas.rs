@@ -1,9 +1,11 @@
-//! cuBLASLt, as far as it is needed: products of single precision, `d = a·b + β·d`, possibly with a bias.
+//! cuBLASLt, as far as it is needed: products `d = a·b + β·d` that are summed in single precision, possibly with a bias of the
+//! result's format.
 
 #![expect(unsafe_code, reason = "cuBLASLt is a C library")]
 
 use super::driver::Stream;
 use super::error::CudaError;
+use super::format::Format;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulAlgo_t,
@@ -24,6 +26,7 @@ pub(super) struct Stored {
     pub(super) cols: usize,
     /// Elements from one column to the next.
     pub(super) stride: usize,
+    pub(super) format: Format,
     /// Whether its transpose is meant; not for a result.
     pub(super) turned: bool,
     /// Bytes that its address is known to be a multiple of.
@@ -155,7 +158,7 @@ struct Description(sys::cublasLtMatmulDesc_t);
 
 impl Description {
     fn new(a_turned: bool, b_turned: bool, bias: bool) -> Result<Self, CublasError> {
-        // Plain single precision: no operand is rounded to fewer bits.
+        // Sums of plain single precision: no operand is rounded to fewer bits.
         let compute = cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let this = Self(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F)?);
         // The library's names for a matrix as it is, and for its transpose, are 0 and 1.
@@ -187,7 +190,11 @@ struct Layout(sys::cublasLtMatrixLayout_t);
 impl Layout {
     fn new(stored: Stored) -> Result<Self, CublasError> {
         let (rows, cols, stride) = (stored.rows as u64, stored.cols as u64, stored.stride as i64);
-        result::create_matrix_layout(cudaDataType::CUDA_R_32F, rows, cols, stride).map(Self)
+        let format = match stored.format {
+            Format::F32 => cudaDataType::CUDA_R_32F,
+            Format::Bf16 => cudaDataType::CUDA_R_16BF,
+        };
+        result::create_matrix_layout(format, rows, cols, stride).map(Self)
     }
 }
 

@@ -3,10 +3,12 @@
 use super::blas::Blas;
 use super::driver::{Context, Description, Stream};
 use super::error::CudaError;
+use super::format::Format;
 use super::gemm::Plans;
-use super::launch::{Arg, Kernel, Kernels};
+use super::launch::{Arg, Block, Kernels, Variant};
 use super::memory::{Memory, Scratch, Slice, SliceMut};
 use super::staging::Ring;
+use super::tables::{Table, Tables};
 use bytemuck::Pod;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +19,7 @@ pub struct Cuda {
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
     ring: Mutex<Ring>,
+    tables: Mutex<Tables>,
     kernels: Kernels,
     stream: Stream,
     context: Context,
@@ -39,6 +42,7 @@ impl Cuda {
             plans: Mutex::default(),
             blas,
             ring,
+            tables: Mutex::default(),
             kernels,
             stream,
             context,
@@ -71,23 +75,47 @@ impl Cuda {
         self.note(self.stream().synchronize());
     }
 
-    /// Memory with unspecified contents.
+    /// Memory of single precision with unspecified contents.
     pub fn memory(self: &Arc<Self>, len: usize) -> Memory {
-        Memory::new(self, len)
+        self.memory_of(len, Format::F32)
     }
 
-    /// Copies to the device; `from` may be changed at return.
+    /// Memory with unspecified contents.
+    pub fn memory_of(self: &Arc<Self>, len: usize, format: Format) -> Memory {
+        Memory::new(self, len, format)
+    }
+
+    /// Copies to the device, rounding where less is stored; `from` may be changed at return.
     pub fn upload(&self, from: &[f32], to: SliceMut<'_>) {
         assert_eq!(from.len(), to.len(), "a copy has the length of its source");
-        self.send(from, to.address());
+        match to.format() {
+            Format::F32 => self.send(from, to.address()),
+            Format::Bf16 => {
+                let wide = self.scratch(size_of_val(from));
+                self.send(from, wide.address());
+                self.copy(wide.slice(from.len(), Format::F32), to);
+            }
+        }
     }
 
     /// Copies from the device and waits. What is there after an error is not a number.
     pub fn download(&self, from: Slice<'_>, to: &mut [f32]) {
         assert_eq!(from.len(), to.len(), "a copy has the length of its source");
-        if !to.is_empty() && !self.fetch(from.address(), to) {
+        let fetched = to.is_empty()
+            || match from.format() {
+                Format::F32 => self.fetch(from.address(), to),
+                Format::Bf16 => self.fetch(self.converted(from, Format::F32).address(), to),
+            };
+        if !fetched {
             to.fill(f32::NAN);
         }
+    }
+
+    /// A copy in another format.
+    pub(super) fn converted(&self, x: Slice<'_>, format: Format) -> Scratch<'_> {
+        let mut copy = self.scratch(x.len() * format.size());
+        self.copy(x, copy.slice_mut(x.len(), format));
+        copy
     }
 
     /// Copies to the host and waits; returns whether that went well.
@@ -103,11 +131,23 @@ impl Cuda {
         }
     }
 
-    /// Host values in scratch, which is freed behind the operations called until it is dropped.
-    pub(super) fn bring<T: Pod>(&self, values: &[T]) -> Scratch<'_> {
-        let scratch = self.scratch(size_of_val(values));
-        self.send(values, scratch.address());
-        scratch
+    /// Host values on the device, for the operation that is called next.
+    pub(super) fn bring<T: Pod>(&self, values: &[T]) -> Table {
+        let bytes = bytemuck::cast_slice(values);
+        let mut tables = locked(&self.tables);
+        if let Some(table) = tables.find(bytes) {
+            return table;
+        }
+        let table = Table::at(self.allocate(bytes.len()));
+        self.send(bytes, table.address());
+        // What may not be there is not kept: a failed device can be used again.
+        let not_kept = if self.has_failed() {
+            Some(table)
+        } else {
+            tables.keep(bytes, table)
+        };
+        self.free(not_kept.map_or(0, Table::address));
+        table
     }
 
     /// Scratch with unspecified contents.
@@ -133,11 +173,14 @@ impl Cuda {
     }
 
     /// Runs a kernel over a grid of blocks.
-    pub(super) fn launch(&self, kernel: Kernel, grid: (u32, u32), threads: u32, args: &[Arg]) {
+    pub(super) fn launch(&self, kernel: impl Into<Variant>, grid: (u32, u32), block: impl Into<Block>, args: &[Arg]) {
         if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
             return;
         }
-        self.note(self.kernels.launch(self.stream(), kernel, grid, threads, args));
+        let result = self
+            .kernels
+            .launch(self.stream(), kernel.into(), grid, block.into(), args);
+        self.note(result);
     }
 
     /// Whether an operation has failed, so that later ones do nothing.
@@ -163,6 +206,9 @@ impl Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         // What the ring holds may be on its way. Nobody is left to hear of an error.
+        for table in locked(&self.tables).drain() {
+            let _ = self.stream().free(table.address());
+        }
         let _ = self.stream().free(self.blas.workspace());
         let _ = self.stream().synchronize();
     }

@@ -48,21 +48,36 @@ macro_rules! threads_share {
     };
 }
 
+/// The device with this number.
+fn find(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
+    // SAFETY: loading the driver's library runs its own initialisers only.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(CudaError::NoDriver);
+    }
+    let at = |what| move |error| CudaError::driver(what, error);
+    result::init().map_err(at("start the driver"))?;
+    let count = result::device::get_count().map_err(at("count devices"))? as usize;
+    if ordinal >= count {
+        return Err(CudaError::NoDevice { ordinal, count });
+    }
+    result::device::get(ordinal as i32).map_err(at("find the device"))
+}
+
+/// Name of a device, which is not opened.
+///
+/// # Errors
+/// What is missing on this machine, or what the driver says.
+pub fn device_name(ordinal: usize) -> Result<String, CudaError> {
+    let name = result::device::get_name(find(ordinal)?);
+    name.map_err(|error| CudaError::driver("tell its name", error))
+}
+
 threads_share!(Context, Stream, Event, Function, Module);
 
 impl Context {
     pub(super) fn open(ordinal: usize) -> Result<Self, CudaError> {
-        // SAFETY: loading the driver's library runs its own initialisers only.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(CudaError::NoDriver);
-        }
         let at = |what| move |error| CudaError::driver(what, error);
-        result::init().map_err(at("start the driver"))?;
-        let count = result::device::get_count().map_err(at("count devices"))? as usize;
-        if ordinal >= count {
-            return Err(CudaError::NoDevice { ordinal, count });
-        }
-        let device = result::device::get(ordinal as i32).map_err(at("find the device"))?;
+        let device = find(ordinal)?;
         // SAFETY: the device comes from the driver; the context is released once, by drop.
         let raw = unsafe { result::primary_ctx::retain(device) }.map_err(at("make a context"))?;
         let this = Self { device, raw };
@@ -188,8 +203,8 @@ impl Stream {
         (grid, threads, shared_bytes): ((u32, u32), u32, u32),
         words: &mut [u64],
     ) -> Result<(), CudaError> {
-        let fits = function.parameters.is_none_or(|parameters| parameters == words.len());
-        assert!(fits, "{} does not take {} arguments", function.name, words.len());
+        let (name, parameters) = (function.name, function.parameters);
+        assert_eq!(words.len(), parameters, "{name} has as many arguments as parameters");
         let mut pointers: [*mut c_void; MAX_ARGUMENTS] = [ptr::null_mut(); MAX_ARGUMENTS];
         for (pointer, word) in pointers.iter_mut().zip(words.iter_mut()) {
             *pointer = ptr::from_mut(word).cast();
@@ -297,8 +312,7 @@ const MAX_ARGUMENTS: usize = 32;
 pub(super) struct Function {
     name: &'static str,
     raw: sys::CUfunction,
-    /// How many, if the driver tells.
-    parameters: Option<usize>,
+    parameters: usize,
 }
 
 /// Loaded machine code.
@@ -316,8 +330,17 @@ impl Module {
         Ok(Self { raw })
     }
 
-    /// A kernel of the module, allowed as much shared memory as `shared_bytes`.
-    pub(super) fn function(&self, name: &'static str, shared_bytes: u32) -> Result<Function, CudaError> {
+    /// A kernel of the module with so many parameters, allowed as much shared memory as `shared_bytes`.
+    pub(super) fn function(
+        &self,
+        name: &'static str,
+        parameters: usize,
+        shared_bytes: u32,
+    ) -> Result<Function, CudaError> {
+        assert!(
+            parameters <= MAX_ARGUMENTS,
+            "{name} has more than {MAX_ARGUMENTS} parameters"
+        );
         let at = |error| CudaError::driver(name, error);
         let c_name = CString::new(name).expect("names of kernels have no zero bytes");
         // SAFETY: the module is loaded.
@@ -327,13 +350,6 @@ impl Module {
             // SAFETY: the function belongs to the loaded module.
             unsafe { result::function::set_function_attribute(raw, attribute, shared_bytes as i32) }.map_err(at)?;
         }
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: the numbers outlive the call, which fails beyond the last parameter.
-        let has = |index| unsafe { sys::cuFuncGetParamInfo(raw, index, &raw mut offset, &raw mut size) };
-        let parameters = (0..MAX_ARGUMENTS)
-            .map(has)
-            .take_while(|result| *result == CUresult::CUDA_SUCCESS);
-        let parameters = Some(parameters.count()).filter(|count| *count > 0);
         Ok(Function { name, raw, parameters })
     }
 }

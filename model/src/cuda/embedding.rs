@@ -2,6 +2,7 @@
 //! [`vision`](crate::vision) and the tape do about rows.
 
 use super::Cuda;
+use super::format::{Format, common, single};
 use super::launch::{Kernel, THREADS, args, rows_grid};
 use super::memory::{Slice, SliceMut};
 
@@ -27,10 +28,12 @@ impl Cuda {
             "every token has its word and its position"
         );
         assert!(rows * cols <= y.len(), "the rows leave their slice");
-        let aligned = cols.is_multiple_of(4) && words.is_aligned() && table.is_aligned() && y.is_aligned();
+        single("embed", &[&words, &table]);
+        let aligned = words.is_aligned() && table.is_aligned() && y.has_aligned_rows(cols);
         let index = self.bring(&[ids, positions].concat());
         let args = args![words, table, &index, &y, rows, cols, aligned];
-        self.launch(Kernel::Embed, rows_grid(rows, cols), THREADS, args);
+        let grid = rows_grid(rows, cols, y.format());
+        self.launch(Kernel::Embed.of(y.format()), grid, THREADS, args);
     }
 
     /// `y[i] = x[index[i]]` for rows of `cols`.
@@ -38,24 +41,26 @@ impl Cuda {
         let rows = index.len();
         assert!(named(index, x.len() / cols), "an index leaves its slice");
         assert!(rows * cols <= y.len(), "the rows leave their slice");
-        let aligned = cols.is_multiple_of(4) && x.is_aligned() && y.is_aligned();
+        let format = common("gather", &[&x, &y]);
+        let aligned = x.has_aligned_rows(cols) && y.is_aligned();
         let index = self.bring(index);
-        self.launch(
-            Kernel::Gather,
-            rows_grid(rows, cols),
-            THREADS,
-            args![x, &index, &y, rows, cols, aligned],
-        );
+        let args = args![x, &index, &y, rows, cols, aligned];
+        self.launch(Kernel::Gather.of(format), rows_grid(rows, cols, format), THREADS, args);
     }
 
-    /// `dx[index[i]] += dy[i]` for rows of `cols`: the rows of one target in ascending order.
+    /// `dx[index[i]] += dy[i]` for rows of `cols`: the rows of one target in ascending order. `dx` has the format of `dy` or single
+    /// precision.
     pub fn scatter_add(&self, dy: Slice<'_>, index: &[u32], cols: usize, dx: SliceMut<'_>) {
         assert!(index.len() * cols <= dy.len(), "every index has its row");
         assert!(named(index, dx.len() / cols), "an index leaves its slice");
+        let kernel = match (dy.format(), dx.format()) {
+            (Format::Bf16, Format::F32) => Kernel::ScatterAddWiden.into(),
+            _ => Kernel::ScatterAdd.of(common("scatter_add", &[&dy, &dx])),
+        };
         let (targets, words) = by_target(index);
         let words = self.bring(&words);
         let grid = (targets as u32, cols.div_ceil(THREADS as usize) as u32);
-        self.launch(Kernel::ScatterAdd, grid, THREADS, args![dy, &words, targets, &dx, cols]);
+        self.launch(kernel, grid, THREADS, args![dy, &words, targets, &dx, cols]);
     }
 
     /// Image tokens: the class token before the patches of each sample, plus the position table.
@@ -74,8 +79,11 @@ impl Cuda {
             rows * cols <= y.len() && (patches + 1) * cols <= table.len() && cols <= class.len(),
             "every token has its place"
         );
-        let args = args![x, class, table, &y, rows, cols, patches];
-        self.launch(Kernel::Tokens, rows_grid(rows, cols), THREADS, args);
+        let format = common("tokens", &[&x, &y]);
+        single("tokens", &[&class, &table]);
+        let aligned = x.has_aligned_rows(cols) && class.is_aligned() && table.is_aligned() && y.is_aligned();
+        let args = args![x, class, table, &y, rows, cols, patches, aligned];
+        self.launch(Kernel::Tokens.of(format), rows_grid(rows, cols, format), THREADS, args);
     }
 
     /// Non-overlapping patches of square images of three channels, row by row, each flattened as (channel, y, x).
@@ -89,8 +97,13 @@ impl Cuda {
         let (grid, cols) = (side / patch, 3 * patch * patch);
         let rows = images * grid * grid;
         assert!(rows * cols <= y.len(), "the patches leave their slice");
-        let args = args![pixels, &y, rows, cols, side, patch];
-        self.launch(Kernel::Patches, rows_grid(rows, cols), THREADS, args);
+        single("patches", &[&pixels]);
+        let format = y.format();
+        // Every pack of columns is a part of a line of pixels.
+        let whole = patch.is_multiple_of(format.pack()) && side.is_multiple_of(4);
+        let aligned = whole && pixels.is_aligned() && y.is_aligned();
+        let args = args![pixels, &y, rows, cols, side, patch, aligned];
+        self.launch(Kernel::Patches.of(format), rows_grid(rows, cols, format), THREADS, args);
     }
 }
 

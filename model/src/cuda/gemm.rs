@@ -6,13 +6,16 @@
 //! The library proposes an algorithm for a shape; the proposal is kept. It depends on the shape and on the alignment of the
 //! operands up to 16 bytes, never on where they lie: memory starts at multiples of 256 bytes, so the alignment of a part is a
 //! function of its place in the whole.
+//!
+//! Factors of bf16 are summed in single precision and rounded once if the result is of bf16 too. Where the library has no algorithm
+//! for them, copies of single precision are multiplied.
 
 use super::Cuda;
 use super::blas::{Plan, Stored};
 use super::device::locked;
 use super::error::CudaError;
-use super::launch::{Arg, Kernel, THREADS, rows_grid};
-use super::memory::{Slice, SliceMut};
+use super::format::{Format, common};
+use super::memory::{Scratch, Slice, SliceMut};
 use cudarc::cublaslt::result::CublasError;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -59,11 +62,20 @@ impl<'a> Factor<'a> {
         }
     }
 
+    /// The same factor, of which this is a copy of single precision.
+    fn widened<'b>(&self, copy: &'b Scratch<'_>) -> Factor<'b> {
+        Factor {
+            data: copy.slice(self.data.len(), Format::F32),
+            ..*self
+        }
+    }
+
     fn stored(&self) -> Stored {
         Stored {
             rows: self.cols,
             cols: self.rows,
             stride: self.cols,
+            format: self.data.format(),
             turned: self.turned,
             alignment: alignment(self.data.address()),
         }
@@ -96,16 +108,22 @@ fn alignment(address: u64) -> u32 {
 }
 
 impl Cuda {
-    /// `c = start + a·b` with `c` row-major, its rows `stride` elements apart.
+    /// `c = start + a·b` with `c` row-major, its rows `stride` elements apart. The factors have one format, and `c` the same or
+    /// single precision.
     ///
     /// # Panics
-    /// If the shapes do not fit; shapes are fixed by the model.
+    /// If the shapes or formats do not fit; they are fixed by the model.
     pub fn gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<'_>) {
         let ((m, k), (inner, n)) = (a.shape(), b.shape());
         assert_eq!(k, inner, "inner dimensions differ");
         assert!(
             a.rows * a.cols <= a.data.len() && b.rows * b.cols <= b.data.len(),
             "a factor leaves its slice"
+        );
+        let format = common("gemm", &[&a.data, &b.data]);
+        assert!(
+            c.format() == format || c.format() == Format::F32,
+            "a product of single precision is not rounded"
         );
         if m == 0 || n == 0 {
             return;
@@ -114,38 +132,61 @@ impl Cuda {
             stride >= n && (m - 1) * stride + n <= c.len(),
             "the result leaves its slice"
         );
-        if let Start::Bias(bias) = start {
-            assert_eq!(bias.len(), n, "a bias has an element for every column");
-        }
         if k == 0 {
             return self.start_rows((m, n), c, stride, start);
         }
         let shapes = [b.stored(), a.stored(), stored_result(&c, (m, n), stride)];
+        if format == Format::Bf16 && !self.has_plan((shapes, false)) {
+            return self.single_gemm(a, b, c, stride, start);
+        }
         let addresses = (b.data.address(), a.data.address(), c.address());
         match start {
             Start::Zero => self.product(shapes, addresses, None, 0.0),
             Start::Add => self.product(shapes, addresses, None, 1.0),
-            Start::Bias(bias) if bias.is_aligned() && self.has_plan((shapes, true)) => {
-                self.product(shapes, addresses, Some(bias.address()), 0.0);
-            }
-            Start::Bias(_) => {
-                self.start_rows((m, n), c.reborrow(), stride, start);
+            Start::Bias(bias) => {
+                assert_eq!(bias.len(), n, "a bias has an element for every column");
+                let copy = (bias.format() != c.format()).then(|| self.converted(bias, c.format()));
+                let bias = copy.as_ref().map_or(bias, |copy| copy.slice(n, c.format()));
+                if bias.is_aligned() && self.has_plan((shapes, true)) {
+                    return self.product(shapes, addresses, Some(bias.address()), 0.0);
+                }
+                self.start_rows((m, n), c.reborrow(), stride, Start::Bias(bias));
                 self.product(shapes, addresses, None, 1.0);
             }
         }
     }
 
+    /// The product of factors of bf16 by way of single precision.
+    fn single_gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+        let [a_copy, b_copy] = [a, b].map(|factor| self.converted(factor.data, Format::F32));
+        let (a, b) = (a.widened(&a_copy), b.widened(&b_copy));
+        if c.format() == Format::F32 {
+            return self.gemm(a, b, c, stride, start);
+        }
+        let (m, n) = (a.shape().0, b.shape().1);
+        let mut sum = self.scratch(m * n * size_of::<f32>());
+        if matches!(start, Start::Add) {
+            let sum = sum.slice_mut(m * n, Format::F32);
+            self.copy_rows(c.as_slice(), (0, stride), sum, (0, n), (m, n), false);
+        }
+        self.gemm(a, b, sum.slice_mut(m * n, Format::F32), n, start);
+        let sum = sum.slice(m * n, Format::F32);
+        self.copy_rows(sum, (0, n), c.reborrow(), (0, stride), (m, n), false);
+    }
+
     /// Puts what a product starts from into its rows.
     fn start_rows(&self, (m, n): (usize, usize), c: SliceMut<'_>, stride: usize, start: Start<'_>) {
-        let rows = |row: Arg| args_of_rows(row, &c, stride, (m, n));
-        match start {
-            Start::Add => {}
-            Start::Bias(bias) => self.launch(Kernel::CopyRows, rows_grid(m, n), THREADS, &rows(bias.into())),
+        let mut zeros;
+        let row = match start {
+            Start::Add => return,
+            Start::Bias(bias) => bias,
             Start::Zero => {
-                let zeros = self.bring(&vec![0.0f32; n]);
-                self.launch(Kernel::CopyRows, rows_grid(m, n), THREADS, &rows((&zeros).into()));
+                zeros = self.scratch(n * size_of::<f32>());
+                self.fill(zeros.slice_mut(n, Format::F32), 0.0);
+                zeros.slice(n, Format::F32)
             }
-        }
+        };
+        self.copy_rows(row, (0, 0), c, (0, stride), (m, n), false);
     }
 
     fn has_plan(&self, shape: Shape) -> bool {
@@ -187,25 +228,12 @@ impl Cuda {
     }
 }
 
-/// Arguments that copy one row into all rows of `c`.
-fn args_of_rows(row: Arg, c: &SliceMut<'_>, stride: usize, (m, n): (usize, usize)) -> [Arg; 8] {
-    [
-        row,
-        0usize.into(),
-        c.into(),
-        stride.into(),
-        m.into(),
-        n.into(),
-        false.into(),
-        false.into(),
-    ]
-}
-
 fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Stored {
     Stored {
         rows: n,
         cols: m,
         stride,
+        format: c.format(),
         turned: false,
         alignment: alignment(c.address()),
     }

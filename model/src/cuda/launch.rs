@@ -2,16 +2,16 @@
 
 use super::driver::{Function, Module, Stream};
 use super::error::CudaError;
+use super::flash;
+use super::format::Format;
 use super::memory::{Scratch, Slice, SliceMut};
+use super::tables::Table;
 
 /// Threads of a block, unless a kernel says otherwise.
 pub(super) const THREADS: u32 = 256;
 
 /// Rows of a block of kernels that give each row a warp.
 pub(super) const WARPS: u32 = THREADS / 32;
-
-/// Elements a thread takes at once.
-pub(super) const AT_ONCE: u32 = 4;
 
 /// Blocks that fill any device several times; loops over elements go round when there are more elements.
 const MANY: u32 = 1 << 14;
@@ -21,17 +21,25 @@ const MANY: u32 = 1 << 14;
 struct Image<Bytes: ?Sized>(Bytes);
 
 macro_rules! kernels {
-    ($($file:literal { $($kernel:ident = $name:literal),+ $(,)? })+) => {
+    ($(
+        $file:literal
+        both { $($typed:ident = $typed_name:literal),* $(,)? }
+        single { $($kernel:ident = $name:literal),* $(,)? }
+    )+) => {
         /// A kernel.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum Kernel { $($($kernel),+),+ }
+        pub(super) enum Kernel { $($($typed,)* $($kernel,)*)+ }
 
         /// Loads every module and its kernels, in the order of [`Kernel`].
         fn load() -> Result<Kernels, CudaError> {
             let (mut modules, mut functions) = (Vec::new(), Vec::new());
             $(
                 let module = Module::load(image!($file))?;
-                $(functions.push(module.function($name, shared_bytes(Kernel::$kernel))?);)+
+                $(functions.push([
+                    Some(function(&module, Kernel::$typed, concat!($typed_name, "_f32"), source!($file, ".cuh"))?),
+                    Some(function(&module, Kernel::$typed, concat!($typed_name, "_bf16"), source!($file, ".cuh"))?),
+                ]);)*
+                $(functions.push([Some(function(&module, Kernel::$kernel, $name, source!($file, ".cu"))?), None]);)*
                 modules.push(module);
             )+
             Ok(Kernels { functions, _modules: modules })
@@ -39,7 +47,10 @@ macro_rules! kernels {
 
         /// Name of each kernel and the source it is in.
         #[cfg(test)]
-        const SOURCES: &[(&str, &str)] = &[$($(($name, include_str!(concat!("kernels/", $file, ".cu")))),+),+];
+        const SOURCES: &[(&str, &str)] = &[$(
+            $(($typed_name, source!($file, ".cuh")),)*
+            $(($name, source!($file, ".cu")),)*
+        )+];
     };
 }
 
@@ -50,50 +61,130 @@ macro_rules! image {
     }};
 }
 
+macro_rules! source {
+    ($file:literal, $extension:literal) => {
+        include_str!(concat!("kernels/", $file, $extension))
+    };
+}
+
+// Kernels for both formats are in the header of a module, those for one alone in its source.
 kernels! {
-    "elementwise" {
+    "elementwise"
+    both {
         Fill = "fill", Add = "add", SumOf = "sum_of", Scale = "scale", Divide = "divide", DivideBy = "divide_by",
-        ScaleByInverse = "scale_by_inverse",
-        Clamp = "clamp_to", Gelu = "gelu", GeluBackward = "gelu_backward", CopyRows = "copy_rows",
-        ScaleSamples = "scale_samples", Dropout = "dropout", AddAt = "add_at",
+        ScaleByInverse = "scale_by_inverse", Clamp = "clamp_to", Gelu = "gelu", GeluBackward = "gelu_backward",
+        CopyRows = "copy_rows", ScaleSamples = "scale_samples", Dropout = "dropout",
     }
-    "norm" {
-        LayerNorm = "layer_norm", LayerNormBackward = "layer_norm_backward", LayerNormParams = "layer_norm_params",
-        L2Norm = "l2_norm", L2NormBackward = "l2_norm_backward", SumColumns = "sum_columns", SumPartials = "sum_partials",
+    single { CopyRowsWiden = "copy_rows_widen", CopyRowsNarrow = "copy_rows_narrow", AddAt = "add_at" }
+
+    "norm"
+    both {
+        LayerNorm = "layer_norm", AddNorm = "add_norm", LayerNormBackward = "layer_norm_backward",
+        LayerNormParams = "layer_norm_params", L2Norm = "l2_norm", L2NormBackward = "l2_norm_backward",
+        SumColumns = "sum_columns", SumPartials = "sum_partials",
     }
-    "embedding" {
-        Embed = "embed", Gather = "gather", ScatterAdd = "scatter_add", Tokens = "tokens", Patches = "patches",
-    }
-    "attention" {
+    single {}
+
+    "embedding"
+    both { Embed = "embed", Gather = "gather", ScatterAdd = "scatter_add", Tokens = "tokens", Patches = "patches" }
+    single { ScatterAddWiden = "scatter_add_widen" }
+
+    "attention"
+    both {
         Attention = "attention", AttentionAlong = "attention_along", AttentionQueries = "attention_queries",
         AttentionKeys = "attention_keys",
     }
-    "loss" {
-        Smoothed = "smoothed", SmoothedBackward = "smoothed_backward", Soft = "soft", SoftBackward = "soft_backward",
-        Softmax = "softmax", MeanLoss = "mean_loss", Weighted = "weighted", DotPartials = "dot_partials", Slope = "slope",
+    single {}
+
+    "flash"
+    both {}
+    single { Flash = "flash", FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
+
+    "loss"
+    both { Smoothed = "smoothed", SmoothedBackward = "smoothed_backward" }
+    single {
+        Soft = "soft", SoftBackward = "soft_backward", Softmax = "softmax", MeanLoss = "mean_loss", Weighted = "weighted",
+        DotPartials = "dot_partials", Slope = "slope",
     }
-    "optim" {
+
+    "optim"
+    both {}
+    single {
         AdamW = "adamw", MomentumAverage = "momentum_average", SquarePartials = "square_partials",
         SumSquares = "sum_squares",
     }
 }
 
+impl Kernel {
+    /// The kernel for what is stored in this format.
+    pub(super) const fn of(self, format: Format) -> Variant {
+        Variant { kernel: self, format }
+    }
+}
+
+/// A kernel for a format.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Variant {
+    kernel: Kernel,
+    format: Format,
+}
+
+impl From<Kernel> for Variant {
+    fn from(kernel: Kernel) -> Self {
+        kernel.of(Format::F32)
+    }
+}
+
+/// What each block of a kernel has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    pub(super) threads: u32,
+    /// Shared memory, if that is less than the kernel may have.
+    pub(super) shared_bytes: Option<u32>,
+}
+
+impl From<u32> for Block {
+    fn from(threads: u32) -> Self {
+        Self {
+            threads,
+            shared_bytes: None,
+        }
+    }
+}
+
+/// A kernel of a module, and how many parameters it has in its source.
+fn function(module: &Module, kernel: Kernel, name: &'static str, source: &str) -> Result<Function, CudaError> {
+    let in_source = name.trim_end_matches("_f32").trim_end_matches("_bf16");
+    let parameters = parameters(source, in_source).expect("every kernel is in its source");
+    module.function(name, parameters, shared_bytes(kernel))
+}
+
+/// Parameters of a kernel in its source.
+fn parameters(source: &str, name: &str) -> Option<usize> {
+    let after = |head: String| source.split_once(&head).map(|(_, rest)| rest);
+    let rest = after(format!("({name})(")).or_else(|| after(format!(" {name}(")))?;
+    let list = &rest[..rest.find(')')?];
+    Some(list.matches(',').count() + 1)
+}
+
 /// Bytes of a tile of attention: 64 rows of 64 numbers, 4 more in each so that columns lie in different banks.
 const TILE_BYTES: u32 = 64 * 68 * 4;
 
-/// Shared memory that the caller of a kernel sets aside.
+/// Shared memory that the caller of a kernel sets aside, if he does not say how much; else the most he may say.
 const fn shared_bytes(kernel: Kernel) -> u32 {
     match kernel {
         Kernel::Attention => 4 * TILE_BYTES,
         Kernel::AttentionQueries => 5 * TILE_BYTES,
         Kernel::AttentionKeys => 6 * TILE_BYTES,
+        Kernel::Flash | Kernel::FlashQueries | Kernel::FlashKeys => flash::MAX_SHARED_BYTES,
         _ => 0,
     }
 }
 
 /// All kernels, loaded.
 pub(super) struct Kernels {
-    functions: Vec<Function>,
+    /// Of each kernel the function for each format it takes.
+    functions: Vec<[Option<Function>; 2]>,
     _modules: Vec<Module>,
 }
 
@@ -105,14 +196,16 @@ impl Kernels {
     pub(super) fn launch(
         &self,
         stream: &Stream,
-        kernel: Kernel,
+        Variant { kernel, format }: Variant,
         grid: (u32, u32),
-        threads: u32,
+        block: Block,
         args: &[Arg],
     ) -> Result<(), CudaError> {
         let mut words: Vec<u64> = args.iter().map(|arg| arg.0).collect();
-        let function = &self.functions[kernel as usize];
-        stream.launch(function, (grid, threads, shared_bytes(kernel)), &mut words)
+        let function = self.functions[kernel as usize][format as usize].as_ref();
+        let function = function.unwrap_or_else(|| panic!("{kernel:?} is not for {format:?}"));
+        let shared_bytes = block.shared_bytes.unwrap_or(shared_bytes(kernel));
+        stream.launch(function, (grid, block.threads, shared_bytes), &mut words)
     }
 }
 
@@ -162,6 +255,12 @@ impl From<&SliceMut<'_>> for Arg {
     }
 }
 
+impl From<&Table> for Arg {
+    fn from(table: &Table) -> Self {
+        Self(table.address())
+    }
+}
+
 impl From<&Scratch<'_>> for Arg {
     fn from(scratch: &Scratch) -> Self {
         Self(scratch.address())
@@ -174,19 +273,22 @@ macro_rules! args {
 }
 pub(super) use args;
 
-/// Blocks for a loop over `n` elements, four to a thread.
-pub(super) fn loop_grid(n: usize) -> (u32, u32) {
-    (n.div_ceil((THREADS * AT_ONCE) as usize).min(MANY as usize) as u32, 1)
+/// Blocks for a loop over `n` elements, a pack to a thread.
+pub(super) fn loop_grid(n: usize, format: Format) -> (u32, u32) {
+    (
+        n.div_ceil(THREADS as usize * format.pack()).min(MANY as usize) as u32,
+        1,
+    )
 }
 
-/// Blocks for a loop over rows of `cols` elements, four columns to a thread.
-pub(super) fn rows_grid(rows: usize, cols: usize) -> (u32, u32) {
-    let fours = rows * cols.div_ceil(AT_ONCE as usize);
+/// Blocks for a loop over rows of `cols` elements, a pack of columns to a thread.
+pub(super) fn rows_grid(rows: usize, cols: usize, format: Format) -> (u32, u32) {
+    let packs = rows * cols.div_ceil(format.pack());
     assert!(
-        u32::try_from(fours).is_ok(),
+        u32::try_from(packs).is_ok(),
         "{rows} × {cols} is more than a kernel counts"
     );
-    (fours.div_ceil(THREADS as usize).min(MANY as usize) as u32, 1)
+    (packs.div_ceil(THREADS as usize).min(MANY as usize) as u32, 1)
 }
 
 /// Blocks that give each row a warp.
@@ -201,8 +303,16 @@ mod tests {
     #[test]
     fn every_kernel_is_in_its_source() {
         for (name, source) in SOURCES {
-            assert!(source.contains(&format!(" {name}(")), "{name}");
+            assert!(parameters(source, name).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn parameters_are_counted_in_the_source() {
+        let source = "// adds (x)\nKERNEL add(const float* x, float* y,\n u64 n) {}\nTYPED(fill)(float* y) { add(y); }";
+        assert_eq!(parameters(source, "add"), Some(3));
+        assert_eq!(parameters(source, "fill"), Some(1));
+        assert_eq!(parameters(source, "ill"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! nothing else. Freeing is ordered behind the operations called before, so memory may be dropped while they are under way.
 
 use super::Cuda;
+use super::format::Format;
 use std::fmt::{Debug, Formatter, Result as FmtResult};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -14,10 +15,20 @@ use std::sync::Arc;
 pub struct Slice<'a> {
     address: u64,
     len: usize,
+    format: Format,
     memory: PhantomData<&'a [f32]>,
 }
 
 impl<'a> Slice<'a> {
+    const fn new(address: u64, len: usize, format: Format) -> Self {
+        Self {
+            address,
+            len,
+            format,
+            memory: PhantomData,
+        }
+    }
+
     /// Number of elements.
     pub const fn len(&self) -> usize {
         self.len
@@ -26,6 +37,11 @@ impl<'a> Slice<'a> {
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How the elements are stored.
+    pub const fn format(&self) -> Format {
+        self.format
     }
 
     /// Some of the elements.
@@ -35,91 +51,93 @@ impl<'a> Slice<'a> {
             "elements {range:?} of {}",
             self.len
         );
-        Slice {
-            address: self.address + (range.start * size_of::<f32>()) as u64,
-            len: range.len(),
-            memory: PhantomData,
-        }
+        let address = self.address + (range.start * self.format.size()) as u64;
+        Slice::new(address, range.len(), self.format)
     }
 
     pub(super) const fn address(&self) -> u64 {
         self.address
     }
 
-    /// Whether the elements can be read four at a time.
+    /// Bytes of the elements.
+    pub(super) const fn bytes(&self) -> usize {
+        self.len * self.format.size()
+    }
+
+    /// Whether the elements can be read 16 bytes at a time.
     pub(super) const fn is_aligned(&self) -> bool {
         self.address.is_multiple_of(16)
+    }
+
+    /// Whether that holds for each row of a matrix whose rows are `stride` apart.
+    pub(super) const fn has_aligned_rows(&self, stride: usize) -> bool {
+        self.is_aligned() && stride.is_multiple_of(self.format.pack())
     }
 }
 
 /// Elements of device memory, to be written.
 #[derive(Debug)]
 pub struct SliceMut<'a> {
-    address: u64,
-    len: usize,
+    slice: Slice<'a>,
     memory: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> SliceMut<'a> {
+    const fn new(slice: Slice<'a>) -> Self {
+        Self {
+            slice,
+            memory: PhantomData,
+        }
+    }
+
     /// Number of elements.
     pub const fn len(&self) -> usize {
-        self.len
+        self.slice.len()
     }
 
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.slice.is_empty()
+    }
+
+    /// How the elements are stored.
+    pub const fn format(&self) -> Format {
+        self.slice.format()
     }
 
     /// The same elements for a shorter time.
     pub const fn reborrow(&mut self) -> SliceMut<'_> {
-        SliceMut {
-            address: self.address,
-            len: self.len,
-            memory: PhantomData,
-        }
+        SliceMut::new(self.slice)
     }
 
     /// Some of the elements.
     pub fn range(self, range: Range<usize>) -> SliceMut<'a> {
-        let part = self.as_slice().range(range);
-        SliceMut {
-            address: part.address,
-            len: part.len,
-            memory: PhantomData,
-        }
+        SliceMut::new(self.slice.range(range))
     }
 
     /// The elements before `middle`, and those from there on.
     pub fn split_at(self, middle: usize) -> (SliceMut<'a>, SliceMut<'a>) {
-        let (head, tail) = (
-            self.as_slice().range(0..middle),
-            self.as_slice().range(middle..self.len),
-        );
-        let part = |slice: Slice| SliceMut {
-            address: slice.address,
-            len: slice.len,
-            memory: PhantomData,
-        };
-        (part(head), part(tail))
+        let part = |range| SliceMut::new(self.slice.range(range));
+        (part(0..middle), part(middle..self.slice.len()))
     }
 
     /// The elements, to be read.
     pub const fn as_slice(&self) -> Slice<'_> {
-        Slice {
-            address: self.address,
-            len: self.len,
-            memory: PhantomData,
-        }
+        self.slice
     }
 
     pub(super) const fn address(&self) -> u64 {
-        self.address
+        self.slice.address()
     }
 
-    /// Whether the elements can be read and written four at a time.
+    /// Whether the elements can be read and written 16 bytes at a time.
     pub(super) const fn is_aligned(&self) -> bool {
-        self.address.is_multiple_of(16)
+        self.slice.is_aligned()
+    }
+
+    /// Whether that holds for each row of a matrix whose rows are `stride` apart.
+    pub(super) const fn has_aligned_rows(&self, stride: usize) -> bool {
+        self.slice.has_aligned_rows(stride)
     }
 }
 
@@ -128,14 +146,16 @@ pub struct Memory {
     cuda: Arc<Cuda>,
     address: u64,
     len: usize,
+    format: Format,
 }
 
 impl Memory {
-    pub(super) fn new(cuda: &Arc<Cuda>, len: usize) -> Self {
+    pub(super) fn new(cuda: &Arc<Cuda>, len: usize, format: Format) -> Self {
         Self {
-            address: cuda.allocate(len * size_of::<f32>()),
+            address: cuda.allocate(len * format.size()),
             cuda: cuda.clone(),
             len,
+            format,
         }
     }
 
@@ -149,28 +169,25 @@ impl Memory {
         self.len == 0
     }
 
+    /// How the elements are stored.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
     /// All elements, to be read.
     pub const fn slice(&self) -> Slice<'_> {
-        Slice {
-            address: self.address,
-            len: self.len,
-            memory: PhantomData,
-        }
+        Slice::new(self.address, self.len, self.format)
     }
 
     /// All elements, to be written.
     pub const fn slice_mut(&mut self) -> SliceMut<'_> {
-        SliceMut {
-            address: self.address,
-            len: self.len,
-            memory: PhantomData,
-        }
+        SliceMut::new(Slice::new(self.address, self.len, self.format))
     }
 }
 
 impl Debug for Memory {
     fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
-        write!(f, "Memory({} elements)", self.len)
+        write!(f, "Memory({} elements of {:?})", self.len, self.format)
     }
 }
 
@@ -196,6 +213,16 @@ impl<'a> Scratch<'a> {
 
     pub(super) const fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Its first `len` elements, to be read.
+    pub(super) const fn slice(&self, len: usize, format: Format) -> Slice<'_> {
+        Slice::new(self.address, len, format)
+    }
+
+    /// Its first `len` elements, to be written.
+    pub(super) const fn slice_mut(&mut self, len: usize, format: Format) -> SliceMut<'_> {
+        SliceMut::new(Slice::new(self.address, len, format))
     }
 }
 

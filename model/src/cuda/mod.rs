@@ -10,6 +10,9 @@
 //! algorithm of a matrix product is a function of its shape. The bits differ from the CPU's, whose order of additions is another
 //! one; dropout masks do not.
 //!
+//! Activations and their gradients may be stored in half the bytes ([`Format`]); parameters, statistics and losses are of single
+//! precision, and so is all arithmetic.
+//!
 //! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
 //! what is missing. Unsafe code is in the private rooms `driver` and `blas` alone.
 
@@ -20,6 +23,8 @@ mod driver;
 mod elementwise;
 mod embedding;
 mod error;
+mod flash;
+mod format;
 mod gemm;
 mod launch;
 mod loss;
@@ -27,10 +32,12 @@ mod memory;
 mod norm;
 mod optim;
 mod staging;
+mod tables;
 
 pub use attention::{AttentionInputs, Columns};
 pub use device::Cuda;
-pub use driver::Description;
+pub use driver::{Description, device_name};
 pub use error::CudaError;
+pub use format::Format;
 pub use gemm::{Factor, Start};
 pub use memory::{Memory, Slice, SliceMut};

@@ -8,6 +8,7 @@ use crate::ops::dropout::{self, Dropout, Place};
 use crate::ops::gemm::{self, Mat};
 use crate::ops::optim::{self, AdamW};
 use crate::ops::{blocks, cross_entropy, elementwise, embedding, norm, patches, sum};
+use std::ops::Range;
 
 /// A dense, row-major factor of a matrix product.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +142,7 @@ macro_rules! on {
         match $device {
             Device::Cpu => $cpu,
             #[cfg(feature = "cuda")]
-            Device::Cuda($cuda) => $on_cuda,
+            Device::Cuda($cuda, _) => $on_cuda,
         }
     };
 }
@@ -458,14 +459,47 @@ impl Device {
 
 /// The optimiser.
 impl Device {
-    pub(crate) fn adamw(&self, step: &AdamW, p: SpanMut, g: Span, scale: f32, m: SpanMut, v: SpanMut) {
-        on!(self, step.apply(p.host(), g.host(), scale, m.host(), v.host()),
-            cuda => cuda.adamw(step, p.cuda(), g.cuda(), scale, m.cuda(), v.cuda()));
+    /// One step of AdamW on each range; what is rounded follows.
+    pub(crate) fn adamw(
+        &self,
+        segments: &[(Range<usize>, AdamW)],
+        (p, rounded): (SpanMut, Option<SpanMut>),
+        (g, scale): (Span, f32),
+        [m, v]: [SpanMut; 2],
+    ) {
+        on!(self, {
+            let _ = rounded;
+            let (p, g, m, v) = (p.host(), g.host(), m.host(), v.host());
+            for (at, step) in segments {
+                let (m, v) = (&mut m[at.clone()], &mut v[at.clone()]);
+                step.apply(&mut p[at.clone()], &g[at.clone()], scale, m, v);
+            }
+        }, cuda => {
+            let rounded = rounded.map(SpanMut::cuda);
+            cuda.adamw_all(segments, p.cuda(), g.cuda(), scale, m.cuda(), v.cuda(), rounded);
+        });
     }
 
-    pub(crate) fn momentum_average(&self, e: SpanMut, p: Span, momentum: f64) {
-        on!(self, optim::momentum_average(e.host(), p.host(), momentum),
-            cuda => cuda.momentum_average(e.cuda(), p.cuda(), momentum));
+    /// The momentum average of each segment: where it begins in `e` and in `p`, and its length; what is rounded follows.
+    pub(crate) fn momentum_average(
+        &self,
+        segments: &[(usize, usize, usize)],
+        (e, rounded): (SpanMut, Option<SpanMut>),
+        p: Span,
+        momentum: f64,
+    ) {
+        on!(self, {
+            let _ = rounded;
+            let (e, p) = (e.host(), p.host());
+            for &(to, from, len) in segments {
+                optim::momentum_average(&mut e[to..to + len], &p[from..from + len], momentum);
+            }
+        }, cuda => cuda.momentum_all(segments, e.cuda(), p.cuda(), momentum, rounded.map(SpanMut::cuda)));
+    }
+
+    /// Copies between formats.
+    pub(crate) fn convert(&self, x: Span, y: SpanMut) {
+        on!(self, y.host().copy_from_slice(x.host()), cuda => cuda.convert(x.cuda(), y.cuda()));
     }
 
     pub(crate) fn clamp(&self, y: SpanMut, min: f32, max: f32) {

@@ -8,15 +8,17 @@
 
 mod kernels;
 mod memory;
+mod parameters;
 mod pool;
 
 pub use kernels::Temperature;
 pub(crate) use kernels::{Attention, Columns, Factor, Start};
 pub use memory::{Buffer, Span, SpanMut};
+pub use parameters::{OwnParameters, Parameters};
 pub use pool::Pool;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::Cuda;
+use crate::cuda::{self, Cuda};
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
@@ -26,9 +28,18 @@ pub enum Device {
     /// The processor, on the threads of the present pool.
     #[default]
     Cpu,
-    /// A GPU.
+    /// A GPU, and the format of its activations.
     #[cfg(feature = "cuda")]
-    Cuda(Arc<Cuda>),
+    Cuda(Arc<Cuda>, cuda::Format),
+}
+
+/// What a buffer is for, which decides its format on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Parameters, gradients of parameters, statistics, features, losses: single precision.
+    Exact,
+    /// Activations and their gradients: what the device was opened for.
+    Activation,
 }
 
 /// A device failed: what it computed since the last check is worthless.
@@ -40,7 +51,9 @@ pub struct DeviceError(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoDevice {
     /// Not the name of a device.
-    #[error("`{0}` names no device: write cpu, or cuda:N for the GPU with number N")]
+    #[error(
+        "`{0}` names no device: write cpu, cuda:N for the GPU with number N, or cuda:N:bf16 to compute in bf16 there"
+    )]
     Unknown(String),
     /// A GPU is asked of a program that was built without.
     #[error("{0} asks for a GPU, and this program was built without: build it with `make gpu-bin`")]
@@ -50,7 +63,8 @@ pub enum NoDevice {
     Absent(String, String),
 }
 
-/// `cpu`, or `cuda:N` for the GPU with number N, which is opened.
+/// `cpu`; or the GPU with number N, which is opened: `cuda:N` to compute in single precision, `cuda:N:bf16` to store activations
+/// and multiply in bf16.
 impl std::str::FromStr for Device {
     type Err = NoDevice;
 
@@ -58,30 +72,80 @@ impl std::str::FromStr for Device {
         if name == "cpu" {
             return Ok(Self::Cpu);
         }
-        let number = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-        let number = number.ok_or_else(|| NoDevice::Unknown(name.to_owned()))?;
-        Self::gpu(name, number)
+        let (number, rounded) = gpu(name)?;
+        Self::gpu(name, number, rounded)
     }
+}
+
+/// Number of the GPU that is meant, and whether it computes in bf16.
+fn gpu(name: &str) -> Result<(usize, bool), NoDevice> {
+    let words: Vec<&str> = name.split(':').collect();
+    let (number, rounded) = match words[..] {
+        ["cuda", number] => (number.parse(), false),
+        ["cuda", number, "bf16"] => (number.parse(), true),
+        _ => return Err(NoDevice::Unknown(name.to_owned())),
+    };
+    let number = number.map_err(|_| NoDevice::Unknown(name.to_owned()))?;
+    Ok((number, rounded))
+}
+
+/// What the bits of a GPU's results depend on besides the program: its model and its format. Nothing for the processor. The GPU is
+/// not opened.
+///
+/// # Errors
+/// [`NoDevice`].
+pub fn gpu_numerics(name: &str) -> Result<Option<String>, NoDevice> {
+    if name == "cpu" {
+        return Ok(None);
+    }
+    let (number, rounded) = gpu(name)?;
+    let format = if rounded { "bf16" } else { "fp32" };
+    let model = gpu_model(name, number)?;
+    Ok(Some(format!("{model} {format}")))
+}
+
+#[cfg(feature = "cuda")]
+fn gpu_model(name: &str, number: usize) -> Result<String, NoDevice> {
+    cuda::device_name(number).map_err(|error| NoDevice::Absent(name.to_owned(), error.to_string()))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_model(name: &str, _number: usize) -> Result<String, NoDevice> {
+    Err(NoDevice::NotBuilt(name.to_owned()))
 }
 
 impl Device {
     #[cfg(feature = "cuda")]
-    fn gpu(name: &str, number: usize) -> Result<Self, NoDevice> {
-        let opened = Cuda::open(number).map(Self::Cuda);
+    fn gpu(name: &str, number: usize, rounded: bool) -> Result<Self, NoDevice> {
+        let format = if rounded { cuda::Format::Bf16 } else { cuda::Format::F32 };
+        let opened = Cuda::open(number).map(|cuda| Self::Cuda(cuda, format));
         opened.map_err(|error| NoDevice::Absent(name.to_owned(), error.to_string()))
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn gpu(name: &str, _number: usize) -> Result<Self, NoDevice> {
+    fn gpu(name: &str, _number: usize, _rounded: bool) -> Result<Self, NoDevice> {
         Err(NoDevice::NotBuilt(name.to_owned()))
     }
 
-    /// A buffer of `len` elements with unspecified contents, outside of any pool.
+    /// A buffer of `len` zeros, outside of any pool: nothing writes the gaps between entries, and norms read them.
     pub fn buffer(&self, len: usize) -> Buffer {
         match self {
             Self::Cpu => Buffer::host(crate::flat::Flat::zeros(len)),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => Buffer::cuda(cuda.memory(len), len),
+            Self::Cuda(cuda, _) => {
+                let mut memory = cuda.memory(len);
+                cuda.fill(memory.slice_mut(), 0.0);
+                Buffer::cuda(memory, len)
+            }
+        }
+    }
+
+    /// A buffer for `len` activations with unspecified contents, outside of any pool.
+    pub(crate) fn activation(&self, len: usize) -> Buffer {
+        match self {
+            Self::Cpu => self.buffer(len),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, format) => Buffer::cuda(cuda.memory_of(len, *format), len),
         }
     }
 
@@ -97,7 +161,7 @@ impl Device {
         match self {
             Self::Cpu => Buffer::host(values),
             #[cfg(feature = "cuda")]
-            Self::Cuda(_) => self.upload(&values),
+            Self::Cuda(..) => self.upload(&values),
         }
     }
 
@@ -106,7 +170,7 @@ impl Device {
         match self {
             Self::Cpu => to.host().copy_from_slice(from),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.upload(from, to.cuda()),
+            Self::Cuda(cuda, _) => cuda.upload(from, to.cuda()),
         }
     }
 
@@ -115,7 +179,7 @@ impl Device {
         match self {
             Self::Cpu => to.copy_from_slice(from.host()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.download(from.cuda(), to),
+            Self::Cuda(cuda, _) => cuda.download(from.cuda(), to),
         }
     }
 
@@ -134,7 +198,16 @@ impl Device {
         match self {
             Self::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => cuda.check().map_err(|error| DeviceError(error.to_string())),
+            Self::Cuda(cuda, _) => cuda.check().map_err(|error| DeviceError(error.to_string())),
+        }
+    }
+
+    /// Whether matrix products read parameters rounded to bf16.
+    pub fn rounds(&self) -> bool {
+        match self {
+            Self::Cpu => false,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_, format) => *format == cuda::Format::Bf16,
         }
     }
 
@@ -148,7 +221,7 @@ impl Device {
         match self {
             Self::Cpu => 0,
             #[cfg(feature = "cuda")]
-            Self::Cuda(_) => 2,
+            Self::Cuda(..) => 2,
         }
     }
 }
@@ -158,7 +231,35 @@ impl std::fmt::Debug for Device {
         f.write_str(match self {
             Self::Cpu => "Cpu",
             #[cfg(feature = "cuda")]
-            Self::Cuda(_) => "Cuda",
+            Self::Cuda(..) => "Cuda",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_none_is_refused_with_what_may_be_written() {
+        for name in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:0:fp8", "cuda:0:bf16:1"] {
+            let error = name.parse::<Device>().unwrap_err();
+            assert_eq!(error, NoDevice::Unknown(name.to_owned()));
+            assert!(error.to_string().contains("cuda:N:bf16"), "{error}");
+            assert_eq!(gpu_numerics(name), Err(error));
+        }
+        assert!(matches!("cpu".parse(), Ok(Device::Cpu)));
+        assert_eq!(gpu_numerics("cpu"), Ok(None));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_program_without_kernels_for_gpus_says_how_to_get_them() {
+        for error in [
+            "cuda:0".parse::<Device>().unwrap_err(),
+            gpu_numerics("cuda:0").unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("make gpu-bin"), "{error}");
+        }
     }
 }

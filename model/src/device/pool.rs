@@ -1,12 +1,12 @@
 //! Activations: buffers that are used again.
 
 use super::memory::{Buffer, Store};
-use super::{Device, DeviceError};
+use super::{Device, DeviceError, Use};
 use crate::flat;
 #[cfg(feature = "cuda")]
 use crate::{cuda, flat::LINE};
 #[cfg(feature = "cuda")]
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 /// Buffers of a device that are free at present. The default one is the processor's.
 #[derive(Default)]
@@ -21,9 +21,9 @@ pub struct Pool {
 #[cfg(feature = "cuda")]
 #[derive(Default)]
 struct Free {
-    by_class: BTreeMap<usize, Vec<cuda::Memory>>,
-    live: usize,
-    peak: usize,
+    by_class: HashMap<(cuda::Format, usize), Vec<cuda::Memory>>,
+    live_bytes: usize,
+    peak_bytes: usize,
 }
 
 impl Pool {
@@ -41,16 +41,24 @@ impl Pool {
     }
 
     /// A buffer of `len` elements with unspecified contents.
-    pub fn take(&mut self, len: usize) -> Buffer {
+    pub fn take(&mut self, len: usize, purpose: Use) -> Buffer {
         match &self.device {
-            Device::Cpu => Buffer::host(self.host.take(len)),
+            Device::Cpu => {
+                let _ = purpose;
+                Buffer::host(self.host.take(len))
+            }
             #[cfg(feature = "cuda")]
-            Device::Cuda(cuda) => {
+            Device::Cuda(cuda, format) => {
+                let format = if purpose == Use::Exact {
+                    cuda::Format::F32
+                } else {
+                    *format
+                };
                 let class = flat::size_class(len.div_ceil(LINE)) * LINE;
-                self.cuda.live += class;
-                self.cuda.peak = self.cuda.peak.max(self.cuda.live);
-                let free = self.cuda.by_class.get_mut(&class).and_then(Vec::pop);
-                Buffer::cuda(free.unwrap_or_else(|| cuda.memory(class)), len)
+                self.cuda.live_bytes += class * format.size();
+                self.cuda.peak_bytes = self.cuda.peak_bytes.max(self.cuda.live_bytes);
+                let free = self.cuda.by_class.get_mut(&(format, class)).and_then(Vec::pop);
+                Buffer::cuda(free.unwrap_or_else(|| cuda.memory_of(class, format)), len)
             }
         }
     }
@@ -61,10 +69,18 @@ impl Pool {
             Store::Host(flat) => self.host.give(flat),
             #[cfg(feature = "cuda")]
             Store::Cuda(memory) => {
-                self.cuda.live = self.cuda.live.saturating_sub(memory.len());
-                self.cuda.by_class.entry(memory.len()).or_default().push(memory);
+                let (format, class) = (memory.slice().format(), memory.len());
+                self.cuda.live_bytes = self.cuda.live_bytes.saturating_sub(class * format.size());
+                self.cuda.by_class.entry((format, class)).or_default().push(memory);
             }
         }
+    }
+
+    /// Gives a buffer back for a copy in the memory of the process.
+    pub fn spend(&mut self, buffer: Buffer) -> Vec<f32> {
+        let copy = self.device.to_vec(buffer.span());
+        self.give(buffer);
+        copy
     }
 
     /// Most bytes that were in use at once.
@@ -72,7 +88,7 @@ impl Pool {
         match &self.device {
             Device::Cpu => self.host.peak_bytes(),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => self.cuda.peak * size_of::<f32>(),
+            Device::Cuda(..) => self.cuda.peak_bytes,
         }
     }
 

@@ -7,7 +7,7 @@ use super::beam::{Beam, Beams, Hypothesis};
 use super::decoder::Decoder;
 use super::nucleus::{self, Sampling};
 use crate::blip::Blip;
-use crate::device::{Pool, Span};
+use crate::device::{Parameters, Pool};
 use crate::ops::blocks::on_threads;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
@@ -64,13 +64,13 @@ impl Blip {
     /// pixels: b × 3 × s × s → (b·count) captions
     pub fn captions<'s>(
         &self,
-        params: impl Into<Span<'s>>,
+        params: impl Into<Parameters<'s>>,
         pixels: &[f32],
         samples: &[u64],
         request: &CaptionRequest,
         pool: &mut Pool,
     ) -> Vec<Caption> {
-        let params: Span = params.into();
+        let params: Parameters = params.into();
         let weights = Weights::new(&self.student_layout, params);
         let turned = Turned::new(weights, self.student.text.decoding(), pool);
         let captions = on_threads(|| {

@@ -1,7 +1,7 @@
 //! Features for retrieval and match probabilities for filtering.
 
 use crate::blip::{Blip, unimodal};
-use crate::device::{Pool, Span};
+use crate::device::{Parameters, Pool};
 use crate::ops::blocks::on_threads;
 use crate::tape::{Tape, Var, Weights};
 use crate::text::{Grounding, ImageKeys, Packed};
@@ -17,12 +17,12 @@ impl Blip {
     /// pixels: b × 3 × s × s → b × e
     pub fn image_features<'s>(
         &self,
-        params: impl Into<Span<'s>>,
+        params: impl Into<Parameters<'s>>,
         pixels: &[f32],
         b: usize,
         pool: &mut Pool,
     ) -> Vec<f32> {
-        let params: Span = params.into();
+        let params: Parameters = params.into();
         let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
         let class = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::Class);
         let features = self.student.image_features(&mut tape, class);
@@ -33,8 +33,13 @@ impl Blip {
     ///
     /// # Shapes
     /// t texts → t × e
-    pub fn text_features<'s>(&self, params: impl Into<Span<'s>>, texts: &[Vec<u32>], pool: &mut Pool) -> Vec<f32> {
-        let params: Span = params.into();
+    pub fn text_features<'s>(
+        &self,
+        params: impl Into<Parameters<'s>>,
+        texts: &[Vec<u32>],
+        pool: &mut Pool,
+    ) -> Vec<f32> {
+        let params: Parameters = params.into();
         let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
         let first = self
             .student
@@ -51,7 +56,7 @@ impl Blip {
     /// pixels: b × 3 × s × s; p pairs → p × 2
     pub fn match_logits<'s>(
         &self,
-        params: impl Into<Span<'s>>,
+        params: impl Into<Parameters<'s>>,
         pixels: &[f32],
         b: usize,
         texts: &[Vec<u32>],
@@ -64,7 +69,7 @@ impl Blip {
 
     fn match_all(
         &self,
-        params: Span,
+        params: Parameters,
         pixels: &[f32],
         b: usize,
         texts: &[Vec<u32>],

@@ -12,19 +12,26 @@ pub const UNKNOWN: u64 = 0;
 
 /// Unit features of the momentum encoders, and the queues of earlier ones: constants of the step.
 #[derive(Debug, Clone, Copy)]
-pub struct Keys<'a> {
+pub struct Keys<'a, 'q> {
     /// The lane's own images, b × e.
-    pub image: &'a [f32],
+    pub image: Var,
     /// The lane's own texts, b × e.
-    pub text: &'a [f32],
-    /// Earlier images, q × e.
-    pub image_queue: Span<'a>,
-    /// Earlier texts, q × e.
-    pub text_queue: Span<'a>,
+    pub text: Var,
     /// Identities of the lane's own images, b: pairs of equal identity match each other.
     pub identities: &'a [u64],
-    /// Identities of the queue's images, q; empty where nothing in the queue matches.
-    pub queued_identities: &'a [u64],
+    /// Those of earlier steps.
+    pub queues: Queues<'q>,
+}
+
+/// Features of earlier steps.
+#[derive(Debug, Clone, Copy)]
+pub struct Queues<'a> {
+    /// Images, q × e.
+    pub image: Span<'a>,
+    /// Texts, q × e.
+    pub text: Span<'a>,
+    /// Identities of the images, q; empty where nothing in the queue matches.
+    pub identities: &'a [u64],
 }
 
 /// What the momentum encoders teach.
@@ -65,22 +72,20 @@ pub fn positives(identities: &[u64], queued: &[u64]) -> Vec<Vec<usize>> {
 pub fn contrast<'a>(
     tape: &mut Tape<'a>,
     (image, text): (Var, Var),
-    keys: Keys<'a>,
+    keys: Keys<'_, 'a>,
     temperature: ParamId,
     distillation: Distillation,
 ) -> Contrast {
-    let width = tape.dims(image).1;
-    let (own_images, own_texts) = (tape.input(keys.image, width), tape.input(keys.text, width));
     let learned = Temperature::Learned(tape.weights().get(temperature));
     let teaching = Teaching {
         temperature: distillation.temperature.map_or(learned, Temperature::Given),
         alpha: distillation.alpha,
-        positives: &positives(keys.identities, keys.queued_identities),
+        positives: &positives(keys.identities, keys.queues.identities),
     };
-    let image_targets = tape.targets(own_images, own_texts, keys.text_queue, teaching);
-    let text_targets = tape.targets(own_texts, own_images, keys.image_queue, teaching);
-    let image_to_text = tape.logits(image, own_texts, keys.text_queue, temperature);
-    let text_to_image = tape.logits(text, own_images, keys.image_queue, temperature);
+    let image_targets = tape.targets(keys.image, keys.text, keys.queues.text, teaching);
+    let text_targets = tape.targets(keys.text, keys.image, keys.queues.image, teaching);
+    let image_to_text = tape.logits(image, keys.text, keys.queues.text, temperature);
+    let text_to_image = tape.logits(text, keys.image, keys.queues.image, temperature);
     let a = tape.soft_cross_entropy(image_to_text, image_targets);
     let b = tape.soft_cross_entropy(text_to_image, text_targets);
     let loss = tape.weighted_sum(&[(a, 0.5), (b, 0.5)]);
@@ -107,7 +112,7 @@ mod tests {
     fn row(alpha: f32, temperature: f32) -> Vec<f32> {
         let (layout, mut pool) = (Layout::default(), Pool::default());
         let mut tape = Tape::inference(Weights::new(&layout, &[][..]), &mut pool);
-        let (query, own) = (tape.input(&QUERY, 2), tape.input(&OWN, 2));
+        let (query, own) = (tape.constant(&QUERY, 2), tape.constant(&OWN, 2));
         let teaching = Teaching {
             temperature: Temperature::Given(temperature),
             alpha,

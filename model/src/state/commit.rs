@@ -3,6 +3,7 @@
 use super::{Resident, State};
 use crate::blip::Blip;
 use crate::device::{Device, Span, SpanMut};
+use crate::layout::{Entry, ParamId};
 use crate::loss::itc::UNKNOWN;
 use crate::ops::blocks::on_threads;
 use crate::ops::meter::{self, Part};
@@ -32,10 +33,11 @@ pub(super) struct Held<'a> {
     pub(super) device: &'a Device,
     pub(super) step: &'a mut u64,
     pub(super) queue_next: &'a mut u64,
-    pub(super) params: SpanMut<'a>,
+    /// With what is rounded of them.
+    pub(super) params: (SpanMut<'a>, Option<SpanMut<'a>>),
     pub(super) m: SpanMut<'a>,
     pub(super) v: SpanMut<'a>,
-    pub(super) ema: SpanMut<'a>,
+    pub(super) ema: (SpanMut<'a>, Option<SpanMut<'a>>),
     pub(super) image_queue: SpanMut<'a>,
     pub(super) text_queue: SpanMut<'a>,
     pub(super) queued_identities: &'a mut [u64],
@@ -47,10 +49,10 @@ impl State {
             device: &Device::Cpu,
             step: &mut self.step,
             queue_next: &mut self.queue_next,
-            params: (&mut self.params).into(),
+            params: ((&mut self.params).into(), None),
             m: (&mut self.m).into(),
             v: (&mut self.v).into(),
-            ema: (&mut self.ema).into(),
+            ema: ((&mut self.ema).into(), None),
             image_queue: (&mut self.image_queue).into(),
             text_queue: (&mut self.text_queue).into(),
             queued_identities: &mut self.queued_identities,
@@ -107,25 +109,21 @@ impl Held<'_> {
 
     fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         let declared = params::declared_writes(&blip.student_layout, objective);
-        let scale = 1.0 / commit.lanes as f32;
-        for (id, entry) in blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0) {
+        let trained = blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0);
+        let segments = trained.map(|(id, entry)| {
             let lr = if id == blip.temperature {
                 commit.lr * train.temperature_lr
             } else {
                 commit.lr
             };
-            let adamw = AdamW::step(
-                *self.step + 1,
-                lr,
-                (train.beta1, train.beta2),
-                train.eps,
-                train.weight_decay,
-            );
-            let [p, m, v] =
-                [&mut self.params, &mut self.m, &mut self.v].map(|part| part.reborrow().range(entry.range()));
-            let gradient = commit.gradient.range(entry.range());
-            self.device.adamw(&adamw, p, gradient, scale, m, v);
-        }
+            let betas = (train.beta1, train.beta2);
+            let adamw = AdamW::step(*self.step + 1, lr, betas, train.eps, train.weight_decay);
+            (entry.range(), adamw)
+        });
+        let segments: Vec<_> = segments.collect();
+        let gradient = (commit.gradient, 1.0 / commit.lanes as f32);
+        let moments = [self.m.reborrow(), self.v.reborrow()];
+        self.device.adamw(&segments, both(&mut self.params), gradient, moments);
     }
 
     fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
@@ -145,16 +143,21 @@ impl Held<'_> {
     fn clamp_temperature(&mut self, blip: &Blip) {
         let limits = &blip.model.temperature;
         let at = blip.student_layout.entry(blip.temperature).range();
-        let temperature = self.params.reborrow().range(at);
+        let temperature = self.params.0.reborrow().range(at);
         self.device.clamp(temperature, limits.min as f32, limits.max as f32);
     }
 
     fn average(&mut self, blip: &Blip, momentum: f64) {
-        for entry in blip.momentum_layout.entries() {
-            let student = blip.student_layout.entry(blip.student_layout.id(&entry.name)).range();
-            let (average, params) = (self.ema.reborrow().range(entry.range()), self.params.as_span());
-            self.device.momentum_average(average, params.range(student), momentum);
-        }
+        let followed = params::followed(&blip.student_layout, &blip.momentum_layout);
+        let entries = blip.momentum_layout.entries().iter().zip(followed);
+        let segment = |(entry, student): (&Entry, ParamId)| {
+            let from = blip.student_layout.entry(student).offset;
+            (entry.offset, from, entry.len)
+        };
+        let segments: Vec<_> = entries.map(segment).collect();
+        let params = self.params.0.as_span();
+        self.device
+            .momentum_average(&segments, both(&mut self.ema), params, momentum);
     }
 
     /// Puts features and identities into the queues, in as many pieces as their ends ask for.
@@ -181,6 +184,10 @@ impl Held<'_> {
             *self.queue_next = (first + n) % queue;
         }
     }
+}
+
+fn both<'a>((exact, rounded): &'a mut (SpanMut<'_>, Option<SpanMut<'_>>)) -> (SpanMut<'a>, Option<SpanMut<'a>>) {
+    (exact.reborrow(), rounded.as_mut().map(SpanMut::reborrow))
 }
 
 /// Euclidean norm of the mean gradient, which lies on the device.

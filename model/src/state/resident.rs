@@ -3,13 +3,13 @@
 use super::State;
 use super::commit::Held;
 use crate::blip::Seen;
-use crate::device::{Buffer, Device, DeviceError, Span};
+use crate::device::{Buffer, Device, DeviceError, OwnParameters, Parameters, Span};
 
 /// What lanes read of a state, on a device: a copy that follows the state, which is committed elsewhere.
 pub struct Mirror {
     device: Device,
-    params: Buffer,
-    ema: Buffer,
+    params: OwnParameters,
+    ema: OwnParameters,
     image_queue: Buffer,
     text_queue: Buffer,
     queued_identities: Vec<u64>,
@@ -29,8 +29,8 @@ impl Mirror {
     pub fn of(state: &State, device: &Device) -> Self {
         Self {
             device: device.clone(),
-            params: device.upload(&state.params),
-            ema: device.upload(&state.ema),
+            params: OwnParameters::copy(&state.params, device),
+            ema: OwnParameters::copy(&state.ema, device),
             image_queue: device.upload(&state.image_queue),
             text_queue: device.upload(&state.text_queue),
             queued_identities: state.queued_identities.clone(),
@@ -39,9 +39,9 @@ impl Mirror {
 
     /// Copies the state again.
     pub fn follow(&mut self, state: &State) {
+        self.params.write(&state.params, &self.device);
+        self.ema.write(&state.ema, &self.device);
         let parts = [
-            (&state.params, &mut self.params),
-            (&state.ema, &mut self.ema),
             (&state.image_queue, &mut self.image_queue),
             (&state.text_queue, &mut self.text_queue),
         ];
@@ -54,8 +54,8 @@ impl Mirror {
     /// What a lane reads.
     pub fn seen(&self) -> Seen<'_> {
         Seen {
-            params: self.params.span(),
-            ema: self.ema.span(),
+            params: (&self.params).into(),
+            ema: (&self.ema).into(),
             image_queue: self.image_queue.span(),
             text_queue: self.text_queue.span(),
             queued_identities: &self.queued_identities,
@@ -86,8 +86,8 @@ impl Resident {
     }
 
     /// The parameters alone.
-    pub fn params(&self) -> Span<'_> {
-        self.mirror.params.span()
+    pub fn params(&self) -> Parameters<'_> {
+        (&self.mirror.params).into()
     }
 
     /// Copies it to a state of the same model, after all that was asked of the device.
@@ -96,16 +96,16 @@ impl Resident {
     /// [`DeviceError`] if the device failed since the last check; the copy is worthless then.
     pub fn store(&self, state: &mut State) -> Result<(), DeviceError> {
         let mirror = &self.mirror;
-        let parts: [(&Buffer, &mut [f32]); 6] = [
-            (&mirror.params, &mut state.params),
-            (&self.m, &mut state.m),
-            (&self.v, &mut state.v),
-            (&mirror.ema, &mut state.ema),
-            (&mirror.image_queue, &mut state.image_queue),
-            (&mirror.text_queue, &mut state.text_queue),
+        let parts: [(Span, &mut [f32]); 6] = [
+            (mirror.params.exact(), &mut state.params),
+            (self.m.span(), &mut state.m),
+            (self.v.span(), &mut state.v),
+            (mirror.ema.exact(), &mut state.ema),
+            (mirror.image_queue.span(), &mut state.image_queue),
+            (mirror.text_queue.span(), &mut state.text_queue),
         ];
         for (from, to) in parts {
-            mirror.device.read(from.span(), to);
+            mirror.device.read(from, to);
         }
         state.queued_identities.clone_from(&mirror.queued_identities);
         (state.step, state.queue_next) = (self.step, self.queue_next);
@@ -118,10 +118,10 @@ impl Resident {
             device: &mirror.device,
             step: &mut self.step,
             queue_next: &mut self.queue_next,
-            params: mirror.params.span_mut(),
+            params: mirror.params.both_mut(),
             m: self.m.span_mut(),
             v: self.v.span_mut(),
-            ema: mirror.ema.span_mut(),
+            ema: mirror.ema.both_mut(),
             image_queue: mirror.image_queue.span_mut(),
             text_queue: mirror.text_queue.span_mut(),
             queued_identities: &mut mirror.queued_identities,

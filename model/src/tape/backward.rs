@@ -13,7 +13,7 @@ impl<'a> Tape<'a> {
     /// Runs the record in reverse from a scalar with gradient `seed`, consuming activations on the way.
     pub fn backward(&mut self, loss: Var, seed: f32) {
         assert!(self.needs(loss), "the loss depends on no trainable parameter");
-        let mut grad = self.pool.take(1);
+        let mut grad = self.take_exact(1);
         self.device.fill(grad.span_mut(), seed);
         self.values[loss.0 as usize].grad = Some(grad);
         while let Some(node) = self.nodes.pop() {
@@ -62,7 +62,7 @@ impl<'a> Tape<'a> {
             } => {
                 let cols = self.dims(*x).1;
                 self.contribute(*x, |tape, d, fresh| {
-                    let mut scaled = tape.pool.take(d.len());
+                    let mut scaled = tape.take(d.len());
                     tape.device
                         .scale_samples(dy.span(), scaled.span_mut(), cols, *rows_of, factors);
                     tape.device.put(scaled.span(), d, fresh);
@@ -165,7 +165,7 @@ impl<'a> Tape<'a> {
             self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
         }
         self.contribute(x, |tape, d, fresh| {
-            let (dy, w) = (Factor::new(dy.span(), out), Factor::new(tape.weights.get(w), inner));
+            let (dy, w) = (Factor::new(dy.span(), out), Factor::new(tape.weights.factor(w), inner));
             tape.device.gemm(dy, w, d, start(fresh));
         });
         self.pool.give(dy);
@@ -182,7 +182,7 @@ impl<'a> Tape<'a> {
     fn layer_norm_backward(&mut self, x: Var, gamma: ParamId, beta: ParamId, stats: Span, dy: Buffer) {
         let cols = self.dims(x).1;
         if self.trains(gamma) || self.trains(beta) {
-            let mut both = self.pool.take(2 * cols);
+            let mut both = self.take_exact(2 * cols);
             self.device
                 .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
             let (gain, offset) = (both.span().range(0..cols), both.span().range(cols..2 * cols));
@@ -213,7 +213,7 @@ impl<'a> Tape<'a> {
             unreachable!("called for attention only");
         };
         let (width, query_rows, key_rows) = (heads * dim, self.dims(q.var).0, self.dims(k.var).0);
-        let [mut dq, mut dk, mut dv] = [query_rows, key_rows, key_rows].map(|rows| self.pool.take(rows * width));
+        let [mut dq, mut dk, mut dv] = [query_rows, key_rows, key_rows].map(|rows| self.take(rows * width));
         self.device.attention_backward(
             self.attention_inputs((*q, *k, *v), (*heads, *dim)),
             seqs,
@@ -247,7 +247,7 @@ impl<'a> Tape<'a> {
     fn tokens_backward(&mut self, x: Var, class: ParamId, position: ParamId, samples: usize, dy: Buffer) {
         let cols = self.dims(x).1;
         let per_sample = dy.len() / samples;
-        let mut table = self.pool.take(per_sample);
+        let mut table = self.take_exact(per_sample);
         self.device.sum_columns(dy.span(), table.span_mut(), true);
         let (first, all) = (table.span().range(0..cols), table.span());
         self.param(class, |tape, d, fresh| tape.device.put(first, d, fresh));
@@ -277,7 +277,7 @@ impl<'a> Tape<'a> {
                 } else {
                     queue.len() / width
                 };
-                let mut part = tape.pool.take(rows * n);
+                let mut part = tape.take_exact(rows * n);
                 let from = (dy.span(), (offset, cols));
                 tape.device.rectangle(from, (part.span_mut(), (0, n)), (rows, n), true);
                 tape.device.cool(part.span_mut(), Temperature::Learned(t));
@@ -314,7 +314,8 @@ impl<'a> Tape<'a> {
         let (rows, cols) = self.dims(v);
         let present = self.values[v.0 as usize].grad.take();
         let fresh = present.is_none();
-        let mut grad = present.unwrap_or_else(|| self.pool.take(rows * cols));
+        let purpose = self.values[v.0 as usize].purpose;
+        let mut grad = present.unwrap_or_else(|| self.pool.take(rows * cols, purpose));
         f(self, grad.span_mut(), fresh);
         self.values[v.0 as usize].grad = Some(grad);
     }

@@ -11,9 +11,16 @@ use std::rc::Rc;
 impl Tape<'_> {
     /// A constant matrix with `cols` columns.
     pub fn input(&mut self, data: &[f32], cols: usize) -> Var {
-        let mut x = self.pool.take(data.len());
+        let mut x = self.take(data.len());
         self.device.write(data, x.span_mut());
         self.push(data.len() / cols, cols, x, false)
+    }
+
+    /// A constant matrix with `cols` columns, in single precision on every device.
+    pub fn constant(&mut self, data: &[f32], cols: usize) -> Var {
+        let mut x = self.take_exact(data.len());
+        self.device.write(data, x.span_mut());
+        self.push_exact(data.len() / cols, cols, x, false)
     }
 
     /// Images cut into patches, row by row, each flattened as (channel, y, x).
@@ -22,7 +29,7 @@ impl Tape<'_> {
     /// b × 3 × s × s → b·(s/patch)² × 3·patch²
     pub fn patches(&mut self, pixels: &[f32], b: usize, patch: usize) -> Var {
         let cols = 3 * patch * patch;
-        let mut y = self.pool.take(pixels.len());
+        let mut y = self.take(pixels.len());
         self.device.patches(pixels, b, patch, y.span_mut());
         self.push(pixels.len() / cols, cols, y, false)
     }
@@ -34,11 +41,11 @@ impl Tape<'_> {
     pub fn linear(&mut self, x: Var, w: ParamId, b: Option<ParamId>) -> Var {
         let (rows, inner) = self.dims(x);
         let out = self.weights.layout.entry(w).len / inner;
-        let mut y = self.pool.take(rows * out);
-        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.get(b)));
+        let mut y = self.take(rows * out);
+        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.factor(b)));
         let turned = self.turned.and_then(|turned| turned.get(w));
         let right = turned.map_or_else(
-            || Factor::new(self.weights.get(w), inner).t(),
+            || Factor::new(self.weights.factor(w), inner).t(),
             |turned| Factor::new(turned, out),
         );
         let left = Factor::new(self.value(x), inner);
@@ -52,7 +59,7 @@ impl Tape<'_> {
     /// The exact GELU.
     pub fn gelu(&mut self, x: Var) -> Var {
         let (rows, cols) = self.dims(x);
-        let mut y = self.pool.take(rows * cols);
+        let mut y = self.take(rows * cols);
         self.device.gelu(self.value(x), y.span_mut());
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::Gelu { x, y });
@@ -62,7 +69,7 @@ impl Tape<'_> {
     /// `a + b`, of equal shapes.
     pub fn add(&mut self, a: Var, b: Var) -> Var {
         let (rows, cols) = self.dims(a);
-        let mut y = self.pool.take(rows * cols);
+        let mut y = self.take(rows * cols);
         self.device.sum_of(self.value(a), self.value(b), y.span_mut());
         let y = self.push(rows, cols, y, self.needs(a) || self.needs(b));
         self.record(y, || Node::Add { a, b, y });
@@ -72,7 +79,7 @@ impl Tape<'_> {
     /// Layer normalisation of each row.
     pub fn layer_norm(&mut self, x: Var, gamma: ParamId, beta: ParamId, eps: f32) -> Var {
         let (rows, cols) = self.dims(x);
-        let (mut y, mut stats) = (self.pool.take(rows * cols), self.pool.take(2 * rows));
+        let (mut y, mut stats) = (self.take(rows * cols), self.take_exact(2 * rows));
         self.device.layer_norm(
             self.value(x),
             self.weights.get(gamma),
@@ -102,7 +109,7 @@ impl Tape<'_> {
         let Some(dropout) = dropout else { return x };
         let (rows, cols) = self.dims(x);
         assert_eq!(rows, places.len(), "every row has a place");
-        let mut y = self.pool.take(rows * cols);
+        let mut y = self.take(rows * cols);
         self.device.copy(self.value(x), y.span_mut());
         self.device.dropout(&dropout, places, y.span_mut(), cols);
         let y = self.push(rows, cols, y, self.needs(x));
@@ -119,7 +126,7 @@ impl Tape<'_> {
     pub fn drop_path(&mut self, x: Var, factors: &Rc<[f32]>) -> Var {
         let (rows, cols) = self.dims(x);
         let rows_of = rows / factors.len();
-        let mut y = self.pool.take(rows * cols);
+        let mut y = self.take(rows * cols);
         self.device
             .scale_samples(self.value(x), y.span_mut(), cols, rows_of, factors);
         let y = self.push(rows, cols, y, self.needs(x));
@@ -144,10 +151,10 @@ impl Tape<'_> {
         dropout: Option<Dropout>,
     ) -> Var {
         let rows = self.dims(q.var).0;
-        let mut y = self.pool.take(rows * heads * dim);
+        let mut y = self.take(rows * heads * dim);
         let needs = [q, k, v].iter().any(|h| self.needs(h.var));
         let kept = self.device.kept_by_attention() * heads * rows;
-        let mut kept = (needs && kept > 0).then(|| self.pool.take(kept));
+        let mut kept = (needs && kept > 0).then(|| self.take_exact(kept));
         self.device.attention(
             self.attention_inputs((q, k, v), (heads, dim)),
             seqs,
@@ -193,7 +200,7 @@ impl Tape<'_> {
     pub fn embed(&mut self, ids: &Rc<[u32]>, positions: &Rc<[u32]>, word: ParamId, position: ParamId) -> Var {
         let cols = self.weights.layout.entry(word).shape[1];
         let (words, table) = (self.weights.get(word), self.weights.get(position));
-        let mut y = self.pool.take(ids.len() * cols);
+        let mut y = self.take(ids.len() * cols);
         self.device.embed(ids, positions, words, table, cols, y.span_mut());
         let y = self.push(ids.len(), cols, y, self.trains(word) || self.trains(position));
         self.record(y, || Node::Embed {
@@ -209,7 +216,7 @@ impl Tape<'_> {
     /// `y[i] = x[index[i]]`.
     pub fn rows(&mut self, x: Var, index: &Rc<[u32]>) -> Var {
         let cols = self.dims(x).1;
-        let mut y = self.pool.take(index.len() * cols);
+        let mut y = self.take(index.len() * cols);
         self.device.gather(self.value(x), index, cols, y.span_mut());
         let y = self.push(index.len(), cols, y, self.needs(x));
         self.record(y, || Node::Rows {
@@ -223,7 +230,7 @@ impl Tape<'_> {
     /// The rows of `a`, then those of `b`.
     pub fn stack(&mut self, a: Var, b: Var) -> Var {
         let ((rows_a, cols), (rows_b, _)) = (self.dims(a), self.dims(b));
-        let mut y = self.pool.take((rows_a + rows_b) * cols);
+        let mut y = self.take((rows_a + rows_b) * cols);
         let split = rows_a * cols;
         self.device.copy(self.value(a), y.span_mut().range(0..split));
         self.device
@@ -239,7 +246,7 @@ impl Tape<'_> {
     /// x: (samples·patches) × width → (samples·(1 + patches)) × width
     pub fn tokens(&mut self, x: Var, samples: usize, class: ParamId, position: ParamId) -> Var {
         let (rows, cols) = self.dims(x);
-        let mut y = self.pool.take((rows + samples) * cols);
+        let mut y = self.take((rows + samples) * cols);
         let (class_row, table) = (self.weights.get(class), self.weights.get(position));
         self.device
             .tokens(self.value(x), samples, class_row, table, cols, y.span_mut());

@@ -21,9 +21,9 @@ impl<'a> Tape<'a> {
     /// Each row divided by its Euclidean norm.
     pub fn l2_norm(&mut self, x: Var) -> Var {
         let (rows, cols) = self.dims(x);
-        let (mut y, mut norms) = (self.pool.take(rows * cols), self.pool.take(rows));
+        let (mut y, mut norms) = (self.take_exact(rows * cols), self.take_exact(rows));
         self.device.l2_norm(self.value(x), cols, y.span_mut(), norms.span_mut());
-        let y = self.push(rows, cols, y, self.needs(x));
+        let y = self.push_exact(rows, cols, y, self.needs(x));
         if self.needs(y) {
             self.nodes.push(Node::L2Norm { x, norms, y });
         } else {
@@ -39,12 +39,12 @@ impl<'a> Tape<'a> {
     pub fn logits(&mut self, x: Var, own: Var, queue: Span<'a>, temperature: ParamId) -> Var {
         let (rows, width) = self.dims(x);
         let cols = self.dims(own).0 + queue.len() / width;
-        let mut y = self.pool.take(rows * cols);
+        let mut y = self.take_exact(rows * cols);
         let keys = [self.value(own), queue];
         similarities(&self.device, self.value(x), width, &keys, y.span_mut());
         self.device
             .scale_by_inverse(y.span_mut(), self.weights.get(temperature));
-        let y = self.push(rows, cols, y, self.needs(x) || self.trains(temperature));
+        let y = self.push_exact(rows, cols, y, self.needs(x) || self.trains(temperature));
         self.record(y, || Node::Logits {
             x,
             own,
@@ -62,7 +62,7 @@ impl<'a> Tape<'a> {
     pub fn targets(&mut self, query: Var, own: Var, queue: Span, teaching: Teaching) -> Var {
         let (rows, width) = self.dims(query);
         let cols = self.dims(own).0 + queue.len() / width;
-        let (alpha, mut t) = (teaching.alpha, self.pool.take(rows * cols));
+        let (alpha, mut t) = (teaching.alpha, self.take_exact(rows * cols));
         if alpha > 0.0 {
             let keys = [self.value(own), queue];
             similarities(&self.device, self.value(query), width, &keys, t.span_mut());
@@ -78,14 +78,14 @@ impl<'a> Tape<'a> {
             weights.resize(at.len(), (1.0 - alpha) / columns.len() as f32);
         }
         self.device.add_at(t.span_mut(), &at, &weights);
-        self.push(rows, cols, t, false)
+        self.push_exact(rows, cols, t, false)
     }
 
     /// Mean over rows of the cross-entropy with label smoothing: a scalar. The logits are consumed by the backward pass.
     pub fn cross_entropy(&mut self, x: Var, targets: &Rc<[u32]>, smoothing: f32) -> Var {
         let (rows, cols) = self.dims(x);
         assert_eq!(rows, targets.len(), "every row has a target");
-        let mut stats = self.pool.take(KEPT * rows);
+        let mut stats = self.take_exact(KEPT * rows);
         self.device
             .smoothed(self.value(x), targets, smoothing, cols, stats.span_mut());
         let y = self.mean_loss(x, stats.span());
@@ -110,7 +110,7 @@ impl<'a> Tape<'a> {
     pub fn soft_cross_entropy(&mut self, x: Var, targets: Var) -> Var {
         let (rows, cols) = self.dims(x);
         assert_eq!((rows, cols), self.dims(targets), "every logit has a target");
-        let mut stats = self.pool.take(KEPT * rows);
+        let mut stats = self.take_exact(KEPT * rows);
         self.device
             .soft(self.value(x), self.value(targets), cols, stats.span_mut());
         let y = self.mean_loss(x, stats.span());
@@ -129,18 +129,18 @@ impl<'a> Tape<'a> {
 
     /// Mean of the losses in a buffer of what is kept of each row, rows in order.
     fn mean_loss(&mut self, x: Var, stats: Span) -> Var {
-        let mut y = self.pool.take(1);
+        let mut y = self.take_exact(1);
         self.device.mean_loss(stats, y.span_mut());
-        self.push(1, 1, y, self.needs(x))
+        self.push_exact(1, 1, y, self.needs(x))
     }
 
     /// A weighted sum of scalars.
     pub fn weighted_sum(&mut self, terms: &[(Var, f32)]) -> Var {
-        let mut y = self.pool.take(1);
+        let mut y = self.take_exact(1);
         let values: Vec<_> = terms.iter().map(|(v, weight)| (self.value(*v), *weight)).collect();
         self.device.weighted_sum(&values, y.span_mut());
         let needs = terms.iter().any(|(v, _)| self.needs(*v));
-        let y = self.push(1, 1, y, needs);
+        let y = self.push_exact(1, 1, y, needs);
         self.record(y, || Node::Sum {
             terms: terms.to_vec(),
             y,

@@ -17,7 +17,7 @@ pub use heads::Teaching;
 pub use node::{Head, Node};
 pub use turned::Turned;
 
-use crate::device::{Buffer, Device, Pool, Span, SpanMut};
+use crate::device::{Buffer, Device, Parameters, Pool, Span, SpanMut, Use};
 use crate::layout::{Layout, ParamId};
 use crate::ops::meter::{self, Part};
 
@@ -30,19 +30,25 @@ pub struct Var(u32);
 pub struct Weights<'a> {
     /// What lies where.
     pub layout: &'a Layout,
-    data: Span<'a>,
+    data: Parameters<'a>,
 }
 
 impl<'a> Weights<'a> {
     /// Parameters that lie in `data` as `layout` says, on the device that reads them.
-    pub fn new(layout: &'a Layout, data: impl Into<Span<'a>>) -> Self {
+    pub fn new(layout: &'a Layout, data: impl Into<Parameters<'a>>) -> Self {
         let data = data.into();
         Self { layout, data }
     }
 
     /// The values of one entry.
     pub fn get(&self, id: ParamId) -> Span<'a> {
-        self.data.range(self.layout.entry(id).range())
+        self.data.exact.range(self.layout.entry(id).range())
+    }
+
+    /// The values of one entry as factor of a matrix product with activations.
+    fn factor(&self, id: ParamId) -> Span<'a> {
+        let data = self.data.rounded.unwrap_or(self.data.exact);
+        data.range(self.layout.entry(id).range())
     }
 }
 
@@ -59,6 +65,7 @@ struct Value {
     data: Option<Buffer>,
     grad: Option<Buffer>,
     needs_grad: bool,
+    purpose: Use,
     /// Part of the step that made it, for the account of its backward.
     part: Part,
 }
@@ -158,6 +165,42 @@ impl<'a> Tape<'a> {
         self.device.to_vec(self.value(v))
     }
 
+    /// A copy of the first `cols` columns of a value in the memory of the process.
+    pub fn read_columns(&mut self, v: Var, cols: usize) -> Vec<f32> {
+        let (rows, stride) = self.dims(v);
+        let mut part = self.take_exact(rows * cols);
+        let from = (self.value(v), (0, stride));
+        self.device
+            .rectangle(from, (part.span_mut(), (0, cols)), (rows, cols), true);
+        let copy = self.device.to_vec(part.span());
+        self.pool.give(part);
+        copy
+    }
+
+    /// A copy of a value that outlives it, on the device.
+    pub fn copy(&mut self, v: Var) -> Buffer {
+        let (rows, cols) = self.dims(v);
+        let mut copy = self.pool.take(rows * cols, self.values[v.0 as usize].purpose);
+        self.device.copy(self.value(v), copy.span_mut());
+        copy
+    }
+
+    /// Takes a value's memory from the tape, which is done with it.
+    pub fn detach(&mut self, v: Var) -> Buffer {
+        let data = self.values[v.0 as usize].data.take();
+        data.expect("a value is detached once, before the backward pass")
+    }
+
+    /// See [`Pool::spend`].
+    pub fn spend(&mut self, buffer: Buffer) -> Vec<f32> {
+        self.pool.spend(buffer)
+    }
+
+    /// A constant that another tape of this device has detached.
+    pub fn adopt(&mut self, data: Buffer, cols: usize, purpose: Use) -> Var {
+        self.push_as(purpose, (data.len() / cols, cols), data, false)
+    }
+
     /// A parameter in the memory of the process.
     pub fn read_weight(&self, id: ParamId) -> Vec<f32> {
         self.device.to_vec(self.weights.get(id))
@@ -219,7 +262,27 @@ impl<'a> Tape<'a> {
         self.values[v.0 as usize].needs_grad
     }
 
+    /// A buffer for an activation.
+    fn take(&mut self, len: usize) -> Buffer {
+        self.pool.take(len, Use::Activation)
+    }
+
+    /// A buffer for what is kept in single precision.
+    fn take_exact(&mut self, len: usize) -> Buffer {
+        self.pool.take(len, Use::Exact)
+    }
+
+    /// A new activation.
     fn push(&mut self, rows: usize, cols: usize, data: Buffer, needs_grad: bool) -> Var {
+        self.push_as(Use::Activation, (rows, cols), data, needs_grad)
+    }
+
+    /// A new value in single precision.
+    fn push_exact(&mut self, rows: usize, cols: usize, data: Buffer, needs_grad: bool) -> Var {
+        self.push_as(Use::Exact, (rows, cols), data, needs_grad)
+    }
+
+    fn push_as(&mut self, purpose: Use, (rows, cols): (usize, usize), data: Buffer, needs_grad: bool) -> Var {
         debug_assert_eq!(rows * cols, data.len());
         let needs_grad = needs_grad && self.sink.is_some();
         self.values.push(Value {
@@ -228,6 +291,7 @@ impl<'a> Tape<'a> {
             data: Some(data),
             grad: None,
             needs_grad,
+            purpose,
             part: meter::present(),
         });
         Var(self.values.len() as u32 - 1)

@@ -5,7 +5,7 @@
 //! the same weights for every token turns them once. The order of additions, and so every bit, stays.
 
 use super::Weights;
-use crate::device::{Buffer, Pool, Span};
+use crate::device::{Buffer, Pool, Span, Use};
 use crate::layout::ParamId;
 use crate::ops::transpose::transpose;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ impl Turned {
         let turns = pool.device().turns_weights();
         let turn = |id: ParamId| {
             let entry = weights.layout.entry(id);
-            let mut copy = pool.take(entry.len);
+            let mut copy = pool.take(entry.len, Use::Exact);
             transpose(weights.get(id).host(), entry.shape[1], copy.span_mut().host());
             (id, copy)
         };

@@ -6,7 +6,7 @@
 
 use crate::formulas::matrix;
 use candle_core::{Result, Tensor, Var as Variable};
-use medley_model::device::{Buffer, Pool, Span};
+use medley_model::device::{Buffer, Pool, Span, Use};
 use medley_model::layout::{Layout, ParamId};
 use medley_model::random::{Purpose, Stream};
 use medley_model::tape::{Tape, Var, Weights};
@@ -61,7 +61,7 @@ impl<'a> Recorder<'_, 'a> {
     /// The keys "near", as a constant of the tape, and "far".
     pub(crate) fn keys(&mut self, width: usize) -> (Var, Span<'a>) {
         let [near, far] = ["near", "far"].map(|name| self.tape.weights().get(self.id(name)));
-        (self.tape.input(near.host(), width), far)
+        (self.tape.constant(near.host(), width), far)
     }
 }
 
@@ -266,7 +266,10 @@ fn cotangent(time: usize, len: usize) -> Vec<f32> {
 fn used_pool() -> Pool {
     let mut pool = Pool::default();
     let classes = (0..10).flat_map(|octave| (4..8).map(move |quarters| 16 * (quarters << octave)));
-    let buffers: Vec<Buffer> = classes.flat_map(|len| [len; 4]).map(|len| pool.take(len)).collect();
+    let buffers: Vec<Buffer> = classes
+        .flat_map(|len| [len; 4])
+        .map(|len| pool.take(len, Use::Activation))
+        .collect();
     for mut buffer in buffers {
         buffer.span_mut().host().fill(f32::NAN);
         pool.give(buffer);

@@ -127,7 +127,7 @@ fn soft_losses() -> Vec<Case> {
                 normals("x", rows * cols).iter().map(|v| 3.0 * v).collect(),
             )
             .ours(move |t| {
-                let (x, targets) = (t.var("x"), t.tape.input(&ours, cols));
+                let (x, targets) = (t.var("x"), t.tape.constant(&ours, cols));
                 t.tape.soft_cross_entropy(x, targets)
             })
             .plain(move |of| cross_entropy(&of("x"), &matrix(&targets, cols)?))
@@ -152,7 +152,7 @@ fn contrasts() -> Vec<Case> {
                 let (near, far) = t.keys(width);
                 let features = t.tape.l2_norm(x);
                 let logits = t.tape.logits(features, near, far, temperature);
-                let targets = t.tape.input(&ours, ours.len() / rows);
+                let targets = t.tape.constant(&ours, ours.len() / rows);
                 t.tape.soft_cross_entropy(logits, targets)
             })
             .plain(move |of| {

@@ -16,7 +16,7 @@ use medley_coordinator::domain::stage::State;
 use medley_coordinator::domain::{CountingMint, Job};
 use medley_coordinator::reconcile::decide::{Memory, decide};
 use medley_coordinator::reconcile::{Control, Settings, orders};
-use medley_protocol::agent::{Beat, Doing, Orders, RankReport, RankState, StepPhase};
+use medley_protocol::agent::{Beat, Doing, Orders, Probe, RankReport, RankState, StepPhase};
 use medley_protocol::checkpoint::ObjectRef;
 use medley_protocol::ids::{IncarnationId, NodeId};
 use medley_protocol::spec::Spec;
@@ -72,6 +72,8 @@ struct Node {
     away_until: Duration,
     revision: u64,
     orders: Option<Arc<Orders>>,
+    /// Whom its agent is to try to reach.
+    probes: Vec<Probe>,
 }
 
 struct Cluster {
@@ -105,6 +107,7 @@ impl Cluster {
                 fingerprint: "same".into(),
             },
             away_until: Duration::ZERO,
+            probes: Vec::new(),
             revision: 0,
             orders: None,
         };
@@ -197,6 +200,7 @@ impl Cluster {
                     },
                     doing: trains.then_some(doing),
                     quiet_ms: None,
+                    connecting: None,
                 });
             }
         }
@@ -216,6 +220,9 @@ impl Cluster {
                 incarnation: node.known.incarnation,
                 revision: node.revision,
                 ranks: self.reports(node),
+                leaves_in_ms: None,
+                address: Some(node.known.name.clone()),
+                reached: node.probes.iter().map(|probe| probe.node).collect(),
             };
             let sent = serde_json::to_vec(&beat)?;
             let control = &self.control;
@@ -228,6 +235,7 @@ impl Cluster {
             self.answer_bytes += answer.len() as u64;
             let orders: Orders = serde_json::from_slice(&answer)?;
             let node = &mut self.nodes[i];
+            node.probes.clone_from(&orders.probes);
             if orders.revision > node.revision {
                 node.revision = orders.revision;
                 node.orders = Some(Arc::new(orders));
@@ -257,7 +265,7 @@ impl Cluster {
             let concerned = memory.told.concerned(&desired, sight.nodes.keys().copied());
             let revisions: BTreeMap<NodeId, u64> = concerned.into_iter().map(&mut next).collect();
             memory.told.tell(desired, &revisions);
-            control.publish(&memory.told, &sight);
+            control.publish(&memory.told, memory.reach.probes(&sight), &sight);
         });
         (self.memory, self.jobs) = (memory, decision.jobs);
         Ok(())

@@ -71,7 +71,7 @@ impl Service {
     ///
     /// # Panics
     /// When it does not.
-    pub async fn ended(mut self) -> ExitStatus {
+    pub async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + END_PATIENCE;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {

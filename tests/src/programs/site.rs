@@ -9,7 +9,7 @@ use medley_protocol::rest::{EventView, JobDetail, NodeView};
 use medley_protocol::stage::JobState;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -140,9 +140,13 @@ impl Site {
 
     /// Starts an agent.
     pub fn agent(&self, agent: &Agent<'_>) -> Service {
-        let worker = program("medley-worker");
+        self.agent_of(&program("medley-worker"), agent)
+    }
+
+    /// Starts an agent of this build of the worker.
+    pub fn agent_of(&self, worker: &Path, agent: &Agent<'_>) -> Service {
         let mut command = match agent.machine {
-            Some(machine) => machine.command(&worker),
+            Some(machine) => machine.command(worker),
             None => Command::new(worker),
         };
         command
@@ -234,20 +238,28 @@ impl Api {
 
     /// Generations of a job that broke, with the reasons.
     pub async fn breaks(&self, job: JobId) -> Vec<String> {
+        self.story(job, "generation-over").await
+    }
+
+    /// The messages of a job's events of a kind.
+    pub async fn story(&self, job: JobId, kind: &str) -> Vec<String> {
         let events = self.events(job).await.into_iter();
-        events
-            .filter(|event| event.kind == "generation-over")
-            .map(|event| event.message)
-            .collect()
+        let of_kind = events.filter(|event| event.kind == kind);
+        of_kind.map(|event| event.message).collect()
     }
 }
 
-/// The steps that ranks of an agent have committed, as its log says: how many, the last one included.
-pub fn committed(agent: &Service) -> u64 {
+/// The steps that ranks of an agent have committed, in order, as its log says.
+pub fn steps(agent: &Service) -> Vec<u64> {
     let log = agent.log();
-    let steps = log.split(" committed step=").skip(1);
-    let steps = steps.filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    steps.max().map_or(0, |step| step + 1)
+    let said = log.split(" committed step=").skip(1);
+    said.filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+        .collect()
+}
+
+/// How many steps ranks of an agent have committed, the last one included.
+pub fn committed(agent: &Service) -> u64 {
+    steps(agent).into_iter().max().map_or(0, |step| step + 1)
 }
 
 /// Waits until ranks of an agent have committed so many steps.

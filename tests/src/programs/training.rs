@@ -7,7 +7,7 @@ use medley_protocol::ids::JobId;
 /// Steps that a training has committed when a test gets it.
 pub const BEFORE: u64 = 20;
 
-/// A training on two nodes, each with a rank.
+/// A training on two nodes.
 #[derive(Debug)]
 pub struct Training {
     /// Of `node-a` and `node-b`.
@@ -29,6 +29,8 @@ pub struct Under<'a> {
     pub coordinators: String,
     /// The machines of the nodes, if they are not this one.
     pub machines: [Option<&'a Machine>; 2],
+    /// Ranks of each node.
+    pub devices: u32,
 }
 
 impl<'a> Under<'a> {
@@ -39,6 +41,7 @@ impl<'a> Under<'a> {
             door: coordinator,
             coordinators: coordinator.url(),
             machines: [None; 2],
+            devices: 1,
         }
     }
 }
@@ -54,7 +57,7 @@ impl Training {
                 name,
                 coordinators: &under.coordinators,
                 token_of: under.door,
-                devices: 1,
+                devices: under.devices,
                 machine,
             })
         };

@@ -45,7 +45,7 @@ impl Clerk {
                 };
                 vec![Deed::Say(running), Deed::Say(FromRank::LeaseWanted)]
             }
-            Heard::Alarm(Alarm::Pulse) => pulse(None),
+            Heard::Alarm(Alarm::Pulse) => pulse(None, None),
             Heard::Order(ToRank::Lease { lease: Some(lease) }) => {
                 self.lease = Some(lease);
                 vec![work_on(false, tools)]

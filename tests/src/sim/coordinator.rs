@@ -10,6 +10,7 @@ use medley_protocol::agent::{Beat, Orders, Register, Registered};
 use medley_protocol::error::Code;
 use medley_protocol::metrics::MetricsThrough;
 use medley_worker::agent::core::{Input, Reply, Request, RequestId, Trouble};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -109,7 +110,8 @@ impl Coordinator {
     /// Decides and writes the decision; publishes it unless this coordinator is to die in between.
     pub(super) fn decide(&mut self, table: &mut Table, publish: bool) -> Result<Decision, String> {
         let now = self.control.now();
-        let sight = self.control.sight();
+        let mut sight = self.control.sight();
+        sight.withhold(BTreeMap::new());
         let jobs = table.active_jobs(now);
         let settings = self.control.settings();
         let decided = decide(self.memory.clone(), &sight, jobs, now, settings, &mut table.mint);
@@ -120,7 +122,8 @@ impl Coordinator {
         memory.told.tell(desired, &revisions);
         self.memory = memory;
         if publish {
-            self.control.publish(&self.memory.told, &sight);
+            let probes = self.memory.reach.probes(&sight);
+            self.control.publish(&self.memory.told, probes, &sight);
         }
         Ok(decision)
     }

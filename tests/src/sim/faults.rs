@@ -9,6 +9,9 @@ const MAX_FAULTS: usize = 6;
 /// Faults begin within this time; the job takes about as long.
 const SPAN_MS: u64 = 25_000;
 
+/// Time in which all that a fault causes is over.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
 /// It never ends.
 pub(super) const FOR_GOOD: Duration = Duration::MAX;
 
@@ -25,10 +28,23 @@ pub(super) enum Fault {
     Reset,
     /// A node's agent is killed with its ranks and starts anew after a while, or never.
     KillAgent { node: usize, down: Duration },
+    /// A node's agent is asked to leave, within a time, and starts anew after a while.
+    Leave {
+        node: usize,
+        grace: Duration,
+        down: Duration,
+    },
     /// Calls between a node's agent and the coordinator get lost or late for a while.
     Silence {
         node: usize,
         silence: Silence,
+        lasts: Duration,
+    },
+    /// Nothing gets from one node to another for a while, or for good; and back, if `both_ways`. All reach the coordinator.
+    Cut {
+        from: usize,
+        to: usize,
+        both_ways: bool,
         lasts: Duration,
     },
     /// The coordinator dies with its memory and starts anew after a while. `torn`: between writing a decision and
@@ -46,21 +62,35 @@ impl Fault {
             Self::Reset => "fault: connection reset",
             Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
             Self::KillAgent { .. } => "fault: agent killed",
+            Self::Leave { .. } => "fault: agent asked to leave",
             Self::Silence { .. } => "fault: node silent",
+            Self::Cut { both_ways: true, .. } => "fault: nodes cut",
+            Self::Cut { .. } => "fault: nodes cut one way",
             Self::KillCoordinator { torn: true, .. } => "fault: coordinator killed while writing",
             Self::KillCoordinator { .. } => "fault: coordinator killed",
         }
     }
 
-    /// How long it lasts by itself.
+    /// For how long what happens may be due to it.
+    pub(super) fn disturbs(self) -> Duration {
+        let own = match self {
+            Self::FreezeRank { lasts } | Self::Spin { lasts } | Self::Cut { lasts, .. } => lasts,
+            other => other.lasts(),
+        };
+        own.saturating_add(AFTERMATH)
+    }
+
+    /// For how long nobody can expect the job to go on. Of two nodes that are cut off from each other one can.
     pub(super) fn lasts(self) -> Duration {
         match self {
             Self::KillRank
             | Self::FreezeRank { .. }
             | Self::Spin { .. }
             | Self::Reset
+            | Self::Cut { .. }
             | Self::KillAgent { down: FOR_GOOD, .. } => Duration::ZERO,
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
+            Self::Leave { grace, down, .. } => grace + down,
             Self::Silence { lasts, .. } => lasts,
         }
     }
@@ -68,6 +98,11 @@ impl Fault {
 
 /// The faults of a run over `nodes` nodes, with their times, in order.
 pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> {
+    if dice.chance(10) {
+        // Nothing else is to blame then, and the verdict has to name the rank.
+        let lasts = FOR_GOOD;
+        return vec![(dice.ms(0, SPAN_MS), Fault::Spin { lasts })];
+    }
     let count = 1 + dice.below(MAX_FAULTS);
     // Faults that come close upon each other are the harder ones.
     let span = if dice.chance(40) { 3000 } else { SPAN_MS };
@@ -86,7 +121,7 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
 
 fn fault(dice: &mut Dice, nodes: usize) -> Fault {
     let node = dice.below(nodes);
-    match dice.below(11) {
+    match dice.below(17) {
         0 | 1 => Fault::KillRank,
         2 => Fault::FreezeRank {
             lasts: if dice.chance(50) {
@@ -111,6 +146,21 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
             node,
             silence: [Silence::Cut, Silence::Deaf, Silence::Late][dice.below(3)],
             lasts: dice.ms(500, 12_000),
+        },
+        10..=12 => Fault::Cut {
+            from: node,
+            to: (node + 1 + dice.below(nodes - 1)) % nodes,
+            both_ways: dice.chance(70),
+            lasts: match dice.below(4) {
+                0 => FOR_GOOD,
+                1 => dice.ms(20_000, 90_000),
+                _ => dice.ms(500, 20_000),
+            },
+        },
+        13..=15 => Fault::Leave {
+            node,
+            grace: dice.ms(500, 10_000),
+            down: dice.ms(100, 8000),
         },
         _ => Fault::KillCoordinator {
             down: dice.ms(100, 8000),

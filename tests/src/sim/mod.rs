@@ -7,7 +7,7 @@
 //! follow the pipe protocol (`trainee`, `clerk`), and instead of a model they train a number that remembers
 //! every sample of every step (`toy`).
 //!
-//! A seed fixes the cluster, all delays and the faults (`faults`), so a run can be repeated exactly. A run without
+//! A seed fixes the cluster, all delays and the faults (`faults`, and what they do: `strike`), so a run can be repeated exactly. A run without
 //! faults gives the [`Record`] that every other run has to reproduce; `witness` watches the rules that hold at every
 //! moment. `world` puts it all together, one happening after the other;
 //! [`campaign`] plays many seeds.
@@ -23,6 +23,7 @@ mod node;
 mod objects;
 mod perform;
 mod process;
+mod strike;
 mod table;
 mod toy;
 mod trainee;

@@ -1,7 +1,8 @@
-//! Delays and silence. Whatever travels between the same two ends arrives in order; calls to the coordinator do not, as
+//! Delays, silence and cuts. Whatever travels between the same two ends arrives in order; calls to the coordinator do not, as
 //! each may use a connection of its own.
 
 use super::dice::Dice;
+use super::faults::FOR_GOOD;
 use super::process::Pid;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,11 +26,20 @@ pub(super) enum Silence {
     Late,
 }
 
+/// What goes from one node to another gets lost, for a while.
+struct Cut {
+    from: usize,
+    to: usize,
+    since: Duration,
+    until: Duration,
+}
+
 #[derive(Default)]
 pub(super) struct Network {
     /// When the last thing between two ends arrives.
     last: BTreeMap<(End, End), Duration>,
     silences: Vec<(usize, Silence, Duration)>,
+    cuts: Vec<Cut>,
 }
 
 impl Network {
@@ -43,6 +53,35 @@ impl Network {
     /// A node's link to the coordinator is disturbed until a certain time.
     pub(super) fn silence(&mut self, node: usize, silence: Silence, until: Duration) {
         self.silences.push((node, silence, until));
+    }
+
+    /// What goes from one node to another gets lost until a certain time.
+    pub(super) fn cut(&mut self, from: usize, to: usize, now: Duration, until: Duration) {
+        let since = now;
+        self.cuts.push(Cut { from, to, since, until });
+    }
+
+    /// When something that is sent from one node to another, again and again, gets through; none if never.
+    pub(super) fn open_at(&self, from: usize, to: usize, now: Duration) -> Option<Duration> {
+        let cuts = self
+            .cuts
+            .iter()
+            .filter(|cut| (cut.from, cut.to) == (from, to) && cut.since <= now);
+        let until = cuts.map(|cut| cut.until).max().unwrap_or_default();
+        (until < FOR_GOOD).then(|| until.max(now))
+    }
+
+    /// Whether two nodes have been cut off from each other all the time since then.
+    pub(super) fn is_cut_since(&self, one: usize, other: usize, then: Duration, now: Duration) -> bool {
+        let between = |cut: &&Cut| [(one, other), (other, one)].contains(&(cut.from, cut.to));
+        let mut cuts = self.cuts.iter().filter(between);
+        cuts.any(|cut| cut.since <= then && now < cut.until)
+    }
+
+    /// Whether two nodes reach each other.
+    pub(super) fn joins(&self, one: usize, other: usize, now: Duration) -> bool {
+        let is_open = |from, to| self.open_at(from, to, now) == Some(now);
+        is_open(one, other) && is_open(other, one)
     }
 
     /// How long a request takes to the coordinator; none if it never arrives.

@@ -14,6 +14,8 @@ pub(super) struct Node {
     /// Number of the present or last life.
     pub(super) life: u64,
     pub(super) agent: Option<Agent>,
+    /// For how long it is away once its agent has left.
+    away: Option<Duration>,
 }
 
 pub(super) struct Agent {
@@ -30,11 +32,13 @@ impl Node {
             devices,
             life: 0,
             agent: None,
+            away: None,
         }
     }
 
     /// Its agent starts, as a new life.
     pub(super) fn start(&mut self, now: Duration) {
+        self.away = None;
         self.life += 1;
         let life = u128::from(self.life);
         let register = Register {
@@ -46,10 +50,26 @@ impl Node {
             fingerprint: "same".into(),
         };
         self.agent = Some(Agent {
-            core: State::new(register),
+            core: State::new(register).reachable_at(self.number.to_string()),
             began: now,
             processes: BTreeMap::new(),
         });
+    }
+
+    /// Its agent is asked to leave, and starts again after a while.
+    pub(super) fn leaves(&mut self, down: Duration) {
+        self.away = self.agent.is_some().then_some(down);
+    }
+
+    /// Whether its agent was asked to leave and has nothing left to do.
+    pub(super) fn has_left(&self) -> bool {
+        let is_done = |agent: &Agent| agent.core.stops() && agent.core.is_done();
+        self.away.is_some() && self.agent.as_ref().is_some_and(is_done)
+    }
+
+    /// The end of an agent that was asked to leave: for how long.
+    pub(super) fn left(&mut self) -> Option<Duration> {
+        self.away.take()
     }
 
     /// The agent takes a step, if it runs.

@@ -1,16 +1,19 @@
-//! What the world does for its inhabitants, and to them: calls, processes, faults.
+//! What the world does for its inhabitants: calls, messages, processes.
 
 use super::coordinator::Ask;
-use super::faults::{FOR_GOOD, Fault};
+use super::faults::FOR_GOOD;
 use super::network::End;
 use super::process::{Actor, Alarm, Deed, Heard, Pid, Place, Process, Seat, Tools};
 use super::witness::describe;
 use super::world::{Happening, World};
 use medley_protocol::agent::{FromRank, ToRank};
+use medley_protocol::ids::NodeId;
 use medley_worker::agent::core::{Input, Output, ProcessId};
-use medley_worker::collective::tcp::Timing;
 use medley_worker::supervise::Event;
 use std::time::Duration;
+
+/// Time after which a try to reach another agent is given up.
+const KNOCK: Duration = Duration::from_secs(2);
 
 impl World<'_> {
     /// An agent takes a step, and what it asks for is done.
@@ -38,6 +41,7 @@ impl World<'_> {
                         self.agenda.put(at, Happening::Dies { pid, how: "was killed" });
                     }
                 }
+                Output::Probe { node: id, address } => self.probe(node, id, &address),
                 Output::Info(text) | Output::Warn(text) => self.witness.note(|| format!("n{node}: {text}")),
                 Output::Halt { reason } => {
                     self.witness.note(|| format!("n{node} halts: {reason}"));
@@ -48,6 +52,23 @@ impl World<'_> {
                 }
             }
         }
+        if self.nodes[node].has_left() {
+            self.witness.count("agent has left");
+            self.grace_over(node, self.nodes[node].life);
+        }
+    }
+
+    /// An agent tries to reach another one.
+    fn probe(&mut self, node: usize, id: NodeId, address: &str) {
+        let Some(other) = address.parse().ok().filter(|other| *other < self.nodes.len()) else {
+            return self.witness.accuse(format!("there is no node at {address}"));
+        };
+        let joins = self.network.joins(node, other, self.now);
+        let after = if joins { self.dice.ms(0, 10) } else { KNOCK };
+        let reached = joins && self.nodes[other].agent.is_some();
+        let input = Input::Probed { node: id, reached };
+        let life = self.nodes[node].life;
+        self.agenda.put(self.now + after, Happening::Told { node, life, input });
     }
 
     /// A call to the coordinator sets out. It gets one answer, or is given up.
@@ -179,16 +200,10 @@ impl World<'_> {
                     }
                     self.say(pid, Event::Said(message));
                 }
-                Deed::Send { to, from, wire } => {
-                    let at = self
-                        .network
-                        .arrival(End::Rank(pid), End::Rank(to), self.now, &mut self.dice);
-                    let heard = Heard::Wire { from, wire };
-                    self.agenda.put(at, Happening::Heard { pid: to, heard });
-                }
+                Deed::Send { to, from, wire } => self.send(pid, to, Heard::Wire { from, wire }),
                 Deed::Close { seat, peers } => {
                     for peer in peers {
-                        self.lose((pid, seat), peer, Duration::ZERO, "its connection ended");
+                        self.lose((pid, seat), peer, "its connection ended");
                     }
                 }
                 Deed::Later { after, alarm } => {
@@ -205,6 +220,7 @@ impl World<'_> {
                         .note(|| format!("{}: {name} step {}", describe(pid, place), toy.step));
                     self.witness.commits((pid, place.stage), seat, world, (&name, toy));
                 }
+                Deed::Exit => self.end(pid, "has ended"),
                 Deed::Accuse(what) => self.witness.accuse(format!("{}: {what}", describe(pid, place))),
             }
         }
@@ -230,90 +246,26 @@ impl World<'_> {
         self.say(pid, Event::Exited(how.into()));
         if let Some((seat, peers)) = actor.seat() {
             for peer in peers {
-                self.lose((pid, seat), peer, Duration::ZERO, "its connection ended");
+                self.lose((pid, seat), peer, "its connection ended");
             }
         }
     }
 
-    /// A process notices that a peer is gone.
-    fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, after: Duration, why: &str) {
-        let now = self.now + after;
+    /// A process hears from a peer that it is gone.
+    pub(super) fn lose(&mut self, (gone, seat): (Pid, Seat), pid: Pid, why: &str) {
+        let why = why.into();
+        self.send(gone, pid, Heard::Gone { seat, why });
+    }
+
+    /// Something goes from one process to another, and arrives once the way is open.
+    fn send(&mut self, from: Pid, pid: Pid, heard: Heard) {
+        let [here, there] = [from, pid].map(|pid| self.processes[pid].place.node);
+        let Some(open_at) = self.network.open_at(here, there, self.now) else {
+            return;
+        };
         let at = self
             .network
-            .arrival(End::Rank(gone), End::Rank(pid), now, &mut self.dice);
-        let why = why.into();
-        let heard = Heard::Gone { seat, why };
+            .arrival(End::Rank(from), End::Rank(pid), open_at, &mut self.dice);
         self.agenda.put(at, Happening::Heard { pid, heard });
-    }
-
-    pub(super) fn fail(&mut self, fault: Fault) {
-        self.witness.note(|| format!("FAULT {fault:?}"));
-        self.witness.count(fault.name());
-        match fault {
-            Fault::KillRank => {
-                if let Some(pid) = self.some_rank() {
-                    self.end(pid, "was ended by signal 9");
-                }
-            }
-            Fault::FreezeRank { lasts } => {
-                let Some(pid) = self.some_rank() else { return };
-                self.processes[pid].frozen_until = self.now.saturating_add(lasts);
-                let silence = Timing::default().silence;
-                if lasts > silence
-                    && let Some((seat, peers)) = self.seat(pid)
-                {
-                    for peer in peers {
-                        self.lose((pid, seat), peer, silence, "silent");
-                    }
-                }
-            }
-            Fault::Spin { lasts } => {
-                if let Some(pid) = self.some_rank().filter(|pid| self.seat(*pid).is_some()) {
-                    self.processes[pid].spins_until = self.now.saturating_add(lasts);
-                }
-            }
-            Fault::Reset => {
-                let Some(pid) = self.some_rank() else { return };
-                let Some((seat, peers)) = self.seat(pid) else { return };
-                let Some(peer) = peers.first().copied() else { return };
-                self.lose((pid, seat), peer, Duration::ZERO, "connection reset");
-                if let Some((of_peer, _)) = self.seat(peer) {
-                    self.lose((peer, of_peer), pid, Duration::ZERO, "connection reset");
-                }
-            }
-            Fault::KillAgent { node, down } => self.kill_agent(node, down),
-            Fault::Silence { node, silence, lasts } => self.network.silence(node, silence, self.now + lasts),
-            Fault::KillCoordinator { down, torn } => {
-                if torn {
-                    self.decide(false);
-                }
-                self.coordinator = None;
-                self.agenda.put(self.now + down, Happening::CoordinatorStarts);
-            }
-        }
-    }
-
-    /// A rank that runs now, if any does.
-    fn some_rank(&mut self) -> Option<Pid> {
-        let running: Vec<Pid> = (0..self.processes.len())
-            .filter(|pid| self.processes[*pid].actor.is_some())
-            .collect();
-        (!running.is_empty()).then(|| running[self.dice.below(running.len())])
-    }
-
-    fn seat(&self, pid: Pid) -> Option<(Seat, Vec<Pid>)> {
-        self.processes[pid].actor.as_ref()?.seat()
-    }
-
-    /// An agent dies, its ranks with it; it starts again after a while, unless it is gone for good.
-    fn kill_agent(&mut self, node: usize, down: Duration) {
-        if self.nodes[node].agent.take().is_some() && down < FOR_GOOD {
-            self.agenda.put(self.now + down, Happening::AgentStarts { node });
-        }
-        for pid in 0..self.processes.len() {
-            if self.processes[pid].place.node == node {
-                self.end(pid, "died with its agent");
-            }
-        }
     }
 }

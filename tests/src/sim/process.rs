@@ -5,7 +5,7 @@ use super::dice::Dice;
 use super::objects::Objects;
 use super::toy::Toy;
 use super::trainee::Trainee;
-use medley_protocol::agent::{Doing, FromRank, ToRank};
+use medley_protocol::agent::{Connecting, Doing, FromRank, ToRank};
 use medley_protocol::ids::StageId;
 use medley_worker::agent::core::ProcessId;
 use medley_worker::rank::beginning::{Memory, Path};
@@ -82,6 +82,8 @@ pub(super) enum Deed {
     Began { seat: Seat, how: How, step: u64 },
     /// It has committed a step, as a member of a generation of so many.
     Committed { seat: Seat, world: u32, toy: Toy },
+    /// It ends by itself.
+    Exit,
     /// It has found that a rule is broken.
     Accuse(String),
 }
@@ -99,12 +101,12 @@ pub(super) enum How {
 pub(super) const PULSE: Duration = Duration::from_millis(300);
 
 /// A process says that it runs.
-pub(super) fn pulse(doing: Option<Doing>) -> Vec<Deed> {
+pub(super) fn pulse(doing: Option<Doing>, connecting: Option<Connecting>) -> Vec<Deed> {
     let again = Deed::Later {
         after: PULSE,
         alarm: Alarm::Pulse,
     };
-    vec![Deed::Say(FromRank::Pulse { doing }), again]
+    vec![Deed::Say(FromRank::Pulse { doing, connecting }), again]
 }
 
 /// What processes have at hand.
@@ -163,6 +165,11 @@ impl Actor {
             Self::Trainee(trainee) => trainee.hear(heard, tools),
             Self::Clerk(clerk) => clerk.hear(heard, tools),
         }
+    }
+
+    /// Whether it is in the midst of steps that it takes with others.
+    pub(super) fn trains(&self) -> bool {
+        matches!(self, Self::Trainee(trainee) if trainee.trains())
     }
 
     /// Its place among the processes with which it is, or wants to be, connected.

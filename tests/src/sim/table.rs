@@ -101,6 +101,12 @@ impl Table {
         known.node.clone()
     }
 
+    /// The number of a node in the world.
+    pub(super) fn number_of(&self, node: NodeId) -> Option<usize> {
+        let (name, _) = self.nodes.iter().find(|(_, known)| known.node.id == node)?;
+        name.strip_prefix('n')?.parse().ok()
+    }
+
     pub(super) fn known_nodes(&self) -> Vec<KnownNode> {
         self.nodes.values().map(|known| known.node.clone()).collect()
     }
@@ -144,6 +150,7 @@ impl Table {
             for (stage, decided) in self.job.stages.iter_mut().zip(&decided.stages) {
                 stage.state = decided.state.clone();
                 stage.generation = decided.generation;
+                stage.world = decided.world;
                 stage.setbacks = decided.setbacks;
                 stage.course = decided.course;
             }

@@ -5,7 +5,7 @@
 
 use super::process::{Alarm, Deed, Heard, How, Pid, Seat, Tools, Wire, pulse};
 use super::toy::{STATE_BYTES, Toy, data, initial};
-use medley_protocol::agent::{Assignment, Doing, FromRank, RankState, StepPhase, ToRank};
+use medley_protocol::agent::{Assignment, Connecting, Doing, FromRank, RankState, StepPhase, ToRank};
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::spec::Length;
 use medley_protocol::stage::StageKind;
@@ -39,9 +39,11 @@ pub(super) struct Trainee {
     part: Option<Part>,
     /// What has arrived for generations that this rank does not take part in yet.
     early: BTreeMap<u64, Vec<(u32, Wire)>>,
+    /// Whether it has left for good, and ends once its parts are written.
+    parting: bool,
     /// Parts of checkpoints that are being written.
     writing: u32,
-    /// Since when it does what it does in a step.
+    /// Since when it does what it does in a step, or has made no connection more.
     since: Duration,
 }
 
@@ -87,6 +89,7 @@ impl Trainee {
             phase: Phase::Loading,
             part: None,
             early: BTreeMap::new(),
+            parting: false,
             writing: 0,
             since: tools.now,
         };
@@ -105,6 +108,8 @@ impl Trainee {
     pub(super) fn hear(&mut self, heard: Heard, tools: &mut Tools) -> Vec<Deed> {
         let mut out = Vec::new();
         match heard {
+            // Whatever it is told, it ends.
+            Heard::Order(_) | Heard::Wire { .. } | Heard::Gone { .. } if self.parting => {}
             Heard::Order(order) => self.order(order, &mut out),
             Heard::Alarm(alarm) => self.alarm(alarm, tools, &mut out),
             Heard::Wire { from, wire } => {
@@ -121,8 +126,11 @@ impl Trainee {
     fn advance(&mut self, tools: &mut Tools, out: &mut Vec<Deed>) {
         loop {
             let joined = self.joined();
+            if self.parting {
+                return;
+            }
             if self.phase == Phase::Waiting && self.calls.ready_after(joined).is_some() {
-                self.connect(out);
+                self.connect(tools, out);
             } else if self.phase == Phase::Waiting || !self.take_in(tools, out) {
                 return;
             }
@@ -193,7 +201,7 @@ impl Trainee {
 
     fn alarm(&mut self, alarm: Alarm, tools: &mut Tools, out: &mut Vec<Deed>) {
         match alarm {
-            Alarm::Pulse => out.extend(pulse(self.doing(tools.now))),
+            Alarm::Pulse => out.extend(pulse(self.doing(tools.now), self.connecting(tools.now))),
             Alarm::Loaded => {
                 self.phase = Phase::Waiting;
                 self.listen(out);
@@ -241,6 +249,25 @@ impl Trainee {
         })
     }
 
+    /// How far it is with its connections.
+    fn connecting(&self, now: Duration) -> Option<Connecting> {
+        let part = self.part.as_ref()?;
+        if !matches!(self.phase, Phase::Connecting | Phase::Joining) {
+            return None;
+        }
+        let lacks = part.peers.keys().filter(|rank| !part.memories.contains_key(rank));
+        Some(Connecting {
+            generation: part.seat.generation,
+            lacks: lacks.copied().collect(),
+            for_ms: now.saturating_sub(self.since).as_millis() as u64,
+        })
+    }
+
+    /// Whether it is in the midst of steps that it takes with others.
+    pub(super) fn trains(&self) -> bool {
+        self.phase == Phase::Training && self.part.as_ref().is_some_and(|part| !part.peers.is_empty())
+    }
+
     fn is_training(&self, seat: Seat) -> bool {
         self.phase == Phase::Training && self.part.as_ref().is_some_and(|part| part.seat == seat)
     }
@@ -252,6 +279,7 @@ impl Trainee {
                 let own = &part.assignment;
                 if stage == own.stage && secret == own.secret {
                     part.memories.insert(from, memory);
+                    self.since = tools.now;
                 }
                 if part.memories.len() == own.world as usize {
                     self.begin(tools, out);
@@ -296,7 +324,7 @@ impl Trainee {
     }
 
     /// Connects to the members of the generation that it is called to.
-    fn connect(&mut self, out: &mut Vec<Deed>) {
+    fn connect(&mut self, tools: &Tools, out: &mut Vec<Deed>) {
         let Some(call) = self.calls.ready_after(self.joined()).cloned() else {
             return;
         };
@@ -341,6 +369,7 @@ impl Trainee {
             shares: BTreeMap::new(),
         });
         self.phase = Phase::Connecting;
+        self.since = tools.now;
         self.send_all(&hello, out);
     }
 
@@ -441,8 +470,10 @@ impl Trainee {
         self.since = tools.now;
         let joined = part.seat.generation;
         let wanted = self.calls.take_wanted().map(|step| Input::CheckpointWanted { step });
-        let next = self.calls.ready_after(joined).map(|call| call.assignment.generation);
-        let ready = next.map(|generation| Input::Ready { generation });
+        let ready = self
+            .calls
+            .next_after(joined)
+            .map(|generation| Input::Ready { generation });
         let prepared = Input::Prepared {
             digest: toy.digest(),
             planned: self.is_planned(step + 1),
@@ -468,11 +499,14 @@ impl Trainee {
                     if let Some(lanes) = self.prepared.take() {
                         self.commit(lanes, out);
                     }
-                    if checkpoint {
+                    let leaves = then.and_then(|next| self.calls.leaves_before(next));
+                    if checkpoint || leaves == Some(true) {
                         self.take_checkpoint(tools, out);
                     }
                     if then.is_some() {
                         self.leave(out);
+                        self.parting = leaves.is_some();
+                        self.part(out);
                     } else {
                         self.go_on(tools, out);
                     }
@@ -535,6 +569,16 @@ impl Trainee {
         self.writing -= 1;
         out.push(Deed::Say(FromRank::Part { part, peak_bytes: None }));
         self.close(out);
+        self.part(out);
+    }
+
+    /// Ends once all parts are written, if it has left for good.
+    fn part(&mut self, out: &mut Vec<Deed>) {
+        if self.parting && self.writing == 0 {
+            let committed = self.committed().unwrap_or(0);
+            self.say(RankState::Left { committed }, out);
+            out.push(Deed::Exit);
+        }
     }
 
     /// Is finished once all steps are committed and all parts written.

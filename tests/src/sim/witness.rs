@@ -8,6 +8,7 @@
 //!   generation.
 //! - Whoever commits a step, in whichever generation, has the state of the undisturbed run; so has every checkpoint, and
 //!   a step has one.
+//! - A generation lets no node in that is cut off from one of it, and a rank that computes for ever is named.
 //! - Generations grow, and no job fails for such faults as are played here.
 //! - At the end every task is done, with the result that it always has, and every shard is merged once.
 
@@ -92,6 +93,8 @@ pub(super) struct Witness<'a> {
     /// Steps committed by the state that a process holds.
     held: BTreeMap<Pid, u64>,
     checkpoints: BTreeSet<(StageId, u64)>,
+    /// When, and how, it was said that a rank hangs.
+    hangs: Vec<(Duration, String)>,
 }
 
 impl<'a> Witness<'a> {
@@ -111,6 +114,7 @@ impl<'a> Witness<'a> {
             progress: BTreeMap::new(),
             held: BTreeMap::new(),
             checkpoints: BTreeSet::new(),
+            hangs: Vec::new(),
         }
     }
 
@@ -246,6 +250,9 @@ impl<'a> Witness<'a> {
         for event in &decision.events {
             self.count(event.kind);
             self.note(|| format!("[{}] {}", event.kind, event.message));
+            if event.message.contains("hangs") {
+                self.hangs.push((self.now, event.message.clone()));
+            }
         }
         for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
             let before = self.generations.insert(stage.id, stage.generation).unwrap_or(0);
@@ -272,6 +279,14 @@ impl<'a> Witness<'a> {
                 self.accuse(format!("the job failed: {reason}"));
             }
         }
+    }
+
+    /// Whether it was said since then that a rank of a node hangs.
+    pub(super) fn has_named(&self, node: usize, then: Duration) -> bool {
+        let of_node = format!(" on n{node} ");
+        self.hangs
+            .iter()
+            .any(|(at, text)| *at >= then && text.contains(&of_node))
     }
 
     /// Looks at what was handed in.

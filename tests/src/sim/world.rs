@@ -11,18 +11,23 @@ use super::process::{Heard, Pid, Process};
 use super::table::Table;
 use super::witness::{Record, Witness};
 use super::{Outcome, Violation};
+use medley_coordinator::domain::decision::Decision;
 use medley_coordinator::domain::graph::Shards;
+use medley_coordinator::domain::stage::Generation;
+use medley_protocol::ids::StageId;
 use medley_protocol::spec::Spec;
 use medley_protocol::stage::JobState;
 use medley_worker::agent::core::Input;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Time between two looks of an agent at its clock.
 const TICK: Duration = Duration::from_millis(50);
 /// Time within which the job must have succeeded once faults have ended.
 const LIMIT: Duration = Duration::from_secs(150);
+/// Time within which it is known everywhere that two nodes do not reach each other, however late beats are.
+const KNOWN_WITHIN: Duration = Duration::from_secs(12);
 /// Time within which all ranks must have ended after that.
 const AFTERMATH: Duration = Duration::from_secs(25);
 
@@ -67,8 +72,19 @@ pub(super) enum Happening {
         how: &'static str,
     },
     Fails(Fault),
+    /// An agent that was asked to leave ends in any case.
+    GraceOver {
+        node: usize,
+        life: u64,
+    },
     /// Somebody asks for a checkpoint.
     CheckpointWanted,
+    /// By now somebody must have said that a rank computes for ever.
+    IsNamed {
+        pid: Pid,
+        began: Duration,
+        faults: u64,
+    },
 }
 
 pub(super) struct World<'a> {
@@ -90,6 +106,11 @@ pub(super) struct World<'a> {
     pub(super) witness: Witness<'a>,
     /// When the last fault ends.
     pub(super) calm_at: Duration,
+    /// Until when what happens may be due to a fault.
+    pub(super) disturbed_until: Duration,
+    pub(super) num_faults: u64,
+    /// Generations that got ready beside others.
+    prepared: BTreeSet<(StageId, u64)>,
 }
 
 /// Runs the job on the cluster of `seed`: with its faults if there is a reference to compare with.
@@ -128,6 +149,9 @@ impl<'a> World<'a> {
             num_calls: 0,
             witness: Witness::new(reference, traces),
             calm_at: Duration::ZERO,
+            disturbed_until: Duration::ZERO,
+            num_faults: 0,
+            prepared: BTreeSet::new(),
         };
         world.agenda.put(world.now, Happening::CoordinatorStarts);
         for node in 0..world.nodes.len() {
@@ -230,7 +254,9 @@ impl<'a> World<'a> {
             Happening::Heard { pid, heard } => self.hear(pid, heard),
             Happening::Dies { pid, how } => self.end(pid, how),
             Happening::Fails(fault) => self.fail(fault),
+            Happening::GraceOver { node, life } => self.grace_over(node, life),
             Happening::CheckpointWanted => self.table.want_checkpoint(),
+            Happening::IsNamed { pid, began, faults } => self.is_named(pid, began, faults),
         }
     }
 
@@ -240,8 +266,38 @@ impl<'a> World<'a> {
             return;
         };
         match coordinator.decide(&mut self.table, publish) {
-            Ok(decision) => self.witness.decided(&decision),
+            Ok(decision) => {
+                self.witness.decided(&decision);
+                self.nobody_joins_over_a_cut(&decision);
+            }
             Err(invalid) => self.witness.accuse(invalid),
+        }
+    }
+
+    /// A generation that gets ready beside another lets no node in that has been cut off from one of it for some time.
+    fn nobody_joins_over_a_cut(&mut self, decision: &Decision) {
+        for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
+            let (Some(present), Some(next)) = (stage.present(), stage.next()) else {
+                continue;
+            };
+            if !self.prepared.insert((stage.id, next.number)) {
+                continue;
+            }
+            let nodes = |generation: &Generation| -> BTreeSet<usize> {
+                let seats = generation.seats.iter();
+                seats.filter_map(|seat| self.table.number_of(seat.node)).collect()
+            };
+            let (had, all) = (nodes(present), nodes(next));
+            let then = self.now.saturating_sub(KNOWN_WITHIN);
+            for joins in all.difference(&had) {
+                let is_cut = |other: &&usize| self.network.is_cut_since(*joins, **other, then, self.now);
+                if let Some(other) = all.iter().find(is_cut) {
+                    let (name, number) = (&stage.name, next.number);
+                    self.witness.accuse(format!(
+                        "{name}: n{joins} is let into generation {number}, and does not reach n{other}"
+                    ));
+                }
+            }
         }
     }
 

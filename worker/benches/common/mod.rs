@@ -59,7 +59,7 @@ pub(crate) fn connected<T: Send>(ranks: u32, limits: Limits, each: impl Fn(Mesh)
         };
         let terms = (Timing::default(), limits);
         let listener = &listeners[rank as usize];
-        each(Mesh::connect(listener, &hello, &addresses, terms, &Fence::default()).expect("loopback connects"))
+        each(Mesh::connect(listener, &hello, &addresses, terms, &Fence::default(), &|_| ()).expect("loopback connects"))
     };
     thread::scope(|scope| {
         let running: Vec<_> = (0..ranks).map(|rank| scope.spawn(move || run(rank))).collect();

@@ -8,11 +8,14 @@
 //!   started.
 //! - A process that stands still is killed, and so is a rank that says nothing of its task for as long as the lease lasts.
 //! - Every listed rank is reported in every beat, with the last state it told, or how it ended.
+//! - An agent that is asked to leave says so in every beat, and ends once the orders list nothing more for it. If that takes
+//!   longer than its grace, it stops as it is.
+//! - Nodes that the coordinator asks for are tried, and every beat says which of them are reached.
 //! - Facts (parts of checkpoints, results of tasks, metrics) are kept until the coordinator has accepted them. Its
 //!   absence changes nothing else: ranks go on.
 //!
-//! `link` decides when the coordinator is called, `ranks` which processes run, `seating` in which places, `vigil` which of them stand still, `leases`
-//! which tasks they hold, `rings` keeps metrics and `courier` everything else that has to arrive.
+//! `link` decides when the coordinator is called, `ranks` which processes run, `seating` in which places, `vigil` which of them stand still, `probing`
+//! which nodes are reached, `leases` which tasks ranks hold, `rings` keeps metrics and `courier` everything else that has to arrive.
 
 mod answers;
 mod courier;
@@ -20,6 +23,7 @@ mod hearing;
 mod leases;
 mod link;
 mod message;
+mod probing;
 mod ranks;
 mod rings;
 mod seating;
@@ -32,6 +36,7 @@ use link::{Call, Link};
 use medley_protocol::agent::{Beat, Orders, Register, Registered};
 use medley_protocol::rest::LeaseRequest;
 use message::Meaning;
+use probing::Probing;
 use ranks::Ranks;
 use rings::Rings;
 use std::time::Duration;
@@ -44,15 +49,49 @@ pub struct State {
     ranks: Ranks,
     rings: Rings,
     courier: Courier,
+    /// Where other agents try whether they reach this node.
+    address: Option<String>,
+    probing: Probing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
+    /// Serves until nothing is left, or until this time.
+    Leaving {
+        until: Duration,
+        notice: Notice,
+    },
     /// Ranks are being killed; what has to arrive is still sent.
     Stopping,
     /// Nothing is sent any more.
     Halted,
+}
+
+/// Whether the coordinator knows that an agent leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Notice {
+    Due,
+    Given,
+    Heard,
+}
+
+impl Phase {
+    /// Whether orders are obeyed.
+    fn serves(self) -> bool {
+        matches!(self, Self::Serving | Self::Leaving { .. })
+    }
+
+    /// What a beat says of it: in how many milliseconds the agent ends at the latest, if it leaves.
+    fn give_notice(&mut self, now: Duration) -> Option<u64> {
+        let Self::Leaving { until, notice } = self else {
+            return None;
+        };
+        if *notice == Notice::Due {
+            *notice = Notice::Given;
+        }
+        Some(until.saturating_sub(now).as_millis() as u64)
+    }
 }
 
 impl State {
@@ -64,10 +103,24 @@ impl State {
             link: Link::new(register),
             rings: Rings::default(),
             courier: Courier::default(),
+            address: None,
+            probing: Probing::default(),
         }
     }
 
-    /// Whether an agent that was told to stop has nothing left to do: no process runs, all facts have arrived.
+    /// The same agent, which listens under this address (`host:port`) for others that try to reach it.
+    #[must_use]
+    pub fn reachable_at(self, address: String) -> Self {
+        let address = Some(address);
+        Self { address, ..self }
+    }
+
+    /// Whether no orders are obeyed any more.
+    pub fn stops(&self) -> bool {
+        !self.phase.serves()
+    }
+
+    /// Whether an agent that stops has nothing left to do: no process runs, all facts have arrived.
     pub fn is_done(&self) -> bool {
         self.ranks.are_gone() && (self.phase == Phase::Halted || self.courier.has_delivered_facts())
     }
@@ -81,6 +134,8 @@ pub fn step(mut state: State, input: Input, now: Duration) -> (State, Vec<Output
         Input::Ordered(answer) => ordered(&mut state, answer, now, &mut out),
         Input::Rank { process, event } => hearing::hear(&mut state, process, event, now, &mut out),
         Input::Answered { id, answer } => answers::take(&mut state, id, answer, now, &mut out),
+        Input::Leave { grace } => leave(&mut state, grace, now, &mut out),
+        Input::Probed { node, reached } => state.ranks.news |= state.probing.tried(node, reached, now),
         Input::Stop => stop(&mut state, &mut out),
         Input::Tick => {}
     }
@@ -126,11 +181,17 @@ fn registered(state: &mut State, answer: Result<Registered, Trouble>, now: Durat
 
 fn ordered(state: &mut State, answer: Result<Orders, Trouble>, now: Duration, out: &mut Vec<Output>) {
     let trouble = match answer {
-        Ok(orders) => {
+        Ok(mut orders) => {
             if state.link.beaten() {
                 out.push(Output::Info("the coordinator answers again".into()));
             }
-            if state.phase == Phase::Serving && state.ranks.obey(orders, now, out) {
+            if let Phase::Leaving { notice, .. } = &mut state.phase
+                && *notice == Notice::Given
+            {
+                *notice = Notice::Heard;
+            }
+            state.probing.list(std::mem::take(&mut orders.probes), now);
+            if state.phase.serves() && state.ranks.obey(orders, now, out) {
                 state.link.enliven(now);
                 state.rings.list(&state.ranks.training());
             }
@@ -169,10 +230,39 @@ fn token_refused(detail: &str) -> String {
     format!("the coordinator refuses the token: check that --token-file holds its token for nodes ({detail})")
 }
 
-fn stop(state: &mut State, out: &mut Vec<Output>) {
+fn leave(state: &mut State, grace: Duration, now: Duration, out: &mut Vec<Output>) {
     if state.phase == Phase::Serving {
+        state.phase = Phase::Leaving {
+            until: now + grace,
+            notice: Notice::Due,
+        };
+        out.push(Output::Info(format!(
+            "this node is to be left: the coordinator has {} s to take its ranks out of their stages",
+            grace.as_secs()
+        )));
+    }
+}
+
+fn stop(state: &mut State, out: &mut Vec<Output>) {
+    if state.phase.serves() {
         state.phase = Phase::Stopping;
         state.ranks.abandon(out);
+    }
+}
+
+/// An agent that leaves stops once the coordinator knows and nothing is left to do, or when its time is over.
+fn end_leaving(state: &mut State, now: Duration, out: &mut Vec<Output>) {
+    let Phase::Leaving { until, notice } = state.phase else {
+        return;
+    };
+    let is_known = notice == Notice::Heard || state.link.is_away();
+    if is_known && state.ranks.are_all_gone() && state.courier.has_delivered_facts() {
+        out.push(Output::Info("the node has nothing left to do".into()));
+        stop(state, out);
+    } else if now >= until {
+        let left = "the time to leave is over: what is left of the ranks is killed".into();
+        out.push(Output::Warn(left));
+        stop(state, out);
     }
 }
 
@@ -186,10 +276,12 @@ fn halt(state: &mut State, reason: String, out: &mut Vec<Output>) {
 
 /// Does what time, or what has just happened, has made due.
 fn advance(state: &mut State, now: Duration, out: &mut Vec<Output>) {
-    if state.phase == Phase::Serving {
+    end_leaving(state, now, out);
+    if state.phase.serves() {
         state.ranks.end_silent(now, out);
         state.ranks.end_hung(now, out);
         state.ranks.advance(&state.link.register, out);
+        state.probing.advance(now, out);
         call(state, now, out);
         ask_for_tasks(state, now);
     }
@@ -206,16 +298,27 @@ fn advance(state: &mut State, now: Duration, out: &mut Vec<Output>) {
 }
 
 fn call(state: &mut State, now: Duration, out: &mut Vec<Output>) {
-    match state.link.call(state.ranks.has_news(), now) {
+    let is_due = matches!(
+        state.phase,
+        Phase::Leaving {
+            notice: Notice::Due,
+            ..
+        }
+    );
+    match state.link.call(is_due || state.ranks.has_news(), now) {
         None => {}
         Some(Call::Register) => out.push(Output::Register(state.link.register.clone())),
         Some(Call::Beat { node, patience }) => {
             state.ranks.told();
+            let leaves_in_ms = state.phase.give_notice(now);
             let beat = Beat {
                 node,
                 incarnation: state.link.register.incarnation,
                 revision: state.ranks.revision(),
                 ranks: state.ranks.reports(now),
+                leaves_in_ms,
+                address: state.address.clone(),
+                reached: state.probing.reached(),
             };
             out.push(Output::Beat { beat, patience });
         }

@@ -1,10 +1,11 @@
 //! The agent of a node: the one process on it that talks to the coordinator, and that starts and supervises its ranks.
 //!
 //! [`core`] decides and knows no IO; [`shell`] carries out what it decides, with [`calls`] to the coordinator and
-//! processes of [`supervise`](crate::supervise).
+//! processes of [`supervise`](crate::supervise), and a `door` at which other agents knock.
 
 pub mod calls;
 pub mod core;
+mod door;
 pub mod shell;
 
 use crate::rank;
@@ -13,6 +14,7 @@ use calls::Coordinators;
 use medley_protocol::agent::Register;
 use medley_protocol::ids::IncarnationId;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `medley-worker agent`.
@@ -46,9 +48,20 @@ pub struct Args {
     /// Folder for the logs of ranks, one file per device; without it they go where the agent's log goes
     #[arg(long, value_name = "DIR")]
     log_dir: Option<PathBuf>,
+    /// Seconds that ranks have to leave their stages by plan after SIGTERM, so that no step is computed twice; 0 ends them at
+    /// once
+    #[arg(
+        long,
+        env = "MEDLEY_GRACE_S",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(0..=86400)
+    )]
+    grace: u32,
 }
 
-/// Runs the agent until it is told to stop (SIGTERM or SIGINT), or the coordinator refuses it for good.
+/// Runs the agent until it is told to leave (SIGTERM) or to stop (SIGINT, or SIGTERM again), or the coordinator refuses it for
+/// good.
 ///
 /// # Errors
 /// When a setting is wrong, the token is refused, or another agent of the same name has taken over.
@@ -62,10 +75,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             host: args.host,
             devices: args.devices,
             threads: args.threads,
-            fingerprint: rank::fingerprint(),
+            fingerprint: rank::fingerprint().context(rank::DEVICE)?,
         },
         program: std::env::current_exe().context("cannot find this program's own file, which runs the ranks")?,
         log_dir: args.log_dir,
+        grace: Duration::from_secs(args.grace.into()),
     };
     if let Some(dir) = &settings.log_dir {
         std::fs::create_dir_all(dir)
@@ -78,14 +92,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Each of the two hears every signal.
+        let (mut first, mut second) = (signal(SignalKind::terminate())?, signal(SignalKind::terminate())?);
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let leave = async move {
+            first.recv().await;
+        };
+        let again = async move {
+            second.recv().await;
+            second.recv().await
+        };
         let stop = async {
             tokio::select! {
-                _ = terminate.recv() => {}
+                _ = again => {}
                 _ = interrupt.recv() => {}
             }
         };
-        Ok(shell::serve(settings, stop).await?)
+        Ok(shell::serve(settings, leave, stop).await?)
     });
     // Requests that still wait for a name to be resolved must not keep the process.
     runtime.shutdown_background();
@@ -173,7 +196,11 @@ mod tests {
 
     #[test]
     fn wrong_arguments_are_refused_with_what_is_expected() {
-        let wrong = [("--devices", "0", "1..=64"), ("--threads", "0", "1..=1024")];
+        let wrong = [
+            ("--devices", "0", "1..=64"),
+            ("--threads", "0", "1..=1024"),
+            ("--grace", "86401", "0..=86400"),
+        ];
         for (flag, value, expected) in wrong {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains(expected), "{error}");

@@ -6,6 +6,7 @@
 
 use super::calls::Coordinators;
 use super::core::{Input, Output, ProcessId, State, step};
+use super::door;
 use crate::supervise::{Event, RankProcess};
 use medley_protocol::agent::{Register, ToRank};
 use std::collections::{HashMap, VecDeque};
@@ -22,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 const TICK: Duration = Duration::from_millis(25);
 /// Inputs that may wait.
 const MAX_INPUTS: usize = 1024;
-/// Time for ranks to end and facts to arrive once the agent is to stop.
+/// Time for ranks to end and facts to arrive once the agent stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// What an agent needs to run.
@@ -35,6 +36,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// Folder for the logs of ranks; without it they inherit the agent's standard error.
     pub log_dir: Option<PathBuf>,
+    /// Time that ranks have to leave their stages when the agent is to end.
+    pub grace: Duration,
 }
 
 /// The agent could not go on.
@@ -45,27 +48,39 @@ pub struct Halted {
     pub reason: String,
 }
 
-/// Serves the coordinator until `stop` is ready. All ranks are gone when this returns.
+/// Serves the coordinator until `leave` or `stop` is ready: the one lets ranks leave their stages for as long as the agent's
+/// grace, the other does not. All ranks are gone when this returns.
 ///
 /// # Errors
-/// [`Halted`] when the coordinator refuses this agent for good.
-pub async fn serve(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Halted> {
+/// [`Halted`] when the coordinator refuses this agent for good, or other nodes could not reach this one.
+pub async fn serve(
+    settings: Settings,
+    leave: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Halted> {
+    let grace = settings.grace;
     let (inputs, mut inbox) = mpsc::channel(MAX_INPUTS);
-    let mut shell = Shell::new(settings, inputs);
+    let host = &settings.register.host;
+    let address = door::open(host).map_err(|e| Halted {
+        reason: format!("cannot listen for other nodes on --host {host}: {e}"),
+    })?;
+    let mut shell = Shell::new(settings, address, inputs);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tokio::pin!(stop);
+    tokio::pin!(leave, stop);
+    let mut leaves = false;
     let mut deadline = None;
     loop {
         let input = tokio::select! {
             biased;
             () = &mut stop, if deadline.is_none() => Input::Stop,
+            () = &mut leave, if deadline.is_none() && !leaves => Input::Leave { grace },
             Some(input) = inbox.recv() => input,
             _ = ticks.tick() => Input::Tick,
         };
-        let ends = matches!(input, Input::Stop);
+        leaves |= matches!(input, Input::Leave { .. });
         shell.feed(input);
-        if deadline.is_none() && (ends || shell.halted.is_some()) {
+        if deadline.is_none() && shell.stops() {
             tracing::info!("agent stops");
             deadline = Some(Instant::now() + STOP_PATIENCE);
         }
@@ -87,15 +102,20 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(settings: Settings, inputs: mpsc::Sender<Input>) -> Self {
+    fn new(settings: Settings, address: String, inputs: mpsc::Sender<Input>) -> Self {
+        let state = State::new(settings.register.clone());
         Self {
             started: Instant::now(),
-            state: Some(State::new(settings.register.clone())),
+            state: Some(state.reachable_at(address)),
             settings,
             processes: HashMap::new(),
             inputs,
             halted: None,
         }
+    }
+
+    fn stops(&self) -> bool {
+        self.state.as_ref().is_none_or(State::stops)
     }
 
     fn is_done(&self) -> bool {
@@ -141,6 +161,10 @@ impl Shell {
             Output::Start { process, device, order } => return self.start(process, device, &order),
             Output::Tell { process, order } => self.tell(process, &order),
             Output::Kill { process } => self.kill(process),
+            Output::Probe { node, address } => self.call(async move |_| {
+                let reached = door::knock(&address).await;
+                Input::Probed { node, reached }
+            }),
             Output::Info(text) => tracing::info!("{text}"),
             Output::Warn(text) => tracing::warn!("{text}"),
             Output::Halt { reason } => self.halted = Some(reason),

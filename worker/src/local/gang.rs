@@ -122,7 +122,8 @@ impl Gang {
             RankState::Finished { .. } => self.finished += 1,
             RankState::Failed { reason, .. } | RankState::Broken { reason, .. } => bail!("rank {rank}: {reason}"),
             RankState::Damaged { damage } => bail!("rank {rank}: {damage}"),
-            RankState::Starting | RankState::Running { .. } => {}
+            // Nobody tells these ranks to leave.
+            RankState::Starting | RankState::Running { .. } | RankState::Left { .. } => {}
         }
         Ok(())
     }

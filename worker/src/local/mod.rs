@@ -136,6 +136,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         inputs: stage_inputs,
         checkpoint_after: None,
         without: Vec::new(),
+        parting: None,
         spec,
     };
     let mut log = metrics_log(

@@ -1,7 +1,7 @@
 //! What a rank is doing, told by one thread to another: the one that computes notes it, the one that pulses reads it.
 
-use medley_protocol::agent::{Doing, StepPhase};
-use std::collections::VecDeque;
+use medley_protocol::agent::{Connecting, Doing, StepPhase};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,16 @@ struct Inner {
     computed: Duration,
     /// Such times of the last steps, per lane.
     lanes: VecDeque<Duration>,
+    /// The connections that are being made: their generation, the ranks without one, and since when.
+    connecting: Option<(u64, BTreeSet<u32>, Instant)>,
 }
 
 impl Activity {
+    /// The rank makes the connections of a generation, and has none with these ranks yet.
+    pub fn lacks(&self, generation: u64, ranks: &BTreeSet<u32>) {
+        self.inner().connecting = Some((generation, ranks.clone(), Instant::now()));
+    }
+
     /// A part of a step begins, in which this collective of the generation is the present one or the next.
     pub fn enter(&self, step: u64, phase: StepPhase, collective: u64) {
         let mut inner = self.inner();
@@ -40,6 +47,7 @@ impl Activity {
             usual_step_ms: None,
             lane_us: None,
         };
+        inner.connecting = None;
         let before = inner.now.replace((doing, now));
         if let Some((_, since)) = before.filter(|(before, _)| before.phase == StepPhase::Computing) {
             inner.computed += now - since;
@@ -71,6 +79,17 @@ impl Activity {
             usual_step_ms: median(&inner.steps).map(|usual| usual.as_millis() as u64),
             lane_us: median(&inner.lanes).map(|usual| usual.as_micros() as u64),
             ..doing
+        })
+    }
+
+    /// How far the rank is with its connections; none if it makes none.
+    pub fn connecting(&self) -> Option<Connecting> {
+        let inner = self.inner();
+        let (generation, lacks, since) = inner.connecting.as_ref()?;
+        Some(Connecting {
+            generation: *generation,
+            lacks: lacks.iter().copied().collect(),
+            for_ms: since.elapsed().as_millis() as u64,
         })
     }
 
@@ -112,6 +131,21 @@ mod tests {
         );
         activity.rest();
         assert_eq!(activity.look(), None);
+    }
+
+    #[test]
+    fn a_rank_makes_connections_until_it_trains_or_rests() {
+        let activity = Activity::default();
+        assert_eq!(activity.connecting(), None);
+        activity.lacks(4, &BTreeSet::from([0, 2]));
+        let connecting = activity.connecting().unwrap();
+        assert_eq!((connecting.generation, connecting.lacks), (4, vec![0, 2]));
+        activity.enter(7, StepPhase::Computing, 0);
+        assert_eq!(activity.connecting(), None);
+        activity.lacks(5, &BTreeSet::new());
+        assert!(activity.connecting().is_some(), "it may be fed before it trains");
+        activity.rest();
+        assert_eq!(activity.connecting(), None);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Heard {
 #[derive(Debug, Clone)]
 pub struct Calls {
     latest: Call,
+    /// The generation before which the rank leaves for good, and whether it leaves a checkpoint.
+    leave: Option<(u64, bool)>,
     /// A checkpoint was asked for, once so many steps are committed.
     wanted: Option<u64>,
 }
@@ -53,6 +55,7 @@ impl Calls {
                 rank,
                 members,
             },
+            leave: None,
             wanted: None,
         }
     }
@@ -73,6 +76,20 @@ impl Calls {
         is_ready.then_some(&self.latest)
     }
 
+    /// The generation after `joined` that this rank is ready for: it knows the members, or that it has no part.
+    pub fn next_after(&self, joined: u64) -> Option<u64> {
+        let leave = self.leave.map(|(next, _)| next).filter(|next| *next > joined);
+        let call = self.ready_after(joined).map(|call| call.assignment.generation);
+        leave.max(call)
+    }
+
+    /// Whether the rank has no part in this generation, and then whether it leaves a checkpoint.
+    pub fn leaves_before(&self, generation: u64) -> Option<bool> {
+        self.leave
+            .filter(|(next, _)| *next == generation)
+            .map(|(_, saves)| saves)
+    }
+
     /// Takes an order in.
     ///
     /// # Errors
@@ -83,8 +100,9 @@ impl Calls {
                 if assignment.generation <= self.generation() {
                     return Ok(Heard::Nothing);
                 }
-                let wanted = self.wanted;
+                let (wanted, leave) = (self.wanted, self.leave);
                 *self = Self {
+                    leave,
                     wanted,
                     ..Self::new(assignment, rank)
                 };
@@ -102,6 +120,10 @@ impl Calls {
             }
             // Of a generation that another call has replaced.
             ToRank::Connect { generation, .. } if generation < self.generation() => Ok(Heard::Nothing),
+            ToRank::Leave { next, saves } => {
+                self.leave = Some((next, saves));
+                Ok(Heard::Nothing)
+            }
             ToRank::CheckpointAfter { wanted } => {
                 let step = wanted.step;
                 self.wanted = Some(self.wanted.map_or(step, |earlier| earlier.min(step)));
@@ -137,6 +159,7 @@ mod tests {
             inputs: StageInputs::default(),
             checkpoint_after: None,
             without: Vec::new(),
+            parting: None,
         })
     }
 
@@ -172,6 +195,20 @@ mod tests {
         assert_eq!(calls.hear(connect(2, 1)), Ok(Heard::Nothing));
         assert_eq!(calls.hear(connect(4, 1)), Ok(Heard::Ready));
         assert!(calls.ready_after(2).is_some() && calls.ready_after(4).is_none());
+    }
+
+    #[test]
+    fn a_rank_is_ready_to_leave_without_members_and_a_later_call_counts_more() {
+        let mut calls = Calls::new(assignment(2), 0);
+        calls.hear(connect(2, 1)).unwrap();
+        let leave = ToRank::Leave { next: 3, saves: true };
+        assert_eq!(calls.hear(leave), Ok(Heard::Nothing));
+        assert_eq!((calls.next_after(2), calls.next_after(3)), (Some(3), None));
+        assert_eq!((calls.leaves_before(3), calls.leaves_before(4)), (Some(true), None));
+        calls.hear(regroup(4)).unwrap();
+        assert_eq!(calls.next_after(2), Some(3), "its members are not known");
+        calls.hear(connect(4, 1)).unwrap();
+        assert_eq!(calls.next_after(2), Some(4));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Why a rank gives up, and whether starting again may help.
 
+use super::DEVICE;
 use crate::checkpoint;
 use crate::collective::deal;
 use crate::objects;
 use medley_data::loader::Fault;
 use medley_model::blip::LaneError;
-use medley_model::device::DeviceError;
+use medley_model::device::{DeviceError, NoDevice};
 use medley_protocol::checkpoint::Damage;
 use std::io::ErrorKind;
 
@@ -72,6 +73,12 @@ impl From<deal::Error> for Failure {
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         Self::passing(error.to_string())
+    }
+}
+
+impl From<NoDevice> for Failure {
+    fn from(error: NoDevice) -> Self {
+        Self::passing(format!("{DEVICE}: {error}"))
     }
 }
 

@@ -288,11 +288,13 @@ fn decide(state: State) -> (State, Vec<Output>) {
     }
     let differ = dissenters(&state.claims);
     if !differ.is_empty() {
-        let reason = format!(
-            "the state before step {} is not the same everywhere: {} differ from the majority",
-            state.committed,
-            names(&differ)
-        );
+        let whose = if differ.len() == state.claims.len() {
+            "none has a majority".to_owned()
+        } else {
+            format!("that of {} is not the majority's", names(&differ))
+        };
+        let step = state.committed;
+        let reason = format!("the state before step {step} is not the same everywhere: {whose}");
         return abort(state, reason, differ);
     }
     let due = |claim: &Claim| claim.wanted.is_some_and(|step| step <= state.committed + 1);

@@ -13,17 +13,41 @@ pub mod memory;
 pub mod pipes;
 pub mod process;
 
+use medley_model::device::{Device, NoDevice, gpu_numerics};
+
+/// Names the device of ranks that are started: `cpu`, `cuda:N` or `cuda:N:bf16`. The processor is meant where it is not set.
+pub const DEVICE: &str = "MEDLEY_DEVICE";
+
+/// The device that [`DEVICE`] names.
+fn device_name() -> String {
+    std::env::var(DEVICE).unwrap_or_else(|_| "cpu".into())
+}
+
+/// Opens the device that [`DEVICE`] names.
+///
+/// # Errors
+/// [`NoDevice`].
+pub fn device() -> Result<Device, NoDevice> {
+    device_name().parse()
+}
+
 /// Numerics fingerprint of ranks of this build on this machine: equal ones compute equal bits.
 ///
-/// Kernels follow one path on every x86-64 CPU with AVX2 and FMA, so those count as one.
-pub fn fingerprint() -> String {
-    #[cfg(target_arch = "x86_64")]
-    let path = if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        "fma"
-    } else {
-        "plain"
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let path = "plain";
-    format!("{} cpu {} {path}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH)
+/// Kernels follow one path on every x86-64 CPU with AVX2 and FMA, so those count as one. GPUs count by model and format.
+///
+/// # Errors
+/// [`NoDevice`] if [`DEVICE`] names none that is there.
+pub fn fingerprint() -> Result<String, NoDevice> {
+    let numerics = gpu_numerics(&device_name())?.unwrap_or_else(|| {
+        #[cfg(target_arch = "x86_64")]
+        let path = if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            "fma"
+        } else {
+            "plain"
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let path = "plain";
+        format!("cpu {} {path}", std::env::consts::ARCH)
+    });
+    Ok(format!("{} {numerics}", env!("CARGO_PKG_VERSION")))
 }

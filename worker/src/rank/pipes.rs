@@ -136,8 +136,8 @@ impl Voice {
         let voice = self.clone();
         let beat = move || {
             loop {
-                let doing = voice.activity.look();
-                voice.say(&FromRank::Pulse { doing });
+                let (doing, connecting) = (voice.activity.look(), voice.activity.connecting());
+                voice.say(&FromRank::Pulse { doing, connecting });
                 thread::sleep(PULSE);
             }
         };

@@ -31,9 +31,6 @@ pub struct Context {
     pub device: Device,
 }
 
-/// Names the rank's device; its agent sets it, and the processor is meant where nobody did.
-pub const DEVICE: &str = "MEDLEY_DEVICE";
-
 /// Runs the rank. The agent has been told why if the exit code is not 0.
 pub fn run() -> ExitCode {
     medley_model::ops::keep_freed_memory();
@@ -75,7 +72,7 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         .build_global()
         .map_err(|e| Failure::passing(format!("cannot start {threads} threads: {e}")))?;
     let objects = Objects::open(&assignment.store)?;
-    let device = device()?;
+    let device = super::device()?;
     let context = Context {
         assignment: *assignment,
         rank,
@@ -92,11 +89,4 @@ fn work(voice: &Voice) -> Result<(), Failure> {
     } else {
         stage::tasks::run(&context)
     }
-}
-
-/// Opens the device that [`DEVICE`] names.
-fn device() -> Result<Device, Failure> {
-    let name = std::env::var(DEVICE).unwrap_or_else(|_| "cpu".into());
-    let device = name.parse::<Device>();
-    device.map_err(|error| Failure::passing(format!("{DEVICE}: {error}")))
 }

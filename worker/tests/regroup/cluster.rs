@@ -90,6 +90,7 @@ impl Cluster {
                 store,
                 checkpoint_after: None,
                 without: Vec::new(),
+                parting: None,
             },
             objects,
             generation: 0,
@@ -257,6 +258,35 @@ impl Cluster {
             };
             ranks.iter().all(is_finished)
         });
+    }
+
+    /// Tells ranks that they have no part in the next generation, or that there is none, and waits until their processes have
+    /// ended after all that they wrote was handed in.
+    pub(crate) fn leave(&mut self, ranks: &[usize], all: bool) {
+        let next = self.generation + u64::from(all);
+        for rank in ranks {
+            let order = ToRank::Leave { next, saves: all };
+            self.ranks[*rank].process.tell(&order).unwrap();
+        }
+        self.until("ranks have left", |cluster| {
+            ranks.iter().all(|rank| !cluster.ranks[*rank].alive)
+        });
+        for rank in ranks {
+            let has_left = |state: &RankState| matches!(state, RankState::Left { .. });
+            assert!(
+                self.ranks[*rank].states.values().any(has_left),
+                "process {rank} just ended"
+            );
+        }
+    }
+
+    /// Steps of the checkpoints of which all parts were handed in.
+    pub(crate) fn whole_checkpoints(&self) -> Vec<u64> {
+        let whole = self
+            .parts
+            .iter()
+            .filter(|((_, parts), set)| set.len() == *parts as usize);
+        whole.map(|((step, _), _)| *step).collect()
     }
 
     /// As if a part of the last checkpoint had never been written.

@@ -50,6 +50,7 @@ impl Node {
             orders: Orders {
                 revision: 0,
                 assignments: Vec::new(),
+                probes: Vec::new(),
             },
             ranks: BTreeMap::new(),
             is_alive: true,
@@ -64,18 +65,23 @@ impl Node {
             state: state.clone(),
             doing: None,
             quiet_ms: None,
+            connecting: None,
         };
         Beat {
             node: self.id,
             incarnation: self.incarnation,
             revision: self.orders.revision,
             ranks: self.ranks.iter().map(report).collect(),
+            leaves_in_ms: None,
+            address: Some(format!("{}:1", self.name)),
+            reached: self.orders.probes.iter().map(|probe| probe.node).collect(),
         }
     }
 
     /// Beats and obeys.
     pub(super) async fn beat(&mut self) {
         let orders: Orders = self.api.post(Role::Node, "/agent/beat", &self.beat_body()).await.read();
+        self.orders.probes.clone_from(&orders.probes);
         if orders.revision <= self.orders.revision {
             return;
         }

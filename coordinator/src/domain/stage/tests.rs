@@ -107,14 +107,68 @@ fn a_generation_gets_ready_beside_the_present_one_and_follows_or_does_not() {
         .unwrap();
     assert_eq!(numbers(&stage), (Some(1), Some(2)));
     assert!(stage.clone().prepare(Vec::new(), "u".into()).is_err());
-    assert_eq!(numbers(&stage.clone().grow(Vec::new(), 9).unwrap()), (Some(2), None));
+    assert_eq!(numbers(&stage.clone().follow(Vec::new(), 9).unwrap()), (Some(2), None));
     let stage = stage.stay().unwrap();
     assert_eq!(numbers(&stage), (Some(1), None));
-    assert!(stage.clone().stay().is_err() && stage.clone().grow(Vec::new(), 9).is_err());
+    assert!(stage.clone().stay().is_err() && stage.clone().follow(Vec::new(), 9).is_err());
     let stage = stage.prepare(Vec::new(), "v".into()).unwrap();
     assert_eq!(numbers(&stage), (Some(1), Some(3)), "no number is given twice");
     let stage = placed(stage.set_back("it died").unwrap());
     assert_eq!(numbers(&stage), (Some(4), None));
+}
+
+#[test]
+fn the_generation_before_is_kept_until_its_ranks_have_left_or_are_back() {
+    let seats = |count: u32| -> Vec<Seat> {
+        let seat = |rank| Seat {
+            rank,
+            node: NodeId::from_uuid(Uuid::from_u128(u128::from(rank / 2))),
+            incarnation: IncarnationId::from_uuid(Uuid::from_u128(7)),
+        };
+        (0..count).map(seat).collect()
+    };
+    let numbers = |stage: &Stage| {
+        let number = |generation: &Generation| generation.number;
+        (stage.present().map(number), stage.former().map(number), stage.world)
+    };
+    let changed = |ranks: u32| {
+        let stage = stage(StageKind::Pretrain).unblock().unwrap();
+        let stage = stage.place(seats(3), "s".into()).unwrap().run(Vec::new(), 0).unwrap();
+        let stage = stage.prepare(seats(ranks), "t".into()).unwrap();
+        stage.follow(Vec::new(), 9).unwrap()
+    };
+    assert_eq!(numbers(&changed(4)), (Some(2), None, 4), "nobody leaves");
+    let fewer = changed(1);
+    assert_eq!(numbers(&fewer), (Some(2), Some(1), 1));
+    assert!(fewer.clone().prepare(seats(2), "u".into()).is_err());
+    assert_eq!(numbers(&fewer.clone().take_back().unwrap()), (Some(1), None, 3));
+    assert_eq!(numbers(&fewer.part("x").unwrap()), (Some(2), None, 1));
+    let none = changed(0).part("enough").unwrap();
+    let reason = "enough".into();
+    assert_eq!(none.state, State::Waiting { reason });
+    assert!(none.clone().part("x").is_err() && none.take_back().is_err());
+}
+
+#[test]
+fn on_each_node_the_last_seats_are_beyond_those_of_another_generation() {
+    let generation = |nodes: &[u128]| {
+        let seat = |(rank, node): (u32, &u128)| Seat {
+            rank,
+            node: NodeId::from_uuid(Uuid::from_u128(*node)),
+            incarnation: IncarnationId::from_uuid(Uuid::from_u128(7)),
+        };
+        Generation {
+            number: 1,
+            secret: String::new(),
+            seats: (0..).zip(nodes).map(seat).collect(),
+            resume: None,
+            without: Vec::new(),
+        }
+    };
+    let (one, other) = (generation(&[1, 1, 2, 2]), generation(&[3, 2]));
+    let ranks = |seats: Vec<Seat>| -> Vec<u32> { seats.iter().map(|seat| seat.rank).collect() };
+    assert_eq!(ranks(one.beyond(&other)), [0, 1, 3]);
+    assert_eq!(ranks(other.beyond(&one)), [0]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The core without a database: a world of jobs, nodes that beat or do not, and a clock.
 
+mod apart;
 mod breaks;
 mod damage;
 mod drain;

@@ -1,14 +1,13 @@
-//! Loops over elements, copies, and the optimiser.
+//! Loops over elements, copies, and dropout.
 
-use super::{Cases, Ops};
+use super::{Cases, Ops, rounded};
+use medley_model::cuda::Format;
 use medley_model::ops::dropout::{self, Dropout, Place};
 use medley_model::ops::elementwise;
-use medley_model::ops::optim::{self, AdamW};
-use medley_model::ops::sum::squares_f64;
 use medley_model::random::{Purpose, Stream};
 
 /// Lengths: less than a thread's share, about a block's, and many blocks'.
-const LENGTHS: [usize; 6] = [1, 3, 255, 1027, 4096, 197 * 768 + 2];
+pub(super) const LENGTHS: [usize; 6] = [1, 3, 255, 1027, 4096, 197 * 768 + 2];
 
 /// Rows and columns: of every preset, odd ones, a single row, and a queue of keys.
 const MATRICES: [(usize, usize); 8] = [
@@ -24,15 +23,15 @@ const MATRICES: [(usize, usize); 8] = [
 
 pub(crate) fn check(ops: &Ops) {
     copies(ops);
+    conversions(ops);
     arithmetic(ops);
     functions(ops);
     rectangles(ops);
     masks(ops);
-    optimiser(ops);
 }
 
 /// Compares an update in place, `host(y)` with `device(y)`, for each length.
-fn update(c: &Cases, host: impl Fn(&mut [f32]), device: impl Fn(medley_model::cuda::SliceMut)) {
+pub(super) fn update(c: &Cases, host: impl Fn(&mut [f32]), device: impl Fn(medley_model::cuda::SliceMut)) {
     for n in LENGTHS {
         let start = c.noise(n);
         let mut y = start.clone();
@@ -47,15 +46,15 @@ fn update(c: &Cases, host: impl Fn(&mut [f32]), device: impl Fn(medley_model::cu
 
 fn copies(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.exact("upload, download", |c| {
+    ops.both_exact("upload, download", |c| {
         // More than the pinned memory on the way holds.
         for n in [1, 5, 1 << 16, (5 << 20) + 3] {
             let x = c.noise(n);
             c.compare(&format!("{n}"), std::slice::from_ref(&x), || vec![c.up(&x)]);
         }
     });
-    ops.exact("fill", |c| update(c, |y| y.fill(2.5), |y| cuda.fill(y, 2.5)));
-    ops.exact("copy", |c| {
+    ops.both_exact("fill", |c| update(c, |y| y.fill(2.5), |y| cuda.fill(y, 2.5)));
+    ops.both_exact("copy", |c| {
         for n in LENGTHS {
             let x = c.noise(n);
             let from = c.up(&x);
@@ -68,9 +67,57 @@ fn copies(ops: &Ops) {
     });
 }
 
+fn conversions(ops: &Ops) {
+    let cuda = &ops.cuda;
+    ops.exact("convert", |c| {
+        for n in LENGTHS {
+            let (x, start) = (c.noise(n), c.noise(n));
+            let wide = c.up_single(&x);
+            c.compare(&format!("{n}, narrower"), std::slice::from_ref(&x), || {
+                let mut y = c.poison_as(n, Format::Bf16);
+                cuda.convert(wide.slice(), y.slice_mut());
+                vec![y]
+            });
+            let x: Vec<f32> = x.into_iter().map(rounded).collect();
+            let narrow = c.up_as(&x, Format::Bf16);
+            let mut sum = start.clone();
+            elementwise::add(&x, &mut sum);
+            c.compare(&format!("{n}, wider"), &[x, sum], || {
+                let (mut y, mut sum) = (c.poison(n), c.up(&start));
+                cuda.copy(narrow.slice(), y.slice_mut());
+                cuda.add(narrow.slice(), sum.slice_mut());
+                vec![y, sum]
+            });
+        }
+    });
+    ops.exact("copy_rows, converting", |c| {
+        for (rows, cols, from, to) in [
+            (3, 5, (1, 9), (2, 5)),
+            (65, 96, (0, 96), (32, 128)),
+            (90, 768, (0, 0), (0, 768)),
+        ] {
+            let (x, start) = (
+                c.noise(from.0 + rows * from.1 + cols),
+                c.noise(to.0 + rows * to.1 + cols),
+            );
+            let start: Vec<f32> = start.into_iter().map(rounded).collect();
+            let mut y = start.clone();
+            for (row, col) in (0..rows * cols).map(|i| (i / cols, i % cols)) {
+                y[to.0 + row * to.1 + col] += x[from.0 + row * from.1 + col];
+            }
+            let x = c.up(&x);
+            c.compare(&format!("{rows} × {cols}"), &[y], || {
+                let mut y = c.up_as(&start, Format::Bf16);
+                cuda.copy_rows(x.slice(), from, y.slice_mut(), to, (rows, cols), true);
+                vec![y]
+            });
+        }
+    });
+}
+
 fn arithmetic(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.exact("add", |c| {
+    ops.both_exact("add", |c| {
         for n in LENGTHS {
             let (x, start) = (c.noise(n), c.noise(n));
             let mut y = start.clone();
@@ -83,7 +130,7 @@ fn arithmetic(ops: &Ops) {
             });
         }
     });
-    ops.exact("sum_of", |c| {
+    ops.both_exact("sum_of", |c| {
         for n in LENGTHS {
             let (a, b) = (c.noise(n), c.noise(n));
             let mut y = vec![0.0; n];
@@ -96,33 +143,33 @@ fn arithmetic(ops: &Ops) {
             });
         }
     });
-    ops.exact("scale", |c| {
+    ops.both_exact("scale", |c| {
         update(c, |y| elementwise::scale(y, 0.37), |y| cuda.scale(y, 0.37));
     });
-    ops.exact("divide", |c| {
-        let by = c.up(&[0.07]);
+    ops.both_exact("divide", |c| {
+        let by = c.up_single(&[0.07]);
         update(
             c,
             |y| y.iter_mut().for_each(|y| *y /= 0.07),
             |y| cuda.divide(y, by.slice()),
         );
     });
-    ops.exact("divide_by", |c| {
+    ops.both_exact("divide_by", |c| {
         update(
             c,
             |y| y.iter_mut().for_each(|y| *y /= 0.07),
             |y| cuda.divide_by(y, 0.07),
         );
     });
-    ops.exact("scale_by_inverse", |c| {
-        let by = c.up(&[0.07]);
+    ops.both_exact("scale_by_inverse", |c| {
+        let by = c.up_single(&[0.07]);
         update(
             c,
             |y| elementwise::scale(y, 1.0 / 0.07),
             |y| cuda.scale_by_inverse(y, by.slice()),
         );
     });
-    ops.exact("clamp", |c| {
+    ops.both_exact("clamp", |c| {
         update(
             c,
             |y| y.iter_mut().for_each(|y| *y = y.clamp(-0.5, 1.0)),
@@ -152,9 +199,9 @@ fn arithmetic(ops: &Ops) {
 
 fn functions(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.op("gelu", |c| {
+    ops.both("gelu", |c| {
         for n in LENGTHS {
-            let x: Vec<f32> = c.noise(n).iter().map(|v| 3.0 * v).collect();
+            let x = c.rounded(c.noise(n).iter().map(|v| 3.0 * v));
             let mut y = vec![0.0; n];
             elementwise::gelu(&x, &mut y);
             let x = c.up(&x);
@@ -165,14 +212,15 @@ fn functions(ops: &Ops) {
             });
         }
     });
-    ops.op("gelu_backward", |c| {
+    ops.both("gelu_backward", |c| {
         for n in LENGTHS {
-            let x: Vec<f32> = c.noise(n).iter().map(|v| 3.0 * v).collect();
+            let x = c.rounded(c.noise(n).iter().map(|v| 3.0 * v));
             let dy = c.noise(n);
             let mut d = dy.clone();
             elementwise::gelu_backward(&x, &mut d);
             let x = c.up(&x);
-            c.compare(&format!("{n}"), &[d], || {
+            // A slope near its root has no digits of its own.
+            c.compare_beside(&format!("{n}"), &[d], &dy, || {
                 let mut d = c.up(&dy);
                 cuda.gelu_backward(x.slice(), d.slice_mut());
                 vec![d]
@@ -184,7 +232,7 @@ fn functions(ops: &Ops) {
 fn rectangles(ops: &Ops) {
     let cuda = &ops.cuda;
     for (name, adds) in [("add_columns", true), ("put_columns", false)] {
-        ops.exact(name, |c| {
+        ops.both_exact(name, |c| {
             for (rows, cols, offset, stride) in [(1, 1, 0, 1), (3, 5, 2, 9), (65, 32, 32, 96), (197, 768, 1536, 2304)] {
                 let (x, start) = (c.noise(rows * cols), c.noise(rows * stride));
                 let mut y = start.clone();
@@ -206,7 +254,7 @@ fn rectangles(ops: &Ops) {
             }
         });
     }
-    ops.exact("copy_rows", |c| {
+    ops.both_exact("copy_rows", |c| {
         let cases = [
             ((0, 5), (0, 5), (3, 5)),
             ((2, 10), (1, 7), (4, 6)),
@@ -230,7 +278,7 @@ fn rectangles(ops: &Ops) {
             }
         }
     });
-    ops.exact("scale_samples", |c| {
+    ops.both_exact("scale_samples", |c| {
         for (samples, rows_of, cols) in [(1, 1, 1), (3, 5, 7), (4, 197, 1024)] {
             let n = samples * rows_of * cols;
             let (x, factors) = (c.noise(n), c.noise(samples));
@@ -248,7 +296,7 @@ fn rectangles(ops: &Ops) {
 
 fn masks(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.exact("dropout", |c| {
+    ops.both_exact("dropout", |c| {
         for (rows, cols) in MATRICES {
             for rate in [0.0, 0.1, 0.5] {
                 let dropout = Dropout {
@@ -263,51 +311,14 @@ fn masks(ops: &Ops) {
                 let start = c.noise(rows * cols);
                 let mut y = start.clone();
                 dropout::apply(&dropout, &places, &mut y, cols);
-                c.compare(&format!("{rows} × {cols} at {rate}"), &[y], || {
-                    let mut y = c.up(&start);
-                    cuda.dropout(&dropout, &places, y.slice_mut(), cols);
-                    vec![y]
+                let x = c.up(&start);
+                c.compare(&format!("{rows} × {cols} at {rate}"), &[y.clone(), y], || {
+                    let (mut in_place, mut y) = (c.up(&start), c.poison(rows * cols));
+                    cuda.dropout(&dropout, &places, in_place.slice_mut(), cols);
+                    cuda.dropout_of(&dropout, &places, x.slice(), y.slice_mut(), cols);
+                    vec![in_place, y]
                 });
             }
-        }
-    });
-}
-
-fn optimiser(ops: &Ops) {
-    let cuda = &ops.cuda;
-    ops.op("adamw", |c| {
-        for n in LENGTHS {
-            let step = AdamW::step(3, 1e-3, (0.9, 0.999), 1e-8, 0.05);
-            let (p0, g, m0) = (c.noise(n), c.noise(n), c.noise(n));
-            let v0: Vec<f32> = c.noise(n).iter().map(|v| v * v).collect();
-            let (mut p, mut m, mut v) = (p0.clone(), m0.clone(), v0.clone());
-            step.apply(&mut p, &g, 0.3, &mut m, &mut v);
-            let g = c.up(&g);
-            c.compare(&format!("{n}"), &[p, m, v], || {
-                let (mut p, mut m, mut v) = (c.up(&p0), c.up(&m0), c.up(&v0));
-                cuda.adamw(&step, p.slice_mut(), g.slice(), 0.3, m.slice_mut(), v.slice_mut());
-                vec![p, m, v]
-            });
-        }
-    });
-    ops.op("momentum_average", |c| {
-        let p = c.noise(LENGTHS[LENGTHS.len() - 1]);
-        let on_device = c.up(&p);
-        update(
-            c,
-            |e| optim::momentum_average(e, &p, 0.995),
-            |e| cuda.momentum_average(e, on_device.slice(), 0.995),
-        );
-    });
-    ops.op("squares", |c| {
-        for n in LENGTHS.into_iter().chain([(5 << 20) + 1]) {
-            let x = c.noise(n);
-            let exact = squares_f64(&x);
-            let x = c.up(&x);
-            // Both in double precision: what differs is far below what a single precision number shows.
-            c.compare(&format!("{n}"), &[vec![1.0]], || {
-                vec![c.up(&[(1.0 + 1e6 * (cuda.squares(x.slice()) / exact - 1.0)) as f32])]
-            });
         }
     });
 }

@@ -18,7 +18,7 @@ fn logits(noise: &[f32]) -> Vec<f32> {
 
 fn smoothed(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.op("smoothed", |c| {
+    ops.both("smoothed", |c| {
         for (count, cols) in SHAPES {
             for smoothing in [0.0, 0.1] {
                 let (x, targets) = (logits(&c.noise(count * cols)), c.indices(count, cols));
@@ -26,21 +26,21 @@ fn smoothed(ops: &Ops) {
                 cross_entropy::smoothed(&x, &targets, smoothing, cols, &mut rows);
                 let x = c.up(&x);
                 c.compare(&format!("{count} × {cols}, {smoothing}"), &[rows], || {
-                    let mut rows = c.poison(KEPT * count);
+                    let mut rows = c.poison_single(KEPT * count);
                     cuda.smoothed(x.slice(), &targets, smoothing, cols, rows.slice_mut());
                     vec![rows]
                 });
             }
         }
     });
-    ops.op("smoothed_backward", |c| {
+    ops.both("smoothed_backward", |c| {
         for (count, cols) in SHAPES {
             let (x, targets) = (logits(&c.noise(count * cols)), c.indices(count, cols));
             let mut rows = vec![0.0; KEPT * count];
             cross_entropy::smoothed(&x, &targets, 0.1, cols, &mut rows);
             let mut d = x.clone();
             cross_entropy::smoothed_backward(&mut d, &rows, &targets, 0.1, cols, 0.7 / count as f32);
-            let (rows, dy) = (c.up(&rows), c.up(&[0.7]));
+            let (rows, dy) = (c.up_single(&rows), c.up_single(&[0.7]));
             c.compare(&format!("{count} × {cols}"), &[d], || {
                 let mut d = c.up(&x);
                 cuda.smoothed_backward(d.slice_mut(), rows.slice(), &targets, 0.1, cols, dy.slice());

@@ -34,7 +34,7 @@ pub(crate) fn check(ops: &Ops) {
         ("gemm added", From::Add),
         ("gemm with bias", From::Bias),
     ] {
-        ops.op(name, |c| {
+        ops.both(name, |c| {
             for shape in SHAPES {
                 for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
                     product(c, shape, (a_turned, b_turned), from, 0);
@@ -42,7 +42,7 @@ pub(crate) fn check(ops: &Ops) {
             }
         });
     }
-    ops.op("gemm into columns", |c| {
+    ops.both("gemm into columns", |c| {
         for from in [From::Zero, From::Add, From::Bias] {
             product(c, (5, 7, 16), (false, true), from, 6);
             product(c, (90, 90, 256), (false, true), from, 57_600);
@@ -75,18 +75,24 @@ fn product(c: &Cases, (m, n, k): (usize, usize, usize), turned: (bool, bool), fr
             From::Bias => row[..n].copy_from_slice(&bias),
         });
     }
-    let (a, b, bias) = (c.up(&a), c.up(&b), c.up(&bias));
-    c.compare(&format!("{m} × {n} × {k}, {turned:?}"), &[expected], || {
-        let mut y = c.up(&start);
-        let begin = match from {
-            From::Zero => Start::Zero,
-            From::Add => Start::Add,
-            From::Bias => Start::Bias(bias.slice()),
-        };
-        let (left, right) = (factor(&a, a_shape, turned.0), factor(&b, b_shape, turned.1));
-        c.cuda.gemm(left, right, y.slice_mut(), stride, begin);
-        vec![y]
-    });
+    let (a, b, bias) = (c.up(&a), c.up(&b), c.up_single(&bias));
+    for format in c.formats() {
+        c.compare(
+            &format!("{m} × {n} × {k}, {turned:?}, to {format:?}"),
+            &[expected.clone()],
+            || {
+                let mut y = c.up_as(&start, format);
+                let begin = match from {
+                    From::Zero => Start::Zero,
+                    From::Add => Start::Add,
+                    From::Bias => Start::Bias(bias.slice()),
+                };
+                let (left, right) = (factor(&a, a_shape, turned.0), factor(&b, b_shape, turned.1));
+                c.cuda.gemm(left, right, y.slice_mut(), stride, begin);
+                vec![y]
+            },
+        );
+    }
 }
 
 /// Rows and columns in memory of a matrix that is turned, or not.

@@ -1,7 +1,9 @@
 //! Norms, sums of columns, and rows by index.
 
 use super::Ops;
-use medley_model::ops::{blocks, embedding, norm};
+use medley_model::ops::dropout::{self, Dropout, Place};
+use medley_model::ops::{blocks, elementwise, embedding, norm};
+use medley_model::random::{Purpose, Stream};
 
 /// Rows and columns: of every preset and the towers, odd ones, and single rows.
 const MATRICES: [(usize, usize); 9] = [
@@ -18,6 +20,7 @@ const MATRICES: [(usize, usize); 9] = [
 
 pub(crate) fn check(ops: &Ops) {
     layer_norm(ops);
+    add_norm(ops);
     l2_norm(ops);
     sums(ops);
     by_index(ops);
@@ -26,14 +29,14 @@ pub(crate) fn check(ops: &Ops) {
 
 fn layer_norm(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.op("layer_norm", |c| {
+    ops.both("layer_norm", |c| {
         for (rows, cols) in MATRICES.into_iter().filter(|(_, cols)| *cols > 1) {
             let (x, gamma, beta) = (c.noise(rows * cols), c.noise(cols), c.noise(cols));
             let (mut y, mut stats) = (vec![0.0; rows * cols], vec![0.0; 2 * rows]);
             norm::layer_norm(&x, &gamma, &beta, 1e-6, &mut y, &mut stats);
-            let (x, gamma, beta) = (c.up(&x), c.up(&gamma), c.up(&beta));
+            let (x, gamma, beta) = (c.up(&x), c.up_single(&gamma), c.up_single(&beta));
             c.compare(&format!("{rows} × {cols}"), &[y, stats], || {
-                let (mut y, mut stats) = (c.poison(rows * cols), c.poison(2 * rows));
+                let (mut y, mut stats) = (c.poison(rows * cols), c.poison_single(2 * rows));
                 let (x, gamma, beta) = (x.slice(), gamma.slice(), beta.slice());
                 cuda.layer_norm(x, gamma, beta, 1e-6, y.slice_mut(), stats.slice_mut());
                 vec![y, stats]
@@ -41,7 +44,7 @@ fn layer_norm(ops: &Ops) {
         }
     });
     for (name, fresh) in [("layer_norm_backward", true), ("… added", false)] {
-        ops.op(name, |c| {
+        ops.both(name, |c| {
             for (rows, cols) in MATRICES.into_iter().filter(|(_, cols)| *cols > 1) {
                 let (x, gamma, dy, start) = (
                     c.noise(rows * cols),
@@ -52,7 +55,7 @@ fn layer_norm(ops: &Ops) {
                 let stats: Vec<f32> = c.noise(2 * rows).iter().map(|v| 0.5 + 0.1 * v).collect();
                 let mut dx = start.clone();
                 norm::layer_norm_backward(&x, &stats, &gamma, &dy, &mut dx, fresh);
-                let (x, stats, gamma, dy) = (c.up(&x), c.up(&stats), c.up(&gamma), c.up(&dy));
+                let (x, stats, gamma, dy) = (c.up(&x), c.up_single(&stats), c.up_single(&gamma), c.up(&dy));
                 c.compare(&format!("{rows} × {cols}"), &[dx], || {
                     let mut dx = if fresh { c.poison(rows * cols) } else { c.up(&start) };
                     let (x, stats, gamma, dy) = (x.slice(), stats.slice(), gamma.slice(), dy.slice());
@@ -62,25 +65,75 @@ fn layer_norm(ops: &Ops) {
             }
         });
     }
-    ops.op("layer_norm_params", |c| {
+    ops.both("layer_norm_params", |c| {
         for (rows, cols) in MATRICES {
             let (x, dy) = (c.noise(rows * cols), c.noise(rows * cols));
             let stats: Vec<f32> = c.noise(2 * rows).iter().map(|v| 0.5 + 0.1 * v).collect();
             let mut both = vec![0.0; 2 * cols];
             norm::layer_norm_params(&x, &stats, &dy, cols, &mut both);
-            let (x, stats, dy) = (c.up(&x), c.up(&stats), c.up(&dy));
+            let starts = [c.noise(cols), c.noise(cols)];
+            let mut sums = starts.clone();
+            sums.iter_mut()
+                .zip(both.chunks(cols))
+                .for_each(|(sum, part)| elementwise::add(part, sum));
+            let (x, stats, dy) = (c.up(&x), c.up_single(&stats), c.up(&dy));
             c.compare(&format!("{rows} × {cols}"), &[both], || {
-                let mut both = c.poison(2 * cols);
+                let mut both = c.poison_single(2 * cols);
                 cuda.layer_norm_params(x.slice(), stats.slice(), dy.slice(), cols, both.slice_mut());
                 vec![both]
             });
+            c.compare(&format!("{rows} × {cols}, added"), &sums, || {
+                let [mut gain, mut offset] = [0, 1].map(|i: usize| c.up_single(&starts[i]));
+                let to = [gain.slice_mut(), offset.slice_mut()];
+                cuda.layer_norm_params_to(x.slice(), stats.slice(), dy.slice(), to, false);
+                vec![gain, offset]
+            });
+        }
+    });
+}
+
+fn add_norm(ops: &Ops) {
+    let cuda = &ops.cuda;
+    ops.both("add_norm", |c| {
+        for (rows, cols) in MATRICES.into_iter().filter(|(_, cols)| *cols > 1) {
+            for rate in [0.0, 0.1] {
+                let (a, b) = (c.noise(rows * cols), c.noise(rows * cols));
+                let (gamma, beta) = (c.noise(cols), c.noise(cols));
+                let dropout = Dropout {
+                    stream: Stream::new(6, Purpose::Dropout).at(rows as u64),
+                    rate,
+                };
+                let place = |i: u32| Place {
+                    sample: i / 5,
+                    position: i % 5,
+                };
+                let places: Vec<Place> = (0..rows as u32).map(place).collect();
+                let dropout = (rate > 0.0).then_some((&dropout, &places[..]));
+                let mut sum = b.clone();
+                if let Some((dropout, places)) = dropout {
+                    dropout::apply(dropout, places, &mut sum, cols);
+                }
+                elementwise::add(&a, &mut sum);
+                let sum = c.rounded(sum);
+                let (mut y, mut stats) = (vec![0.0; rows * cols], vec![0.0; 2 * rows]);
+                norm::layer_norm(&sum, &gamma, &beta, 1e-6, &mut y, &mut stats);
+                let (a, b, gamma, beta) = (c.up(&a), c.up(&b), c.up_single(&gamma), c.up_single(&beta));
+                c.compare(&format!("{rows} × {cols} at {rate}"), &[sum, y, stats], || {
+                    let (mut sum, mut y) = (c.poison(rows * cols), c.poison(rows * cols));
+                    let mut stats = c.poison_single(2 * rows);
+                    let norm = (gamma.slice(), beta.slice(), 1e-6);
+                    let (to, normed) = (sum.slice_mut(), y.slice_mut());
+                    cuda.add_norm((a.slice(), b.slice()), dropout, norm, to, normed, stats.slice_mut());
+                    vec![sum, y, stats]
+                });
+            }
         }
     });
 }
 
 fn l2_norm(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.op("l2_norm", |c| {
+    ops.both("l2_norm", |c| {
         for (rows, cols) in MATRICES {
             let mut x = c.noise(rows * cols);
             // A row of zeros has no direction.
@@ -89,21 +142,21 @@ fn l2_norm(ops: &Ops) {
             norm::l2_norm(&x, cols, &mut y, &mut norms);
             let x = c.up(&x);
             c.compare(&format!("{rows} × {cols}"), &[y, norms], || {
-                let (mut y, mut norms) = (c.poison(rows * cols), c.poison(rows));
+                let (mut y, mut norms) = (c.poison_single(rows * cols), c.poison_single(rows));
                 cuda.l2_norm(x.slice(), cols, y.slice_mut(), norms.slice_mut());
                 vec![y, norms]
             });
         }
     });
     for (name, fresh) in [("l2_norm_backward", true), ("… added", false)] {
-        ops.op(name, |c| {
+        ops.both(name, |c| {
             for (rows, cols) in MATRICES.into_iter().filter(|(_, cols)| *cols > 1) {
                 let (x, dy, start) = (c.noise(rows * cols), c.noise(rows * cols), c.noise(rows * cols));
                 let (mut y, mut norms) = (vec![0.0; rows * cols], vec![0.0; rows]);
                 norm::l2_norm(&x, cols, &mut y, &mut norms);
                 let mut dx = start.clone();
                 norm::l2_norm_backward(&y, &norms, &dy, cols, &mut dx, fresh);
-                let (y, norms, dy) = (c.up(&y), c.up(&norms), c.up(&dy));
+                let (y, norms, dy) = (c.up_single(&y), c.up_single(&norms), c.up_single(&dy));
                 c.compare(&format!("{rows} × {cols}"), &[dx], || {
                     let mut dx = if fresh { c.poison(rows * cols) } else { c.up(&start) };
                     cuda.l2_norm_backward(y.slice(), norms.slice(), dy.slice(), cols, dx.slice_mut(), fresh);
@@ -117,18 +170,24 @@ fn l2_norm(ops: &Ops) {
 fn sums(ops: &Ops) {
     let cuda = &ops.cuda;
     for (name, fresh) in [("sum_columns", true), ("… added", false)] {
-        ops.op(name, |c| {
+        ops.both(name, |c| {
             for (rows, cols) in MATRICES.into_iter().chain([(3, 40_000)]) {
-                let x: Vec<f32> = c.noise(rows * cols).iter().map(|v| v + 1.0).collect();
+                let x = c.rounded(c.noise(rows * cols).iter().map(|v| v + 1.0));
                 let start = c.noise(cols);
                 let mut sums = start.clone();
                 blocks::sum_columns(&x, &mut sums, fresh);
                 let x = c.up(&x);
-                c.compare(&format!("{rows} × {cols}"), &[sums], || {
-                    let mut sums = if fresh { c.poison(cols) } else { c.up(&start) };
-                    cuda.sum_columns(x.slice(), sums.slice_mut(), fresh);
-                    vec![sums]
-                });
+                for format in c.formats() {
+                    c.compare(&format!("{rows} × {cols} to {format:?}"), &[sums.clone()], || {
+                        let mut sums = if fresh {
+                            c.poison_as(cols, format)
+                        } else {
+                            c.up_as(&start, format)
+                        };
+                        cuda.sum_columns(x.slice(), sums.slice_mut(), fresh);
+                        vec![sums]
+                    });
+                }
             }
         });
     }
@@ -137,7 +196,7 @@ fn sums(ops: &Ops) {
 fn by_index(ops: &Ops) {
     let cuda = &ops.cuda;
     const SHAPES: [(usize, usize, usize); 5] = [(1, 1, 1), (50, 7, 5), (300, 40, 96), (600, 31, 768), (9, 2000, 1024)];
-    ops.exact("embed", |c| {
+    ops.both_exact("embed", |c| {
         for (rows, words, cols) in SHAPES {
             let (table_rows, table_of_words) = (13, c.noise(words * cols));
             let (ids, positions, table) = (
@@ -155,7 +214,7 @@ fn by_index(ops: &Ops) {
                     .collect::<Vec<f32>>()
             };
             let y: Vec<f32> = ids.iter().zip(&positions).flat_map(sum).collect();
-            let (word_part, table_part) = (c.up(&table_of_words), c.up(&table));
+            let (word_part, table_part) = (c.up_single(&table_of_words), c.up_single(&table));
             c.compare(&format!("{rows} of {words} × {cols}"), &[y], || {
                 let mut y = c.poison(rows * cols);
                 cuda.embed(
@@ -170,7 +229,7 @@ fn by_index(ops: &Ops) {
             });
         }
     });
-    ops.exact("gather", |c| {
+    ops.both_exact("gather", |c| {
         for (rows, of, cols) in SHAPES {
             let (x, index) = (c.noise(of * cols), c.indices(rows, of));
             let mut y = vec![0.0; rows * cols];
@@ -183,24 +242,30 @@ fn by_index(ops: &Ops) {
             });
         }
     });
-    ops.exact("scatter_add", |c| {
+    ops.both_exact("scatter_add", |c| {
         for (rows, of, cols) in SHAPES {
             let (dy, index, start) = (c.noise(rows * cols), c.indices(rows, of), c.noise(of * cols));
             let mut dx = start.clone();
             embedding::scatter_add(&dy, &index, cols, &mut dx);
             let dy = c.up(&dy);
-            c.compare(&format!("{rows} to {of} × {cols}"), &[dx], || {
-                let mut dx = c.up(&start);
-                cuda.scatter_add(dy.slice(), &index, cols, dx.slice_mut());
-                vec![dx]
-            });
+            for format in c.formats() {
+                c.compare(
+                    &format!("{rows} to {of} × {cols} of {format:?}"),
+                    &[dx.clone()],
+                    || {
+                        let mut dx = c.up_as(&start, format);
+                        cuda.scatter_add(dy.slice(), &index, cols, dx.slice_mut());
+                        vec![dx]
+                    },
+                );
+            }
         }
     });
 }
 
 fn images(ops: &Ops) {
     let cuda = &ops.cuda;
-    ops.exact("tokens", |c| {
+    ops.both_exact("tokens", |c| {
         for (samples, patches, cols) in [(1, 1, 1), (2, 4, 5), (3, 16, 32), (4, 196, 768)] {
             let (x, class, table) = (
                 c.noise(samples * patches * cols),
@@ -213,7 +278,7 @@ fn images(ops: &Ops) {
             let place = |i: usize| table[i % ((patches + 1) * cols)];
             let y: Vec<f32> = tokens.enumerate().map(|(i, v)| v + place(i)).collect();
             let n = y.len();
-            let (x, class, table) = (c.up(&x), c.up(&class), c.up(&table));
+            let (x, class, table) = (c.up(&x), c.up_single(&class), c.up_single(&table));
             c.compare(&format!("{samples} × {patches} × {cols}"), &[y], || {
                 let mut y = c.poison(n);
                 cuda.tokens(x.slice(), samples, class.slice(), table.slice(), cols, y.slice_mut());
@@ -221,7 +286,7 @@ fn images(ops: &Ops) {
             });
         }
     });
-    ops.exact("patches", |c| {
+    ops.both_exact("patches", |c| {
         for (images, patch, grid) in [(1, 1, 1), (2, 3, 2), (3, 8, 4), (2, 16, 14)] {
             let side = patch * grid;
             let pixels = c.noise(images * 3 * side * side);
@@ -236,7 +301,7 @@ fn images(ops: &Ops) {
                 at(image, channel, cell / grid * patch + y, cell % grid * patch + x)
             };
             let y: Vec<f32> = (0..pixels.len()).map(element).collect();
-            let (n, on_device) = (y.len(), c.up(&pixels));
+            let (n, on_device) = (y.len(), c.up_single(&pixels));
             c.compare(&format!("{images} of {side} by {patch}"), &[y], || {
                 let mut y = c.poison(n);
                 cuda.patches(on_device.slice(), images, patch, y.slice_mut());

@@ -32,28 +32,8 @@ __device__ __forceinline__ void keep(float* rows, float loss, float top, float l
     }
 }
 
-KERNEL smoothed(const float* x, const u32* targets, float smoothing, float rest, u32 cols, float* rows) {
-    x += (u64)blockIdx.x * cols;
-    const float top = row_max(x, cols);
-    const float log_sum = log_sum_exp(x, cols, top);
-    const float sum = row_sum(cols, [=](u32 col) { return x[col]; });
-    const float nll = log_sum - (x[targets[blockIdx.x]] - top);
-    const float uniform = log_sum - (sum / cols - top);
-    keep(rows, fmaf(rest, nll, smoothing * uniform), top, log_sum);
-}
-
-KERNEL smoothed_backward(
-    float* x, const float* rows, const u32* targets, float floor, float rest, u32 cols, const float* dy, float count
-) {
-    x += (u64)blockIdx.x * cols;
-    const float* kept = rows + (u64)KEPT * blockIdx.x;
-    const float weight = *dy / count, top = kept[1], log_sum = kept[2];
-    const u32 target = targets[blockIdx.x];
-    for (u32 col = threadIdx.x; col < cols; col += THREADS) {
-        const float d = weight * (expf(x[col] - top - log_sum) - floor);
-        x[col] = col == target ? d - weight * rest : d;
-    }
-}
+#define BODY "loss.cuh"
+#include "both.cuh"
 
 KERNEL soft(const float* x, const float* targets, u32 cols, float* rows) {
     x += (u64)blockIdx.x * cols;

@@ -23,3 +23,16 @@ __device__ __forceinline__ Random4 philox(u64 key, u32 c0, u32 c1, u32 c2, u32 c
     }
     return {{c0, c1, c2, c3}};
 }
+
+// Columns `at` to `at + N − 1` of the row at (position, sample) times their mask. A counter of the generator is for four columns.
+template <u32 N>
+__device__ __forceinline__ void drop(Few<N>& few, u64 key, u32 at, uint2 place, u32 threshold, float kept) {
+#pragma unroll
+    for (u32 four = 0; four < N; four += 4) {
+        const Random4 random = philox(key, (at + four) / 4, place.x, place.y, 0);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            few.v[four + i] = random.word[i] < threshold ? 0.0f : few.v[four + i] * kept;
+        }
+    }
+}

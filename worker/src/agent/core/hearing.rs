@@ -42,7 +42,7 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
             generation,
             state: reached,
         } => state.ranks.reached(id, generation, reached),
-        FromRank::Pulse { doing } => state.ranks.pulses(id, doing, now),
+        FromRank::Pulse { doing, connecting } => state.ranks.pulses(id, doing, connecting.as_ref(), now),
         FromRank::Committed { metrics, ledger } => {
             let step = metrics.step;
             state.ranks.committed(id, step + 1);

@@ -69,6 +69,11 @@ impl Link {
         }
     }
 
+    /// Whether the coordinator did not answer of late, or never yet.
+    pub(super) fn is_away(&self) -> bool {
+        self.warned || !self.registered
+    }
+
     /// The node, known since the first registration.
     pub(super) fn node(&self) -> Option<NodeId> {
         self.terms.map(|terms| terms.node)

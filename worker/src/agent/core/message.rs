@@ -3,7 +3,7 @@
 use crate::supervise;
 use medley_protocol::agent::{Beat, Orders, Register, Registered, ToRank};
 use medley_protocol::error::Code;
-use medley_protocol::ids::{StageId, TaskId};
+use medley_protocol::ids::{NodeId, StageId, TaskId};
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough};
 use medley_protocol::rest::{LeaseRequest, PartHandedIn, PartRefused, TaskFinished, TaskGivenUp, TaskRenewal};
 use medley_protocol::tasks::Lease;
@@ -38,7 +38,19 @@ pub enum Input {
         /// The answer.
         answer: Result<Reply, Trouble>,
     },
-    /// The agent is to stop.
+    /// The agent is to end once its ranks have left their stages.
+    Leave {
+        /// Within this time, or else without that.
+        grace: Duration,
+    },
+    /// Answer to [`Output::Probe`].
+    Probed {
+        /// The node.
+        node: NodeId,
+        /// Whether it was reached.
+        reached: bool,
+    },
+    /// The agent is to stop at once.
     Stop,
     /// Time passed.
     Tick,
@@ -83,6 +95,13 @@ pub enum Output {
         id: RequestId,
         /// The request.
         request: Request,
+    },
+    /// Try to reach the agent of another node.
+    Probe {
+        /// The node.
+        node: NodeId,
+        /// Where its agent listens.
+        address: String,
     },
     /// Tell people.
     Info(String),

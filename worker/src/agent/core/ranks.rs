@@ -9,7 +9,7 @@ use super::leases::Work;
 use super::message::{Output, ProcessId};
 use super::seating::bare;
 use crate::rank::membership::LEADER;
-use medley_protocol::agent::{Assignment, Doing, RankReport, RankState, Register, ToRank};
+use medley_protocol::agent::{Assignment, Connecting, Doing, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub(super) struct Ranks {
     pub(super) slots: BTreeMap<Seat, Slot>,
     pub(super) processes: BTreeMap<ProcessId, Process>,
     next_process: u64,
-    /// A rank's state changed in a way the coordinator waits for.
-    news: bool,
+    /// Something changed in a way the coordinator waits for.
+    pub(super) news: bool,
     /// When this agent last looked for processes that stand still.
     pub(super) looked_at: Duration,
 }
@@ -46,7 +46,12 @@ pub(super) struct Slot {
     pub(super) called_at: Option<Duration>,
     /// None before its start and after its end.
     pub(super) process: Option<ProcessId>,
-    connected: bool,
+    /// Whether its process was told its peers.
+    told_peers: bool,
+    /// Whether its process knows that it is to leave.
+    parting: bool,
+    /// How far its process is with the connections of this generation, when it last said so.
+    pub(super) connecting: Option<Connecting>,
     /// Checkpoint requests passed on.
     told: BTreeSet<CheckpointRequestId>,
     /// What it does in a stage of tasks.
@@ -109,6 +114,7 @@ impl Ranks {
             state: slot.state.clone(),
             doing: slot.process.and_then(|id| self.doing(id, *seat)),
             quiet_ms: slot.process.and_then(|id| self.quiet_ms(id, now)),
+            connecting: slot.process.and(slot.connecting.clone()),
         };
         self.slots.iter().map(report).collect()
     }
@@ -126,6 +132,11 @@ impl Ranks {
     /// All that is new was told.
     pub(super) fn told(&mut self) {
         self.news = false;
+    }
+
+    /// Whether nothing is listed and no process is left.
+    pub(super) fn are_all_gone(&self) -> bool {
+        self.slots.is_empty() && self.are_gone()
     }
 
     /// Whether no process is left.
@@ -232,17 +243,25 @@ impl Ranks {
         out.push(Output::Start { process, device, order });
     }
 
-    /// Tells ranks their peers, and then requested checkpoints, each once.
+    /// Tells ranks that they are to leave, their peers, and then requested checkpoints, each once.
     fn pass_on(&mut self, out: &mut Vec<Output>) {
         for (seat, slot) in &mut self.slots {
             let assignment = self.assignments.get(&(seat.stage, seat.generation));
             let (Some(process), Some(assignment)) = (slot.process, assignment) else {
                 continue;
             };
+            let parting = assignment.parting.as_ref();
+            if let Some(parting) = parting.filter(|parting| parting.ranks.contains(&seat.rank))
+                && !std::mem::replace(&mut slot.parting, true)
+            {
+                let (next, saves) = (parting.next, parting.saves);
+                let order = ToRank::Leave { next, saves };
+                out.push(Output::Tell { process, order });
+            }
             if assignment.members.is_empty() || is_final(&slot.state) {
                 continue;
             }
-            if !std::mem::replace(&mut slot.connected, true) {
+            if !std::mem::replace(&mut slot.told_peers, true) {
                 let order = ToRank::Connect {
                     generation: seat.generation,
                     members: assignment.members.clone(),
@@ -317,7 +336,9 @@ impl Slot {
             state: RankState::Starting,
             called_at: None,
             process: None,
-            connected: false,
+            told_peers: false,
+            parting: false,
+            connecting: None,
             told: BTreeSet::new(),
             work: Work::Idle,
         }
@@ -330,7 +351,7 @@ impl Slot {
 }
 
 fn is_final(state: &RankState) -> bool {
-    has_failed(state) || matches!(state, RankState::Finished { .. })
+    has_failed(state) || matches!(state, RankState::Finished { .. } | RankState::Left { .. })
 }
 
 pub(super) fn has_failed(state: &RankState) -> bool {

@@ -2,12 +2,12 @@
 //!
 //! Processes of a training stage outlive their generation. The slots of a newer one go first to the living processes of the
 //! stage, in the order of their ranks; for what is left over new ones are started. A process that the coordinator names as
-//! left out gets none, and what fills no slot is killed. While a generation gets ready beside the present one, a process
-//! fills a slot in each.
+//! left out gets none, and what fills no slot is killed. While a generation gets ready beside the present one, or ranks leave
+//! the one before, a process fills a slot in each.
 
 use super::message::{Output, ProcessId};
 use super::ranks::{Ranks, Seat, Slot, has_failed};
-use medley_protocol::agent::{Assignment, Orders, ToRank};
+use medley_protocol::agent::{Assignment, Orders, RankState, ToRank};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Ranks {
     /// Living processes that may get another slot: where they work, and the latest generation in which they have one.
     fn survivors(&self) -> BTreeMap<ProcessId, (Seat, u64)> {
         let left_out: BTreeSet<ProcessId> = self.left_out().collect();
-        let is_sound = |slot: &Slot| !has_failed(&slot.state);
+        let is_sound = |slot: &Slot| !has_failed(&slot.state) && !matches!(slot.state, RankState::Left { .. });
         let mut survivors: BTreeMap<ProcessId, (Seat, u64)> = BTreeMap::new();
         for (seat, slot) in self.slots.iter().filter(|(_, slot)| is_sound(slot)) {
             let living = slot.process.and_then(|id| Some((id, self.processes.get(&id)?)));
@@ -125,10 +125,11 @@ impl Ranks {
     }
 }
 
-/// What a rank is told at first: members and checkpoint requests follow as orders of their own.
+/// What a rank is told at first: members, checkpoint requests and the end follow as orders of their own.
 pub(super) fn bare(assignment: &Assignment) -> Assignment {
     Assignment {
         members: Vec::new(),
+        parting: None,
         checkpoint_after: None,
         ..assignment.clone()
     }

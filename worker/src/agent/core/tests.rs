@@ -9,7 +9,7 @@ mod world;
 
 use super::*;
 use crate::supervise::Event;
-use medley_protocol::agent::{CheckpointWanted, FromRank, Member, RankState, ToRank};
+use medley_protocol::agent::{CheckpointWanted, Doing, FromRank, Member, Parting, RankState, ToRank};
 use medley_protocol::error::Code;
 use medley_protocol::ids::CheckpointRequestId;
 use medley_protocol::metrics::MetricsThrough;
@@ -32,6 +32,13 @@ fn listening(generation: u64) -> FromRank {
         committed: None,
     };
     reached(generation, state)
+}
+
+fn pulse(doing: Option<Doing>) -> FromRank {
+    FromRank::Pulse {
+        doing,
+        connecting: None,
+    }
 }
 
 fn refused(code: Code) -> Trouble {

@@ -2,7 +2,7 @@
 
 use super::message::{Output, ProcessId};
 use super::ranks::{Process, Ranks, Slot};
-use medley_protocol::agent::{Doing, RankState};
+use medley_protocol::agent::{Connecting, Doing, RankState};
 use std::time::Duration;
 
 /// Silence of a process after which it counts as standing still, whatever others say: fifteen pulses.
@@ -16,7 +16,17 @@ const MAX_GAP: Duration = Duration::from_millis(500);
 
 impl Ranks {
     /// A process says that it runs.
-    pub(super) fn pulses(&mut self, id: ProcessId, doing: Option<Doing>, now: Duration) {
+    pub(super) fn pulses(
+        &mut self,
+        id: ProcessId,
+        doing: Option<Doing>,
+        connecting: Option<&Connecting>,
+        now: Duration,
+    ) {
+        for (seat, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.process == Some(id)) {
+            let of_this = connecting.filter(|connecting| connecting.generation == seat.generation);
+            slot.connecting = of_this.cloned();
+        }
         if let Some(process) = self.processes.get_mut(&id) {
             process.pulsed_at = Some(now);
             process.doing = doing;

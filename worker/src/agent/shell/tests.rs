@@ -20,6 +20,7 @@ const NAP: &str = "exec sleep 600";
 /// An agent that runs in this process.
 struct Running {
     dir: tempfile::TempDir,
+    leave: Option<oneshot::Sender<()>>,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<Result<(), Halted>>,
 }
@@ -48,13 +49,24 @@ impl Running {
             },
             program,
             log_dir: Some(dir.path().to_owned()),
+            grace: LONG,
         };
-        let (stop, stopped) = oneshot::channel();
-        let ended = tokio::spawn(serve(settings, async {
-            let _ = stopped.await;
-        }));
-        let stop = Some(stop);
-        Self { dir, stop, ended }
+        let signal = || {
+            let (signal, heard) = oneshot::channel();
+            (Some(signal), async { drop(heard.await) })
+        };
+        let ((leave, left), (stop, stopped)) = (signal(), signal());
+        let ended = tokio::spawn(serve(settings, left, stopped));
+        Self {
+            dir,
+            leave,
+            stop,
+            ended,
+        }
+    }
+
+    fn leave(&mut self) {
+        drop(self.leave.take());
     }
 
     async fn stop(mut self) -> (tempfile::TempDir, Result<(), Halted>) {
@@ -250,6 +262,22 @@ async fn stopping_leaves_no_rank_behind() {
     let agent = Running::start(&coordinator.url, &format!("echo $$ >$dir/pid\n{SAY_RUNNING}\n{NAP}"));
     coordinator.until(|told| running(told).then_some(())).await;
     let (dir, result) = agent.stop().await;
+    assert_eq!(result, Ok(()));
+    assert!(is_gone(&dir.path().join("pid")));
+}
+
+#[tokio::test]
+async fn an_agent_that_leaves_ends_once_its_rank_is_not_listed_any_more() {
+    let coordinator = Coordinator::start().await;
+    coordinator.order(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    let mut agent = Running::start(&coordinator.url, &format!("echo $$ >$dir/pid\n{SAY_RUNNING}\n{NAP}"));
+    coordinator.until(|told| running(told).then_some(())).await;
+    agent.leave();
+    let leaves = |told: &Told| told.beats.last()?.leaves_in_ms;
+    coordinator.until(leaves).await;
+    assert!(!is_gone(&agent.dir.path().join("pid")));
+    coordinator.order(orders(2, vec![]));
+    let (dir, result) = agent.end().await;
     assert_eq!(result, Ok(()));
     assert!(is_gone(&dir.path().join("pid")));
 }

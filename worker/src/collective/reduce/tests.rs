@@ -63,7 +63,15 @@ fn run(lanes: u32, nodes: &[u32]) -> Vec<Outcome> {
         let plan = Plan::new(&deal, rank, LEN);
         let limits = plan.limits(LEN, 4);
         let terms = (Timing::default(), limits);
-        let mesh = Mesh::connect(&listeners[rank as usize], &hello, &addresses, terms, &Fence::default()).unwrap();
+        let mesh = Mesh::connect(
+            &listeners[rank as usize],
+            &hello,
+            &addresses,
+            terms,
+            &Fence::default(),
+            &|_| (),
+        )
+        .unwrap();
         let mut pool = Pool::default();
         let mut totals = Vec::new();
         for step in 0..2 {

@@ -1,26 +1,24 @@
 //! All connections of one rank.
 
-use super::fence::{self, Fence};
+use super::connect::Call;
+use super::fence::Fence;
 use super::frame::{self, Kind, Tag};
-use super::handshake::{self, Hello};
+use super::handshake::Hello;
 use super::inbox::{Inbox, Lost};
 use crate::rank::beginning::Memory;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes of small frames that are written at once.
 const WRITE_BUFFER: usize = 256 << 10;
 /// Bytes that are read at once, if they are not all of one payload: those are copied a second time.
 const READ_BUFFER: usize = 32 << 10;
-/// Pause between two looks at a listener, or two attempts to connect.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Deadlines of a mesh.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +77,8 @@ struct Peer {
 }
 
 impl Mesh {
-    /// Connects to all members: `addresses[r]` is where rank `r` listens, `listener` where this one does.
+    /// Connects to all members: `addresses[r]` is where rank `r` listens, `listener` where this one does. `told` hears which
+    /// ranks there is no connection with yet, at first and whenever there are fewer.
     ///
     /// # Errors
     /// When some member cannot be reached, or refuses, within `timing.connect`; when `fence` passes the generation.
@@ -89,22 +88,9 @@ impl Mesh {
         addresses: &[String],
         (timing, limits): (Timing, Limits),
         fence: &Fence,
+        told: &dyn Fn(&BTreeSet<u32>),
     ) -> io::Result<Self> {
-        let call = Call {
-            hello,
-            timing,
-            deadline: Instant::now() + timing.connect,
-            fence,
-            in_vain: AtomicBool::new(false),
-        };
-        let (lower, higher) = thread::scope(|scope| {
-            let accepting = scope.spawn(|| call.accept_higher(listener));
-            let lower = call.connect_lower(addresses);
-            let higher = accepting
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("accepting ranks failed")));
-            (lower, higher)
-        });
+        let joined = Call::new(hello, timing, fence).make(listener, addresses, told)?;
         let inbox = Arc::new(Inbox::new(
             limits.waiting_bytes,
             (hello.rank, hello.generation),
@@ -112,7 +98,7 @@ impl Mesh {
         ));
         let mut peers = BTreeMap::new();
         let mut memories = vec![hello.memory; hello.world as usize];
-        for (other, stream) in lower?.into_iter().chain(higher?) {
+        for (other, stream) in joined {
             memories[other.rank as usize] = other.memory;
             peers.insert(other.rank, Peer::start(other.rank, stream, timing, limits, &inbox)?);
         }
@@ -272,118 +258,6 @@ fn explain(error: &io::Error, silence: Duration) -> String {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("silent for {} s", silence.as_secs()),
         _ => error.to_string(),
     }
-}
-
-/// The making of a generation's connections.
-struct Call<'a> {
-    hello: &'a Hello,
-    timing: Timing,
-    deadline: Instant,
-    fence: &'a Fence,
-    /// A lower rank cannot be reached: there is no use in waiting for higher ones.
-    in_vain: AtomicBool,
-}
-
-type Answered = (Hello, TcpStream);
-
-impl Call<'_> {
-    /// Why not to go on, if there is a reason.
-    fn ended(&self) -> io::Result<()> {
-        if self.fence.is_past(self.hello.generation) {
-            return Err(io::Error::new(io::ErrorKind::Interrupted, fence::REASON));
-        }
-        if Instant::now() >= self.deadline {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        Ok(())
-    }
-
-    fn connect_lower(&self, addresses: &[String]) -> io::Result<Vec<Answered>> {
-        let lower = addresses.iter().take(self.hello.rank as usize).zip(0..);
-        let connected = lower.map(|(address, rank)| self.connect_one(rank, address)).collect();
-        self.in_vain.store(Result::is_err(&connected), Ordering::Relaxed);
-        connected
-    }
-
-    /// Tries until it works, the other side refuses, or there is no use in it any more.
-    fn connect_one(&self, rank: u32, address: &str) -> io::Result<Answered> {
-        loop {
-            let error = match self.try_connect(rank, address) {
-                Ok(answered) => return Ok(answered),
-                Err(e) => e,
-            };
-            let ended = self.ended();
-            if error.kind() == io::ErrorKind::PermissionDenied || ended.is_err() {
-                let text = format!("cannot connect to rank {rank} at {address}: {error}");
-                return Err(io::Error::new(error.kind(), text));
-            }
-            thread::sleep(PAUSE);
-        }
-    }
-
-    fn try_connect(&self, rank: u32, address: &str) -> io::Result<Answered> {
-        let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, self.timing.hello) {
-                Ok(mut stream) => {
-                    prepare(&stream, self.timing)?;
-                    let answer = handshake::introduce(&mut stream, self.hello, rank)?;
-                    return Ok((answer, stream));
-                }
-                Err(e) => error = e,
-            }
-        }
-        Err(error)
-    }
-
-    /// Accepts connections until every higher rank has introduced itself; strangers are turned away meanwhile.
-    fn accept_higher(&self, listener: &TcpListener) -> io::Result<Vec<Answered>> {
-        let wanted = (self.hello.world - self.hello.rank - 1) as usize;
-        let welcomed: Mutex<BTreeMap<u32, Answered>> = Mutex::default();
-        let count = || welcomed.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let in_vain = || self.in_vain.load(Ordering::Relaxed);
-        listener.set_nonblocking(true)?;
-        thread::scope(|scope| {
-            while count() < wanted && !in_vain() && self.ended().is_ok() {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        scope.spawn(|| {
-                            if let Ok((hello, stream)) = self.greet(stream) {
-                                let mut welcomed = welcomed.lock().unwrap_or_else(PoisonError::into_inner);
-                                welcomed.insert(hello.rank, (hello, stream));
-                            }
-                        });
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
-                    Err(e) => return Err(e),
-                }
-            }
-            Ok(())
-        })?;
-        let welcomed = welcomed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if welcomed.len() < wanted {
-            let absent = (self.hello.rank + 1..self.hello.world).filter(|rank| !welcomed.contains_key(rank));
-            let absent: Vec<String> = absent.map(|rank| rank.to_string()).collect();
-            let cause = self.ended().err().map_or_else(String::new, |e| format!(": {e}"));
-            let text = format!("no connection from rank {}{cause}", absent.join(", "));
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-        Ok(welcomed.into_values().collect())
-    }
-
-    fn greet(&self, mut stream: TcpStream) -> io::Result<Answered> {
-        stream.set_nonblocking(false)?;
-        prepare(&stream, self.timing)?;
-        let hello = handshake::welcome(&mut stream, self.hello)
-            .inspect_err(|e| tracing::warn!("turned a connection away: {e}"))?;
-        Ok((hello, stream))
-    }
-}
-
-fn prepare(stream: &TcpStream, timing: Timing) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(timing.hello))?;
-    stream.set_write_timeout(Some(timing.hello))
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@
 //! rank in the middle of a long step still answers, so silence means that a peer is gone and can have a short
 //! deadline. The end of a connection wakes everyone who waits, and so does the end of the generation ([`fence`]).
 //!
-//! The first message of a connection proves that its sender belongs to the generation ([`handshake`]); after that come
+//! All connections are made at once ([`connect`]). The first message of a connection proves that its sender belongs to the generation ([`handshake`]); after that come
 //! bounded frames ([`frame`]), which wait in the [`inbox`] until someone asks for them.
 
+mod connect;
 pub mod fence;
 pub mod frame;
 pub mod handshake;

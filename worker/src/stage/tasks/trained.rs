@@ -5,7 +5,7 @@ use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::text::Tokenizer;
 use medley_model::blip::Blip;
-use medley_model::device::{Buffer, Device, DeviceError, Pool};
+use medley_model::device::{Device, DeviceError, OwnParameters, Pool};
 use medley_model::flat::Flat;
 use medley_model::generate::{Caption, CaptionRequest};
 use medley_protocol::checkpoint::Manifest;
@@ -13,14 +13,14 @@ use medley_protocol::checkpoint::Manifest;
 /// A checkpoint's weights in BLIP at one image size, without moments, momentum encoders and queues.
 pub(crate) struct Trained {
     blip: Blip,
-    params: Buffer,
+    params: OwnParameters,
     pool: Pool,
 }
 
 impl Trained {
     /// A model with these weights on this device.
     pub(crate) fn new(blip: Blip, params: Flat, device: &Device) -> Self {
-        let params = device.hold(params);
+        let params = OwnParameters::hold(params, device);
         let pool = Pool::on(device.clone());
         Self { blip, params, pool }
     }

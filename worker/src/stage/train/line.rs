@@ -78,10 +78,14 @@ impl Line {
         Ok(())
     }
 
-    /// The later generation whose members are known.
+    /// The later generation that this rank is ready for.
     pub(super) fn next(&self) -> Option<u64> {
-        let next = self.calls.ready_after(self.joined);
-        next.map(|call| call.assignment.generation)
+        self.calls.next_after(self.joined)
+    }
+
+    /// Whether the rank has no part in this later generation, and then whether it leaves a checkpoint.
+    pub(super) fn leaves_before(&self, generation: u64) -> Option<bool> {
+        self.calls.leaves_before(generation)
     }
 
     /// The checkpoint that was asked for, once.

@@ -1,8 +1,8 @@
 //! A training stage as one rank runs it: load, listen, and then one generation after the other until all steps are committed.
 //!
 //! A rank outlives its generation. When a peer is lost it keeps its state, and the step that it is prepared for, in memory, and
-//! waits to be called to the next generation ([`line`]); when the stage grows by plan it leaves between two steps. In each
-//! generation ([`part`]) the members connect, agree on what they go on from, and feed those that hold no state ([`handover`]).
+//! waits to be called to the next generation ([`line`]); when the stage grows or shrinks by plan it leaves between two steps,
+//! for the next generation or for good. In each generation ([`part`]) the members connect, agree on what they go on from, and feed those that hold no state ([`handover`]).
 //!
 //! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]) on its device ([`lanes`]); the lanes' gradients are summed
 //! along the lane tree, features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
@@ -21,13 +21,12 @@ mod shares;
 mod trainer;
 
 use crate::collective::tcp::Lost;
+use crate::listen::{address, listen};
 use crate::rank::failure::Failure;
 use crate::rank::process::Context;
 use line::Line;
 use medley_protocol::agent::RankState;
 use setup::Setup;
-use std::io;
-use std::net::TcpListener;
 use trainer::Trainer;
 
 /// How a rank's part in a generation ends.
@@ -37,6 +36,8 @@ enum Left {
     Finished,
     /// Another generation follows.
     ForNext,
+    /// Another generation follows, in which this rank has no part.
+    ForGood,
 }
 
 /// Why a rank's part in a generation ends before its time.
@@ -60,7 +61,8 @@ impl<E: Into<Failure>> From<E> for Stop {
     }
 }
 
-/// Trains until the rank is stopped; it stays after the last step, in case that the last checkpoint has to be written again.
+/// Trains until the rank is stopped, or has left by plan; it stays after the last step, in case that the last checkpoint has to
+/// be written again.
 ///
 /// # Errors
 /// [`Failure`]: a file is gone (passing), or spec and data do not fit (lasting). Peers notice at once.
@@ -87,6 +89,10 @@ pub fn run(context: Context) -> Result<(), Failure> {
         match ended {
             Ok(Left::Finished) => tracing::info!("all steps are committed"),
             Ok(Left::ForNext) => tracing::info!("leaves for the next generation"),
+            Ok(Left::ForGood) => {
+                tracing::info!("leaves for good");
+                return trainer.part();
+            }
             Err(Stop::Failed(failure)) => return Err(failure),
             Err(Stop::Broken(reason)) => {
                 tracing::warn!("the generation is over: {reason}");
@@ -94,29 +100,5 @@ pub fn run(context: Context) -> Result<(), Failure> {
                 voice.state(RankState::Broken { committed, reason });
             }
         }
-    }
-}
-
-/// Listens on the rank's own host; on every address where the host's name is one that only others can use.
-fn listen(host: &str) -> io::Result<TcpListener> {
-    TcpListener::bind((host, 0)).or_else(|_| TcpListener::bind(("0.0.0.0", 0)))
-}
-
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_both_kinds_can_be_connected_to() {
-        assert_eq!(address("10.0.0.1", 5), "10.0.0.1:5");
-        assert_eq!(address("::1", 5), "[::1]:5");
     }
 }

@@ -13,6 +13,7 @@ use crate::rank::beginning::{Beginning, Path, begin};
 use crate::rank::calls::Call;
 use crate::rank::fingerprint;
 use medley_protocol::agent::Assignment;
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, li
         memory: trainer.memory(),
         rank,
         world: deal.ranks(),
-        fingerprint: fingerprint(),
+        fingerprint: fingerprint()?,
     };
     let step = plan.limits(trainer.gradient_len(), trainer.largest_share(&deal));
     let limits = Limits {
@@ -48,7 +49,9 @@ pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, li
     };
     let addresses: Vec<String> = members.into_iter().map(|member| member.address).collect();
     let terms = (Timing::default(), limits);
-    let mesh = Mesh::connect(listener, &hello, &addresses, terms, line.fence())
+    let activity = trainer.activity().clone();
+    let told = |missing: &BTreeSet<u32>| activity.lacks(hello.generation, missing);
+    let mesh = Mesh::connect(listener, &hello, &addresses, terms, line.fence(), &told)
         .map_err(|error| Stop::Broken(error.to_string()))?;
     let mut place = Place::new(deal, plan, &mesh);
     match work(trainer, &assignment, &hello, &mut place, line) {

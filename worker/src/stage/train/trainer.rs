@@ -16,6 +16,7 @@ use crate::collective::deal::Deal;
 use crate::collective::reduce::{Local, Plan, share, total};
 use crate::collective::tcp::{Lost, Mesh};
 use crate::objects::Objects;
+use crate::rank::activity::Activity;
 use crate::rank::beginning::{Memory, Path};
 use crate::rank::failure::Failure;
 use crate::rank::memory::peak_bytes;
@@ -140,6 +141,11 @@ impl Trainer {
         }
     }
 
+    /// What the rank is doing.
+    pub(super) fn activity(&self) -> &Activity {
+        self.voice.activity()
+    }
+
     /// Elements of a gradient.
     pub(super) fn gradient_len(&self) -> usize {
         self.blip.student_layout.len()
@@ -251,7 +257,9 @@ impl Trainer {
             let agreed = speaker.agree(place.mesh, line, digest, planned)?;
             self.note(StepPhase::Computing, place);
             let report = self.prepared.take().map(|prepared| self.commit(prepared));
-            if agreed.checkpoint {
+            // None, if this rank has a part in what follows.
+            let leaves = agreed.then.and_then(|next| line.leaves_before(next));
+            if agreed.checkpoint || leaves == Some(true) {
                 self.take_checkpoint(place)?;
             }
             if let Some((metrics, ledger)) = report {
@@ -260,16 +268,32 @@ impl Trainer {
                 self.voice.say(&FromRank::Committed { metrics, ledger });
             }
             if agreed.then.is_some() {
-                return Ok(Left::ForNext);
+                return Ok(if leaves.is_some() { Left::ForGood } else { Left::ForNext });
             }
         }
         self.note(StepPhase::Saving, place);
-        if let Some(writer) = self.writer.take() {
-            writer.finish(LAST_PATIENCE).map_err(Failure::passing)?;
-        }
+        self.finish_writing()?;
         let committed = self.state.step;
         self.voice.state(RankState::Finished { committed });
         Ok(Left::Finished)
+    }
+
+    /// Says that this rank has left for good, once all that it wrote is in the store.
+    ///
+    /// # Errors
+    /// [`Failure`] when the store does not take it.
+    pub(super) fn part(&mut self) -> Result<(), Failure> {
+        self.finish_writing()?;
+        let committed = self.state.step;
+        self.voice.state(RankState::Left { committed });
+        Ok(())
+    }
+
+    fn finish_writing(&mut self) -> Result<(), Failure> {
+        match self.writer.take() {
+            Some(writer) => writer.finish(LAST_PATIENCE).map_err(Failure::passing),
+            None => Ok(()),
+        }
     }
 
     /// Prepares the next step. What is not finite is computed once more: if it comes back, it is the model's fault, else a

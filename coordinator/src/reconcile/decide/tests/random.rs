@@ -17,6 +17,10 @@ enum Fault {
     /// One computes for ever and all others wait, or all wait.
     Standstill(Option<u32>),
     Checkpoint,
+    /// Two nodes do not reach each other any more.
+    Cut(u128, u128),
+    /// All nodes reach each other again.
+    Heal,
 }
 
 fn faults() -> impl Strategy<Value = Vec<Fault>> {
@@ -29,6 +33,8 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         2 => (0..4u32).prop_map(Fault::RankBreaks),
         1 => prop::option::of(0..4u32).prop_map(Fault::Standstill),
         2 => Just(Fault::Checkpoint),
+        2 => (1..4u128, 1..4u128).prop_map(|(one, other)| Fault::Cut(one, other)),
+        1 => Just(Fault::Heal),
     ];
     prop::collection::vec(fault, 1..120)
 }
@@ -36,7 +42,6 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
 impl World {
     fn suffer(&mut self, fault: &Fault, round: u128) {
         match *fault {
-            Fault::Nothing => {}
             Fault::Silence(id) => drop(self.alive.remove(&node(id))),
             Fault::Return(id) => drop(self.alive.insert(node(id))),
             Fault::Restart(id) => self.join(id, 2, 1000 + round),
@@ -52,6 +57,9 @@ impl World {
                 let step = (self.stage().progress() + 1).min(19);
                 self.commit_checkpoint(step);
             }
+            Fault::Cut(one, other) if one != other => self.cut(one, other),
+            Fault::Nothing | Fault::Cut(..) => {}
+            Fault::Heal => self.cuts.clear(),
         }
     }
 }
@@ -83,6 +91,7 @@ proptest! {
         world.alive.extend([node(1), node(2), node(3)]);
         world.odd.clear();
         world.looks.clear();
+        world.cuts.clear();
         world.rounds(80);
         let label = world.stage().state.label();
         let gave_up = world.stage().setbacks.in_a_row >= 8;

@@ -6,9 +6,10 @@ use crate::domain::decision::Effect;
 use crate::domain::graph::{Shards, new_job};
 use crate::domain::job::Dataset;
 use crate::domain::node::KnownNode;
+use crate::reconcile::apart::{Pair, pair};
 use crate::reconcile::orders;
 use chrono::DateTime;
-use medley_protocol::agent::{Beat, Doing, RankReport, StepPhase};
+use medley_protocol::agent::{Assignment, Beat, Connecting, Doing, RankReport, StepPhase};
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
 use medley_protocol::ids::{CheckpointId, IncarnationId};
 use medley_protocol::spec::Spec;
@@ -33,6 +34,12 @@ pub(super) struct World {
     pub(super) odd: BTreeMap<(StageId, u64, u32), RankState>,
     /// Where in a step ranks are, and for how long they have said nothing.
     pub(super) looks: BTreeMap<(StageId, u64, u32), (Doing, u64)>,
+    /// Nodes that do not reach each other.
+    pub(super) cuts: BTreeSet<Pair>,
+    /// Since when the ranks of a generation connect; none once all have.
+    connecting: BTreeMap<(StageId, u64), Option<Duration>>,
+    /// What ranks say of their connections, where it does not follow from the cuts.
+    pub(super) lacks: BTreeMap<(StageId, u64, u32), Vec<u32>>,
     pub(super) revision: u64,
     pub(super) events: Vec<Event>,
     pub(super) effects: Vec<Effect>,
@@ -50,6 +57,9 @@ impl World {
             alive: BTreeSet::new(),
             odd: BTreeMap::new(),
             looks: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            connecting: BTreeMap::new(),
+            lacks: BTreeMap::new(),
             revision: 0,
             events: Vec::new(),
             effects: Vec::new(),
@@ -125,12 +135,72 @@ impl World {
         let stage = self.jobs.iter().find_map(|job| job.stage(id.0));
         match stage.map(|stage| &stage.state) {
             Some(State::Running { generation, .. }) if generation.number == id.1 => RankState::Running { committed: 1 },
-            _ => RankState::Listening {
-                address: format!("a:{}", id.2),
-                // Survivors hold what they trained in the first generation.
-                committed: (id.1 > 1).then_some(1),
-            },
+            Some(State::Running {
+                generation,
+                former: Some(former),
+                ..
+            }) if former.number == id.1 => {
+                let leaves = former.beyond(generation).iter().any(|seat| seat.rank == id.2);
+                if leaves {
+                    RankState::Left { committed: 1 }
+                } else {
+                    RankState::Running { committed: 1 }
+                }
+            }
+            _ => listening(id),
         }
+    }
+
+    /// How far a rank is with its connections, if it makes them.
+    fn connecting(&mut self, node: NodeId, assignment: &Assignment, rank: u32) -> Option<Connecting> {
+        if assignment.members.is_empty() {
+            return None;
+        }
+        let (stage, generation) = (assignment.stage, assignment.generation);
+        let is_cut = |one, other| self.cuts.contains(&pair(one, other));
+        let members = assignment.members.iter();
+        let lacked = members
+            .filter(|member| is_cut(node, member.node))
+            .map(|member| member.rank);
+        let lacks = self.lacks.get(&(stage, generation, rank)).cloned();
+        let lacks = lacks.unwrap_or_else(|| lacked.collect());
+        let mut all = assignment.members.iter();
+        let is_whole = !all.any(|one| assignment.members.iter().any(|other| is_cut(one.node, other.node)));
+        let is_odd = self
+            .lacks
+            .keys()
+            .any(|(of, number, _)| (*of, *number) == (stage, generation));
+        let since = self.connecting.entry((stage, generation)).or_insert(Some(self.now));
+        if is_whole && !is_odd {
+            *since = None;
+        }
+        if is_odd && lacks.is_empty() {
+            return None;
+        }
+        let since = (*since)?;
+        Some(Connecting {
+            generation,
+            lacks,
+            for_ms: self.now.saturating_sub(since).as_millis() as u64,
+        })
+    }
+
+    /// The nodes that an agent would reach if it were asked to try.
+    fn reached(&self, node: NodeId) -> Vec<NodeId> {
+        let others = self.alive.iter().copied();
+        others
+            .filter(|other| !self.cuts.contains(&pair(node, *other)))
+            .collect()
+    }
+
+    /// All ranks connect once more.
+    pub(super) fn reconnect(&mut self) {
+        self.connecting.clear();
+    }
+
+    /// Two nodes do not reach each other any more.
+    pub(super) fn cut(&mut self, one: u128, other: u128) {
+        self.cuts.insert(pair(node(one), node(other)));
     }
 
     pub(super) fn beat(&mut self) {
@@ -140,7 +210,12 @@ impl World {
             for assignment in told.iter().flat_map(|orders| &orders.assignments) {
                 for rank in &assignment.ranks {
                     let id = (assignment.stage, assignment.generation, *rank);
-                    let state = self.odd.get(&id).cloned().unwrap_or_else(|| self.obedient(id));
+                    let connecting = self.connecting(node, assignment, *rank);
+                    let obedient = match &connecting {
+                        Some(connecting) if !connecting.lacks.is_empty() => listening(id),
+                        _ => self.obedient(id),
+                    };
+                    let state = self.odd.get(&id).cloned().unwrap_or(obedient);
                     let look = self.looks.get(&id).copied();
                     let (stage, generation, rank) = id;
                     ranks.push(RankReport {
@@ -150,6 +225,7 @@ impl World {
                         state,
                         doing: look.map(|(doing, _)| doing),
                         quiet_ms: look.map(|(_, quiet_ms)| quiet_ms),
+                        connecting,
                     });
                 }
             }
@@ -158,6 +234,9 @@ impl World {
                 incarnation: self.sight.nodes[&node].node.incarnation,
                 revision: told.map_or(0, |orders| orders.revision),
                 ranks,
+                leaves_in_ms: None,
+                address: Some(format!("{node}:1")),
+                reached: self.reached(node),
             };
             self.sight.beat(beat, self.now).unwrap();
         }
@@ -276,4 +355,12 @@ impl World {
 /// The node of this number.
 pub(super) fn node(id: u128) -> NodeId {
     NodeId::from_uuid(Uuid::from_u128(id))
+}
+
+fn listening(id: (StageId, u64, u32)) -> RankState {
+    RankState::Listening {
+        address: format!("a:{}", id.2),
+        // Survivors hold what they trained in the first generation.
+        committed: (id.1 > 1).then_some(1),
+    }
 }

@@ -96,3 +96,49 @@ fn stopping_kills_the_ranks_and_waits_for_facts() {
     ))));
     assert!(starts(&late).is_empty());
 }
+
+#[test]
+fn an_agent_that_leaves_says_so_and_ends_once_nothing_is_listed_for_it() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), reached(2, RankState::Running { committed: 3 }));
+    assert_eq!(agent.beat().leaves_in_ms, None);
+    agent.step(Input::Leave { grace: 5000 * MS });
+    let said = agent.beat().leaves_in_ms;
+    assert!(said.is_some_and(|ms| (1..=5000).contains(&ms)), "{said:?}");
+    assert!(!agent.state().stops(), "the rank goes on");
+    agent.obey(orders(2, Vec::new()));
+    assert!(!agent.state().stops(), "its process has not ended");
+    agent.exit(ProcessId(0), "was killed by signal 9");
+    assert!(agent.state().stops() && agent.state().is_done());
+}
+
+#[test]
+fn an_agent_without_work_tells_the_coordinator_before_it_leaves_and_does_not_wait_for_one_that_is_away() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, Vec::new()));
+    agent.step(Input::Leave { grace: 5000 * MS });
+    assert!(!agent.state().stops());
+    let outputs = (0..4).flat_map(|_| agent.pass(25 * MS)).collect::<Vec<Output>>();
+    let says_so = |output: &Output| matches!(output, Output::Beat { beat, .. } if beat.leaves_in_ms.is_some());
+    assert!(outputs.iter().any(says_so), "{outputs:?}");
+    assert!(!agent.state().stops());
+    agent.obey(orders(1, Vec::new()));
+    assert!(agent.state().stops());
+
+    let mut agent = Agent::registered(1);
+    agent.answer_beat(Err(away()));
+    agent.step(Input::Leave { grace: 5000 * MS });
+    assert!(agent.state().stops());
+}
+
+#[test]
+fn an_agent_that_leaves_kills_its_ranks_when_its_time_is_over() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 2, &[1], StageKind::Pretrain)]));
+    agent.step(Input::Leave { grace: 5000 * MS });
+    assert_eq!(kills(&agent.pass(4999 * MS)), []);
+    assert_eq!(kills(&agent.pass(MS)), [ProcessId(0)]);
+    agent.exit(ProcessId(0), "was killed by signal 9");
+    assert!(agent.state().stops() && agent.state().is_done());
+}

@@ -176,7 +176,7 @@ impl World {
                 assert!(!std::mem::replace(killed, true), "killed once");
             }
             Output::Send { id, request } => self.requests.push((id, request)),
-            Output::Info(_) | Output::Warn(_) => {}
+            Output::Info(_) | Output::Warn(_) | Output::Probe { .. } => {}
             Output::Halt { reason } => panic!("{reason}"),
         }
     }

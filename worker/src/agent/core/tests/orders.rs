@@ -1,6 +1,7 @@
 //! Which rank processes run, what they are told, and how they end.
 
 use super::*;
+use medley_protocol::agent::{Connecting, Probe};
 
 #[test]
 fn orders_start_ranks_on_devices_of_their_own() {
@@ -105,6 +106,39 @@ fn a_generation_gets_ready_beside_the_one_that_works() {
 }
 
 #[test]
+fn ranks_that_leave_are_told_once_and_not_missed_when_they_have_ended() {
+    let mut agent = Agent::registered(2);
+    let mut present = assignment(7, 1, &[0, 1], StageKind::Pretrain);
+    present.members = members(2);
+    agent.obey(orders(1, vec![present.clone()]));
+    for id in [0, 1] {
+        agent.say(ProcessId(id), running(3));
+    }
+    let mut next = assignment(7, 2, &[0], StageKind::Pretrain);
+    let outputs = agent.obey(orders(2, vec![present.clone(), next.clone()]));
+    assert_eq!(calls_of(&outputs), [(ProcessId(0), 2, 0, false)]);
+    next.members = members(1);
+    present.members.clear();
+    present.parting = Some(Parting {
+        next: 2,
+        ranks: vec![1],
+        saves: false,
+    });
+    let outputs = agent.obey(orders(3, vec![present, next.clone()]));
+    let leave = ToRank::Leave { next: 2, saves: false };
+    assert!(told(&outputs).contains(&(ProcessId(1), leave)), "{outputs:?}");
+    assert_eq!((told(&outputs).len(), kills(&outputs).len()), (2, 0));
+    assert!(told(&agent.pass(100 * MS)).is_empty());
+    let left = RankState::Left { committed: 4 };
+    agent.say(ProcessId(1), reached(1, left.clone()));
+    agent.exit(ProcessId(1), "ended");
+    assert!(starts(&agent.pass(100 * MS)).is_empty());
+    assert_eq!(states(&agent)[1], left);
+    agent.obey(orders(4, vec![next]));
+    assert_eq!(agent.reports().len(), 1);
+}
+
+#[test]
 fn a_generation_that_never_came_about_is_replaced_by_a_later_one() {
     let mut agent = Agent::registered(2);
     let present = assignment(7, 1, &[0], StageKind::Pretrain);
@@ -120,11 +154,11 @@ fn a_generation_that_never_came_about_is_replaced_by_a_later_one() {
 fn a_process_that_stands_still_is_killed_and_one_that_pulses_is_not() {
     let mut agent = Agent::registered(2);
     agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
-    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
+    agent.say(ProcessId(0), pulse(None));
     let mut killed = Vec::new();
     for _ in 0..30 {
         killed.extend(kills(&agent.pass(100 * MS)));
-        agent.say(ProcessId(1), FromRank::Pulse { doing: None });
+        agent.say(ProcessId(1), pulse(None));
     }
     assert_eq!(killed, [ProcessId(0)]);
     let [RankState::Failed { reason, retry: true }, RankState::Starting] = &states(&agent)[..] else {
@@ -137,7 +171,7 @@ fn a_process_that_stands_still_is_killed_and_one_that_pulses_is_not() {
 fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
     let mut agent = Agent::registered(2);
     agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
-    let doing = Some(medley_protocol::agent::Doing {
+    let doing = Some(Doing {
         step: 9,
         phase: medley_protocol::agent::StepPhase::Computing,
         collective: 2,
@@ -145,19 +179,19 @@ fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
         lane_us: None,
         usual_step_ms: Some(1000),
     });
-    let pulse = |agent: &mut Agent| {
+    let all_pulse = |agent: &mut Agent| {
         for rank in 0..2 {
-            agent.say(ProcessId(rank), FromRank::Pulse { doing });
+            agent.say(ProcessId(rank), pulse(doing));
         }
     };
-    pulse(&mut agent);
+    all_pulse(&mut agent);
     assert_eq!(agent.reports()[1].doing, doing);
     agent.obey(orders(2, vec![assignment(7, 2, &[0, 1], StageKind::Pretrain)]));
     agent.say(ProcessId(0), listening(2));
     let mut killed = Vec::new();
     for _ in 0..29 {
         killed.extend(kills(&agent.pass(100 * MS)));
-        pulse(&mut agent);
+        all_pulse(&mut agent);
     }
     assert_eq!(killed, [], "three of its steps are not over");
     killed.extend(kills(&agent.pass(200 * MS)));
@@ -165,10 +199,64 @@ fn a_rank_that_pulses_and_does_not_answer_its_call_is_killed() {
 }
 
 #[test]
+fn a_rank_that_connects_is_reported_in_the_generation_it_connects_in() {
+    let mut agent = Agent::registered(1);
+    let present = assignment(7, 1, &[0], StageKind::Pretrain);
+    agent.obey(orders(1, vec![present.clone()]));
+    agent.obey(orders(2, vec![present, assignment(7, 2, &[0], StageKind::Pretrain)]));
+    let connecting = Connecting {
+        generation: 2,
+        lacks: vec![1],
+        for_ms: 300,
+    };
+    let pulse = FromRank::Pulse {
+        doing: None,
+        connecting: Some(connecting.clone()),
+    };
+    agent.say(ProcessId(0), running(0));
+    agent.say(ProcessId(0), pulse.clone());
+    let reported: Vec<_> = agent.reports().into_iter().map(|report| report.connecting).collect();
+    assert_eq!(reported, [None, Some(connecting)]);
+    agent.exit(ProcessId(0), "was ended by signal 9");
+    assert!(agent.reports().iter().all(|report| report.connecting.is_none()));
+}
+
+#[test]
+fn an_agent_says_where_it_is_reached_and_whom_it_reaches_of_those_it_is_asked_for() {
+    let mut agent = Agent::registered(1);
+    let asked = Orders {
+        probes: vec![Probe {
+            node: id(2),
+            address: "b:9".into(),
+        }],
+        ..orders(0, Vec::new())
+    };
+    let outputs = agent.obey(asked);
+    let try_it = Output::Probe {
+        node: id(2),
+        address: "b:9".into(),
+    };
+    assert!(outputs.contains(&try_it), "although the revision is old: {outputs:?}");
+    let outputs = agent.step(Input::Probed {
+        node: id(2),
+        reached: true,
+    });
+    let beat = outputs
+        .into_iter()
+        .chain(agent.pass(50 * MS))
+        .find_map(|output| match output {
+            Output::Beat { beat, .. } => Some(beat),
+            _ => None,
+        });
+    assert_eq!(beat.map(|beat| beat.reached), Some(vec![id(2)]), "that is news");
+    assert_eq!(agent.beat().reached, [], "nobody asks any more");
+}
+
+#[test]
 fn an_agent_that_stood_still_itself_blames_nobody() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
-    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
+    agent.say(ProcessId(0), pulse(None));
     assert_eq!(kills(&agent.pass(60_000 * MS)), []);
 }
 
@@ -303,7 +391,7 @@ fn a_beat_says_for_how_long_a_process_has_said_nothing() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
     assert_eq!(agent.reports()[0].quiet_ms, None, "it has yet to begin");
-    agent.say(ProcessId(0), FromRank::Pulse { doing: None });
+    agent.say(ProcessId(0), pulse(None));
     agent.pass(300 * MS);
     assert_eq!(agent.reports()[0].quiet_ms, Some(300));
 }

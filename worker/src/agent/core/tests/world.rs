@@ -54,11 +54,16 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
         inputs: StageInputs::default(),
         checkpoint_after: None,
         without: Vec::new(),
+        parting: None,
     }
 }
 
 pub(super) fn orders(revision: u64, assignments: Vec<Assignment>) -> Orders {
-    Orders { revision, assignments }
+    Orders {
+        revision,
+        assignments,
+        probes: Vec::new(),
+    }
 }
 
 /// A rank says that it has committed a step.

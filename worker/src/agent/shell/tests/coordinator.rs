@@ -178,7 +178,11 @@ pub(super) fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(number: u64) -> T {
 }
 
 pub(super) fn orders(revision: u64, assignments: Vec<Assignment>) -> Orders {
-    Orders { revision, assignments }
+    Orders {
+        revision,
+        assignments,
+        probes: Vec::new(),
+    }
 }
 
 pub(super) fn members(world: u32) -> Vec<Member> {
@@ -218,5 +222,6 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
         inputs: StageInputs::default(),
         checkpoint_after: None,
         without: Vec::new(),
+        parting: None,
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use medley_protocol::ids::StageId;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 const LIMITS: Limits = Limits {
     frame_bytes: 1 << 20,
@@ -61,19 +62,13 @@ impl Site {
 
     fn join_unless(&self, hello: &Hello, timing: Timing, fence: &Fence) -> io::Result<Mesh> {
         let listener = &self.listeners[hello.rank as usize];
-        Mesh::connect(listener, hello, &self.addresses, (timing, LIMITS), fence)
+        Mesh::connect(listener, hello, &self.addresses, (timing, LIMITS), fence, &|_| ())
     }
 
     /// Connects to rank 0 as `hello` says.
     fn connect(&self, hello: &Hello) -> io::Result<TcpStream> {
-        let call = Call {
-            hello,
-            timing: timing(),
-            deadline: Instant::now(),
-            fence: &Fence::default(),
-            in_vain: AtomicBool::new(false),
-        };
-        call.connect_one(0, &self.addresses[0]).map(|(_, stream)| stream)
+        let call = Call::new(hello, timing(), &Fence::default());
+        call.try_once(0, &self.addresses[0]).map(|(_, stream)| stream)
     }
 
     /// Connects everyone and runs `f` as each rank.
@@ -154,6 +149,39 @@ fn members_of_a_generation_that_is_called_off_stop_waiting_for_each_other() {
         ended.map(|error| error.to_string()).collect::<Vec<_>>()
     });
     assert!(errors[0].contains("another generation has begun"), "{errors:?}");
+}
+
+#[test]
+fn who_is_missing_is_known_and_nobody_waits_for_a_try_that_gets_no_answer() {
+    let site = Site::new(4);
+    // Rank 0 never says hello, although its listener takes connections in.
+    let patient = Timing {
+        hello: Duration::from_mins(5),
+        ..timing()
+    };
+    let fence = Fence::default();
+    let (tell, told) = mpsc::channel();
+    let error = thread::scope(|scope| {
+        scope.spawn(|| site.join_unless(&site.hello(1), patient, &fence));
+        scope.spawn(|| site.join_unless(&site.hello(3), patient, &fence));
+        let (site, fence_of_2) = (&site, &fence);
+        let joining = scope.spawn(move || {
+            let tell = |missing: &BTreeSet<u32>| drop(tell.send(missing.clone()));
+            let (listener, hello) = (&site.listeners[2], site.hello(2));
+            Mesh::connect(listener, &hello, &site.addresses, (patient, LIMITS), fence_of_2, &tell)
+        });
+        let missed = told.iter().find(|missing| missing.len() == 1);
+        assert_eq!(missed, Some(BTreeSet::from([0])));
+        let called = Instant::now();
+        fence.raise(4);
+        let error = joining.join().unwrap().unwrap_err();
+        assert!(
+            called.elapsed() < Duration::from_secs(20),
+            "tries go on for five minutes"
+        );
+        error.to_string()
+    });
+    assert_eq!(error, "no connection with rank 0: another generation has begun");
 }
 
 #[test]

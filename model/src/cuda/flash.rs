@@ -1,0 +1,239 @@
+//! Attention on tensor cores: bf16, heads of 64 columns.
+//!
+//! A warp has a strip: up to 16 queries of one sequence, or 16 keys. The warps of a block share their keys, so a block has strips of
+//! all sequences that read the same keys, as many as fit. The strips of sequences with the same keys lie side by side, in the order
+//! of the sequences, in which the gradients of keys and values are summed.
+
+use super::Cuda;
+use super::attention::{AttentionInputs, Forward, Gradients, Words, words};
+use super::format::Format;
+use super::launch::{Arg, Block, Kernel, args};
+use super::memory::Slice;
+use crate::ops::attention::Sequence;
+use crate::ops::dropout::Dropout;
+
+/// Columns of a head.
+const DIM: usize = 64;
+/// Rows of a strip.
+const STRIP: usize = 16;
+/// Strips of a tile, of which a block may have two pairs: one at work, one on its way.
+const STRIPS: usize = 4;
+/// Warps of a block.
+const MAX_WARPS: usize = 7;
+
+/// Bytes of a strip in shared memory.
+const STRIP_BYTES: usize = STRIP * DIM * Format::Bf16.size();
+/// Bytes of a pair of tiles in shared memory.
+const PAIR_BYTES: usize = 2 * STRIPS * STRIP_BYTES;
+/// Bytes of what backward knows of a strip's rows.
+const KNOWN_BYTES: usize = STRIP * 2 * size_of::<f32>();
+/// Shared memory of the largest block.
+pub(super) const MAX_SHARED_BYTES: u32 =
+    (MAX_WARPS * 2 * STRIP_BYTES + MAX_WARPS * KNOWN_BYTES + 2 * (PAIR_BYTES + STRIPS * KNOWN_BYTES)) as u32;
+
+/// Whether this is for tensor cores, `others` being what is read and written beside the inputs.
+pub(super) fn takes(x: &AttentionInputs<'_>, others: &[Slice<'_>]) -> bool {
+    x.format() == Format::Bf16 && x.dim == DIM && x.is_aligned() && others.iter().all(Slice::is_aligned)
+}
+
+/// Strips, and how they are shared among blocks.
+pub(super) struct Plan {
+    strips: Vec<Words>,
+    /// Strips that share their keys: (first strip, end, first key, keys that any of them sees).
+    queries: Vec<Words>,
+    /// Keys, and the strips that read them: (first key, its number in the sequences, keys, first strip, end, whether
+    /// any query does not see them all).
+    keys: Vec<Words>,
+}
+
+impl Plan {
+    /// The plan for sequences by keys.
+    pub(super) fn new(groups: &[Vec<&Sequence>]) -> Self {
+        let mut plan = Self {
+            strips: Vec::new(),
+            queries: Vec::new(),
+            keys: Vec::new(),
+        };
+        for group in groups {
+            let begin = plan.strips.len();
+            for seq in group {
+                let firsts = (0..seq.queries.len()).step_by(STRIP);
+                plan.strips.extend(firsts.map(|first| words(seq, first, STRIP)));
+            }
+            let (keys, end) = (&group[0].keys, plan.strips.len());
+            for at in (begin..end).step_by(even(end - begin)) {
+                let until = end.min(at + even(end - begin));
+                let seen = plan.strips[at..until].iter().map(seen).max().unwrap_or(0);
+                plan.queries
+                    .push([at as u32, until as u32, keys.start as u32, seen, 0, 0, 0, 0]);
+            }
+            let causal = usize::from(group.iter().any(|seq| seq.causal_from.is_some()));
+            let step = even(keys.len().div_ceil(STRIP)) * STRIP;
+            for first in (0..keys.len()).step_by(step) {
+                let count = step.min(keys.len() - first);
+                let block = [keys.start + first, first, count, begin, end, causal, 0, 0];
+                plan.keys.push(block.map(|word| word as u32));
+            }
+        }
+        plan
+    }
+
+    /// A block for strips of queries, with so many strips for each warp.
+    fn query_block(&self, strips: usize) -> Block {
+        let warps = self.queries.iter().map(|block| block[1] - block[0]).max().unwrap_or(0) as usize;
+        let single = self.queries.iter().all(|block| block[3] as usize <= STRIPS * STRIP);
+        let known = if strips > 1 { KNOWN_BYTES } else { 0 };
+        let bytes = warps * (strips * STRIP_BYTES + known) + if single { PAIR_BYTES } else { 2 * PAIR_BYTES };
+        block(warps, bytes)
+    }
+
+    /// A block for strips of keys.
+    fn key_block(&self) -> Block {
+        let warps = self
+            .keys
+            .iter()
+            .map(|block| (block[2] as usize).div_ceil(STRIP))
+            .max()
+            .unwrap_or(0);
+        let single = self.keys.iter().all(|block| (block[4] - block[3]) as usize <= STRIPS);
+        let pair = PAIR_BYTES + STRIPS * KNOWN_BYTES;
+        block(warps, warps * 2 * STRIP_BYTES + if single { pair } else { 2 * pair })
+    }
+}
+
+/// How many of `n` strips each block has, as evenly as may be.
+fn even(n: usize) -> usize {
+    n.div_ceil(n.div_ceil(MAX_WARPS).max(1)).max(1)
+}
+
+/// Keys that the last query of a strip sees.
+fn seen([_, first, count, _, keys, causal, ..]: &Words) -> u32 {
+    if *causal == 0 {
+        *keys
+    } else {
+        *keys.min(&(causal + first + count - 1))
+    }
+}
+
+fn block(warps: usize, shared_bytes: usize) -> Block {
+    Block {
+        threads: 32 * warps as u32,
+        shared_bytes: Some(shared_bytes as u32),
+    }
+}
+
+impl Cuda {
+    /// The result; `to` are the kernel's arguments for it.
+    pub(super) fn flash(&self, x: &AttentionInputs<'_>, plan: &Plan, dropout: Option<&Dropout>, to: &[Arg]) {
+        let words = self.bring(&[&plan.queries[..], &plan.strips].concat());
+        let strips = words.address() + size_of_val(&plan.queries[..]) as u64;
+        let args = [args![&words, strips], &x.args(dropout)[..], to].concat();
+        let grid = (plan.queries.len() as u32, x.heads as u32);
+        self.launch(Kernel::Flash, grid, plan.query_block(1), &args);
+    }
+
+    /// The gradients.
+    pub(super) fn flash_backward(
+        &self,
+        x: &AttentionInputs<'_>,
+        plan: &Plan,
+        dropout: Option<&Dropout>,
+        of: &Forward<'_>,
+        to: &Gradients<'_>,
+    ) {
+        let (inputs, width) = (x.args(dropout), x.width());
+        let words = self.bring(&[&plan.queries[..], &plan.keys, &plan.strips].concat());
+        let keys = words.address() + size_of_val(&plan.queries[..]) as u64;
+        let strips = keys + size_of_val(&plan.keys[..]) as u64;
+        let known = self.scratch(x.heads * of.rows * 2 * size_of::<f32>());
+        let own = args![of.dy, of.y, of.kept, &known, of.rows, &to.dq, width];
+        let args = [args![&words, strips], &inputs[..], own].concat();
+        let grid = (plan.queries.len() as u32, x.heads as u32);
+        self.launch(Kernel::FlashQueries, grid, plan.query_block(2), &args);
+        let own = args![of.dy, &known, of.rows, &to.dk, &to.dv, width];
+        let args = [args![keys, strips], &inputs[..], own].concat();
+        let grid = (plan.keys.len() as u32, x.heads as u32);
+        self.launch(Kernel::FlashKeys, grid, plan.key_block(), &args);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::attention::by_keys;
+    use crate::ops::dropout::Place;
+    use std::ops::Range;
+
+    fn sequence(queries: Range<usize>, keys: Range<usize>, causal_from: Option<usize>) -> Sequence {
+        let place = Place { sample: 3, position: 0 };
+        Sequence {
+            queries,
+            keys,
+            causal_from,
+            place,
+        }
+    }
+
+    fn plan(seqs: &[Sequence]) -> Plan {
+        Plan::new(&by_keys(seqs))
+    }
+
+    #[test]
+    fn an_image_is_two_blocks_of_nearly_the_same_size() {
+        let plan = plan(&[sequence(0..197, 10..207, None)]);
+        assert_eq!(plan.strips.len(), 13);
+        assert_eq!(plan.strips[12], [192, 192, 5, 10, 197, 0, 3, 0]);
+        assert_eq!(
+            plan.queries,
+            [[0, 7, 10, 197, 0, 0, 0, 0], [7, 13, 10, 197, 0, 0, 0, 0]]
+        );
+        assert_eq!(
+            plan.keys,
+            [[10, 0, 112, 0, 13, 0, 0, 0], [122, 112, 85, 0, 13, 0, 0, 0]]
+        );
+        assert_eq!(plan.query_block(1).threads, 224);
+    }
+
+    #[test]
+    fn texts_that_read_one_image_share_a_block() {
+        let seqs = [
+            sequence(0..20, 0..197, None),
+            sequence(20..25, 197..394, None),
+            sequence(25..41, 0..197, None),
+        ];
+        let plan = plan(&seqs);
+        let rows: Vec<u32> = plan.strips.iter().map(|strip| strip[0]).collect();
+        assert_eq!(rows, [0, 16, 25, 20]);
+        let blocks: Vec<_> = plan.queries.iter().map(|block| (block[0], block[1])).collect();
+        assert_eq!(blocks, [(0, 3), (3, 4)]);
+        assert!(
+            plan.keys
+                .iter()
+                .all(|block| (block[3], block[4]) == if block[0] < 197 { (0, 3) } else { (3, 4) })
+        );
+    }
+
+    #[test]
+    fn what_no_query_of_a_causal_block_sees_is_not_read() {
+        let plan = plan(&[sequence(0..200, 0..200, Some(0))]);
+        let seen: Vec<u32> = plan.queries.iter().map(|block| block[3]).collect();
+        assert_eq!(seen, [112, 200]);
+    }
+
+    #[test]
+    fn queries_without_keys_are_written_too() {
+        let plan = plan(&[sequence(0..3, 5..5, None), sequence(3..4, 0..9, None)]);
+        assert_eq!(plan.strips.len(), 2);
+        assert_eq!(plan.keys.len(), 1);
+        assert!(plan.queries.iter().any(|block| block[3] == 0));
+    }
+
+    #[test]
+    fn no_block_has_more_shared_memory_than_is_allowed() {
+        let plan = plan(&[sequence(0..577, 0..577, None)]);
+        for block in [plan.query_block(1), plan.query_block(2), plan.key_block()] {
+            assert!(block.shared_bytes.is_some_and(|bytes| bytes <= MAX_SHARED_BYTES));
+            assert!(block.threads as usize <= 32 * MAX_WARPS);
+        }
+    }
+}
