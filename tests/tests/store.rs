@@ -72,7 +72,7 @@ async fn only_kept_objects_are_left(
         let there = entries.flatten().map(|entry| entry.path());
         let is_whole = |path: &PathBuf| !path.to_string_lossy().contains('#');
         let is_due = |path: &PathBuf| {
-            let step = path
+            let step: Option<u64> = path
                 .file_name()
                 .and_then(|name| name.to_str()?.split('-').next()?.parse().ok());
             kept.contains(path) || !step.is_some_and(&has_gone_by)
