@@ -165,22 +165,32 @@ pub fn explain(error: &object_store::Error) -> String {
     let said = causes(error);
     let code = said
         .split_once("<Code>")
-        .and_then(|(_, rest)| rest.split_once("</Code>"));
-    let refused = matches!(
+        .and_then(|(_, rest)| rest.split_once("</Code>"))
+        .map(|(code, _)| code);
+    let denied = matches!(
         error,
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
     );
-    match code.map(|(code, _)| code) {
+    // Not every service gives a refusal the status of one.
+    let refused = denied || code.is_some_and(|code| REFUSALS.contains(&code));
+    match code {
         Some("NoSuchBucket") => "there is no such bucket: make it, or name another one in the URL".into(),
         Some(code) if refused => format!("access is refused ({code}): {CREDENTIALS}"),
         Some(code) => format!("it answers {code}"),
         None if refused => format!("access is refused: {CREDENTIALS}"),
         None if said.contains("169.254.169.254") => format!("there are no credentials: {CREDENTIALS}"),
         None if said.contains("LOCATION") => "the bucket is elsewhere: check AWS_REGION".into(),
+        None if said.contains("(Connect)") => format!("{said}: check AWS_ENDPOINT"),
         None => said,
     }
 }
 
+const REFUSALS: [&str; 4] = [
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+];
 const CREDENTIALS: &str =
     "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of this program, and what they allow";
 
@@ -249,15 +259,16 @@ mod tests {
             source: body("NoSuchBucket"),
         };
         assert!(explain(&missing).contains("no such bucket"));
-        let refused = object_store::Error::PermissionDenied {
+        let denied = object_store::Error::PermissionDenied {
             path: path(),
+            source: body("InvalidAccessKeyId"),
+        };
+        assert!(explain(&denied).contains("(InvalidAccessKeyId): check AWS_ACCESS_KEY_ID"));
+        let unsigned = object_store::Error::Generic {
+            store: "S3",
             source: body("SignatureDoesNotMatch"),
         };
-        let told = explain(&refused);
-        assert!(
-            told.contains("SignatureDoesNotMatch") && told.contains("AWS_SECRET_ACCESS_KEY"),
-            "{told}"
-        );
+        assert!(explain(&unsigned).contains("(SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID"));
         let busy = object_store::Error::Generic {
             store: "S3",
             source: body("SlowDown"),
