@@ -139,7 +139,8 @@ async fn a_rank_in_whose_memory_a_bit_flips_is_named_and_replaced_from_its_peers
     assert!(rest.starts_with("is not the majority's"), "{over}");
     assert!(over.contains(&format!("is over: rank {rank} on node-")), "{over}");
     let placed = outcome.story("stage-placed");
-    assert!(placed[1].contains("with 3 of its ranks"), "{placed:?}");
+    let again = placed.last().expect("the stage is placed");
+    assert!(again.contains("with 3 of its ranks"), "{placed:?}");
     assert_eq!(outcome.job.stages[1].world, 4, "it is back: {:?}", outcome.events);
     outcome.is_that_of(&undisturbed);
 }
@@ -161,8 +162,10 @@ async fn two_ranks_that_differ_are_both_distrusted_and_the_stage_goes_back_to_it
         panic!("one generation is over: {:?}", outcome.events)
     };
     assert!(over.contains("none has a majority"), "{over}");
-    let placed = outcome.story("stage-placed");
-    assert!(placed[1].ends_with(&format!("from step {EVERY}")), "{placed:?}");
+    // Neither kept its memory.
+    let running = outcome.story("stage-running");
+    let back = format!("it goes on from step {EVERY}");
+    assert!(running.iter().any(|story| story.ends_with(&back)), "{running:?}");
     outcome.is_that_of(&undisturbed);
 }
 

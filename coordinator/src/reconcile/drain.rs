@@ -134,6 +134,7 @@ impl Pass<'_> {
             (None, _) => {}
         }
         match self.refuge(jobs, job, stage, generation, leaving) {
+            Some(refuge) if next.as_ref().is_some_and(|next| gets_ready(next, &refuge)) => Farewell::Stays,
             Some(refuge) if !has_joiners(generation, &refuge) => Farewell::Changes(refuge),
             Some(refuge) if !self.rests(stage) => {
                 // It is known soon whether those that join reach the others.
@@ -259,6 +260,12 @@ impl Pass<'_> {
         job.stages[i] = stage;
         Ok(())
     }
+}
+
+/// Whether a generation is the one of a placement.
+fn gets_ready(generation: &Generation, placement: &Placement) -> bool {
+    let ranks = generation.ranks_by_node();
+    ranks.len() == placement.len() && placement.iter().all(|(node, wanted)| ranks.get(node) == Some(wanted))
 }
 
 /// Whether nodes get more ranks than they have.

@@ -79,7 +79,7 @@ kernels! {
 
     "norm"
     both {
-        LayerNorm = "layer_norm", AddNorm = "add_norm", LayerNormBackward = "layer_norm_backward",
+        LayerNorm = "layer_norm", LayerNormBackward = "layer_norm_backward",
         LayerNormParams = "layer_norm_params", L2Norm = "l2_norm", L2NormBackward = "l2_norm_backward",
         SumColumns = "sum_columns", SumPartials = "sum_partials",
     }

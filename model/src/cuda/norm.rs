@@ -9,10 +9,6 @@ use super::format::{Format, common, single};
 use super::launch::{Arg, Kernel, THREADS, Variant, WARPS, args, warps_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::blocks::BLOCK_ROWS;
-use crate::ops::dropout::{Dropout, Place};
-
-/// Widest row that a warp holds in its registers, as the kernels have it.
-const MAX_HELD: usize = 1024;
 
 /// Most blocks of rows of a sum over rows of single precision: beyond, blocks grow.
 const MAX_BLOCKS: usize = 512;
@@ -42,46 +38,6 @@ impl Cuda {
         let aligned = x.has_aligned_rows(cols) && [gamma, beta].iter().all(Slice::is_aligned) && y.is_aligned();
         let args = args![x, gamma, beta, eps, &y, &stats, rows, cols, aligned];
         self.launch(Kernel::LayerNorm.of(format), warps_grid(rows), THREADS, args);
-    }
-
-    /// `sum = a + b`, and its layer norm: `b` times its mask if there is a dropout. As the operations one by one, but that of bf16 only
-    /// the sum is rounded before it is normed.
-    pub fn add_norm(
-        &self,
-        (a, b): (Slice<'_>, Slice<'_>),
-        dropout: Option<(&Dropout, &[Place])>,
-        (gamma, beta, eps): (Slice<'_>, Slice<'_>, f32),
-        mut sum: SliceMut<'_>,
-        y: SliceMut<'_>,
-        stats: SliceMut<'_>,
-    ) {
-        let cols = gamma.len();
-        let rows = y.len() / cols;
-        let fits = y.len() <= a.len().min(b.len()).min(sum.len()) && 2 * rows <= stats.len() && beta.len() == cols;
-        assert!(fits, "the norm's shapes fit");
-        assert!(
-            dropout.is_none_or(|(_, places)| places.len() == rows),
-            "every row has a place"
-        );
-        let format = common("add_norm", &[&a, &b, &sum, &y]);
-        single("add_norm", &[&gamma, &beta, &stats]);
-        let rows_of = [b, gamma, beta, sum.as_slice(), y.as_slice()];
-        if cols > MAX_HELD || !a.has_aligned_rows(cols) || !rows_of.iter().all(Slice::is_aligned) {
-            match dropout {
-                Some((dropout, places)) => self.dropout_of(dropout, places, b, sum.reborrow(), cols),
-                None => self.copy(b, sum.reborrow()),
-            }
-            self.add(a, sum.reborrow());
-            return self.layer_norm(sum.as_slice(), gamma, beta, eps, y, stats);
-        }
-        let mask = self.mask(dropout);
-        let args = [
-            args![a, b],
-            &mask[..],
-            args![gamma, beta, eps, &sum, &y, &stats, rows, cols],
-        ]
-        .concat();
-        self.launch(Kernel::AddNorm.of(format), warps_grid(rows), THREADS, &args);
     }
 
     /// The gradient of a layer norm's input, put into or added to `dx`.

@@ -256,7 +256,8 @@ fn end_leaving(state: &mut State, now: Duration, out: &mut Vec<Output>) {
         return;
     };
     let is_known = notice == Notice::Heard || state.link.is_away();
-    if is_known && state.ranks.are_all_gone() && state.courier.has_delivered_facts() {
+    let has_told_all = state.courier.has_delivered_facts() && !state.rings.have_due();
+    if is_known && state.ranks.are_all_gone() && has_told_all {
         out.push(Output::Info("the node has nothing left to do".into()));
         stop(state, out);
     } else if now >= until {

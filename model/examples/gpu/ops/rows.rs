@@ -1,9 +1,7 @@
 //! Norms, sums of columns, and rows by index.
 
 use super::Ops;
-use medley_model::ops::dropout::{self, Dropout, Place};
 use medley_model::ops::{blocks, elementwise, embedding, norm};
-use medley_model::random::{Purpose, Stream};
 
 /// Rows and columns: of every preset and the towers, odd ones, and single rows.
 const MATRICES: [(usize, usize); 9] = [
@@ -20,7 +18,6 @@ const MATRICES: [(usize, usize); 9] = [
 
 pub(crate) fn check(ops: &Ops) {
     layer_norm(ops);
-    add_norm(ops);
     l2_norm(ops);
     sums(ops);
     by_index(ops);
@@ -88,45 +85,6 @@ fn layer_norm(ops: &Ops) {
                 cuda.layer_norm_params_to(x.slice(), stats.slice(), dy.slice(), to, false);
                 vec![gain, offset]
             });
-        }
-    });
-}
-
-fn add_norm(ops: &Ops) {
-    let cuda = &ops.cuda;
-    ops.both("add_norm", |c| {
-        for (rows, cols) in MATRICES.into_iter().filter(|(_, cols)| *cols > 1) {
-            for rate in [0.0, 0.1] {
-                let (a, b) = (c.noise(rows * cols), c.noise(rows * cols));
-                let (gamma, beta) = (c.noise(cols), c.noise(cols));
-                let dropout = Dropout {
-                    stream: Stream::new(6, Purpose::Dropout).at(rows as u64),
-                    rate,
-                };
-                let place = |i: u32| Place {
-                    sample: i / 5,
-                    position: i % 5,
-                };
-                let places: Vec<Place> = (0..rows as u32).map(place).collect();
-                let dropout = (rate > 0.0).then_some((&dropout, &places[..]));
-                let mut sum = b.clone();
-                if let Some((dropout, places)) = dropout {
-                    dropout::apply(dropout, places, &mut sum, cols);
-                }
-                elementwise::add(&a, &mut sum);
-                let sum = c.rounded(sum);
-                let (mut y, mut stats) = (vec![0.0; rows * cols], vec![0.0; 2 * rows]);
-                norm::layer_norm(&sum, &gamma, &beta, 1e-6, &mut y, &mut stats);
-                let (a, b, gamma, beta) = (c.up(&a), c.up(&b), c.up_single(&gamma), c.up_single(&beta));
-                c.compare(&format!("{rows} × {cols} at {rate}"), &[sum, y, stats], || {
-                    let (mut sum, mut y) = (c.poison(rows * cols), c.poison(rows * cols));
-                    let mut stats = c.poison_single(2 * rows);
-                    let norm = (gamma.slice(), beta.slice(), 1e-6);
-                    let (to, normed) = (sum.slice_mut(), y.slice_mut());
-                    cuda.add_norm((a.slice(), b.slice()), dropout, norm, to, normed, stats.slice_mut());
-                    vec![sum, y, stats]
-                });
-            }
         }
     });
 }

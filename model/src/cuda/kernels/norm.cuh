@@ -134,27 +134,6 @@ TYPED(layer_norm)(
     }
 }
 
-// sum = a + b, and the layer norm of what is stored of it, for rows that a warp can hold. With `places`, b is times its mask, as
-// dropout has it.
-TYPED(add_norm)(
-    const Stored* a, const Stored* b, const uint2* places, u64 key, u32 threshold, float kept, const float* gamma,
-    const float* beta, float eps, Stored* sum, Stored* y, float* stats, u32 rows, u32 cols
-) {
-    const u32 row = warp_row();
-    if (row >= rows) return;
-    const u64 start = (u64)row * cols;
-    Row<true> line(a + start, cols, true);
-    const Row<true> other(b + start, cols, true);
-    for_lane_packs<true>(cols, [&](u32 i, u32 at) {
-        Few<N> few = other.held[i];
-        if (places) drop(few, key, at, places[row], threshold, kept);
-#pragma unroll
-        for (u32 j = 0; j < N; j++) line.held[i].v[j] = as_stored(__fadd_rn(line.held[i].v[j], few.v[j]), Stored());
-        store_whole<N>(sum + start + at, line.held[i]);
-    });
-    layer_norm_row(line, gamma, beta, eps, y + start, stats + 2 * row);
-}
-
 template <bool IS_HELD>
 __device__ __forceinline__ void layer_norm_backward_row(
     const Row<IS_HELD>& x, const Row<IS_HELD>& dy, float mean, float rstd, const float* gamma, Stored* dx, bool fresh

@@ -119,6 +119,13 @@ impl Rings {
         self.0.keys().copied().collect()
     }
 
+    /// Whether rows wait that this agent has to report, and that somebody wants.
+    pub(super) fn have_due(&self) -> bool {
+        self.0
+            .values()
+            .any(|ring| ring.first_due().is_some() && !ring.is_hopeless())
+    }
+
     /// The request that is due for a stage without one under way. An error says what cannot be reported, once.
     pub(super) fn due(&mut self, stage: StageId, now: Duration) -> Result<Option<Request>, String> {
         let Some(ring) = self.0.get_mut(&stage).filter(|ring| now >= ring.not_before) else {

@@ -126,6 +126,8 @@ fn a_training_moves_as_a_whole_while_one_of_its_ranks_stays_to_feed_the_others()
     assert_eq!(world.seats(), [node(2); 2]);
     assert_eq!(listed(&world, 1), []);
     assert_eq!(world.story("generation-over"), [""; 0]);
+    assert_eq!(world.story("stage-moves").len(), 2, "each generation is made once");
+    assert_eq!(world.story("stage-stays"), [""; 0]);
 }
 
 #[test]
