@@ -3,7 +3,7 @@
 //! When devices have been free for a while that would make a stage faster, a larger generation gets ready beside the present
 //! one: its ranks load and listen while the steps go on. Once all listen it is the present one, and the ranks change over
 //! between two steps. If one of them cannot, the present generation never notices; nor does it of nodes that cannot reach it,
-//! for they are not let in before they have ([`reach`](super::reach)). A stage that has lost ranks gets others the
+//! for they are not let in before they have ([`reach`]). A stage that has lost ranks gets others the
 //! moment that there is a device for them. In the same way a stage leaves nodes that are [drained](super::drain).
 
 use super::Settings;
