@@ -102,6 +102,8 @@ export interface CheckpointPart {
   offset_bytes: number;
   state_bytes: number;
   object: ObjectRef;
+  /** Absent where nobody hashed its tensors. */
+  tensors?: ObjectRef;
 }
 
 export interface CheckpointView {
