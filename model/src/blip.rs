@@ -6,9 +6,9 @@
 
 mod lane;
 
-pub use lane::{Candidates, Guest, LaneBatch, LaneOutput, LaneStep};
+pub use lane::{Candidates, Guest, LaneBatch, LaneError, LaneOutput, LaneStep, Seen};
 
-use crate::device::{Buffer, DeviceError, Parameters, Pool, Span, SpanMut, Use};
+use crate::device::{Buffer, Pool, SpanMut, Use};
 use crate::flat::Flat;
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
@@ -18,7 +18,7 @@ use crate::ops::meter::{self, Part};
 use crate::params::{self, Objective, Vocabulary};
 use crate::random::Purpose;
 use crate::state::State;
-use crate::tape::{Tape, Var, Weights, WriteCount};
+use crate::tape::{Tape, Var, Weights};
 use crate::text::{Grounding, Packed, Text};
 use crate::vision::{Pair, Tokens, Vision};
 use lane::Pass;
@@ -400,50 +400,6 @@ struct Losses {
     all: [Option<Var>; 3],
     /// Momentum features of images and texts, where there are any.
     taught: Option<(Var, Var)>,
-}
-
-/// What a lane reads of the state, wherever it lies.
-#[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
-    /// Trained parameters.
-    pub params: Parameters<'a>,
-    /// Momentum encoders.
-    pub ema: Parameters<'a>,
-    /// Momentum features of earlier images, queue × e.
-    pub image_queue: Span<'a>,
-    /// Momentum features of earlier texts, queue × e.
-    pub text_queue: Span<'a>,
-    /// Identities of the queues' images.
-    pub queued_identities: &'a [u64],
-}
-
-impl<'a> From<&'a State> for Seen<'a> {
-    fn from(state: &'a State) -> Self {
-        Self {
-            params: (&state.params).into(),
-            ema: (&state.ema).into(),
-            image_queue: (&state.image_queue).into(),
-            text_queue: (&state.text_queue).into(),
-            queued_identities: &state.queued_identities,
-        }
-    }
-}
-
-impl<'a> From<&'a mut State> for Seen<'a> {
-    fn from(state: &'a mut State) -> Self {
-        Self::from(&*state)
-    }
-}
-
-/// A lane could not be computed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LaneError {
-    /// A fault of the model's code.
-    #[error(transparent)]
-    WriteCount(#[from] WriteCount),
-    /// A fault of the device.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
 }
 
 /// Texts for the unimodal encoder.

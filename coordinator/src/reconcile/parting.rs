@@ -102,7 +102,7 @@ impl Pass<'_> {
     fn state(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<&RankState> {
         let seen = self.evidence.sight.nodes.get(&seat.node)?;
         let is_heard = self.evidence.now.saturating_sub(seen.heard_at) <= self.evidence.settings.silence;
-        let report = seen.ranks.get(&(stage.id, generation.number, seat.rank));
+        let report = self.evidence.report(stage, generation, seat);
         report.filter(|_| is_heard).map(|report| &report.state)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Operations are counted as usual: 4 for a query, key and column forward, 10 backward, whatever is computed twice or in vain.
 
-use medley_model::cuda::{AttentionInputs, Columns, Cuda, Format, Memory};
-use medley_model::ops::attention::Sequence;
+use medley_model::cuda::{Cuda, Format, Memory, Slice};
+use medley_model::ops::attention::{Columns, Inputs, Sequence};
 use medley_model::ops::dropout::{Dropout, Place};
 use medley_model::random::{Purpose, Stream};
 use std::sync::Arc;
@@ -157,13 +157,13 @@ fn sequences(shape: &[Lengths]) -> Vec<Sequence> {
     shape.iter().enumerate().map(sequence).collect()
 }
 
-fn inputs(all: &Memory) -> AttentionInputs<'_> {
+fn inputs(all: &Memory) -> Inputs<Slice<'_>> {
     let [q, k, v] = [0, 1, 2].map(|i| Columns {
         data: all.slice(),
         stride: 3 * WIDTH,
         offset: i * WIDTH,
     });
-    AttentionInputs {
+    Inputs {
         q,
         k,
         v,

@@ -1,9 +1,12 @@
 //! What a lane's step is given, and what it yields.
 
+use crate::device::{DeviceError, Parameters, Span};
 use crate::loss::itc::Distillation;
 use crate::loss::itm;
 use crate::params::Objective;
 use crate::random::{Purpose, Stream};
+use crate::state::State;
+use crate::tape::WriteCount;
 use crate::vision::PathSeat;
 use medley_protocol::spec::SameImage;
 
@@ -102,6 +105,50 @@ pub struct LaneOutput {
     pub image_features: Vec<f32>,
     /// The lane's momentum text features, b × e.
     pub text_features: Vec<f32>,
+}
+
+/// What a lane reads of the state, wherever it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Trained parameters.
+    pub params: Parameters<'a>,
+    /// Momentum encoders.
+    pub ema: Parameters<'a>,
+    /// Momentum features of earlier images, queue × e.
+    pub image_queue: Span<'a>,
+    /// Momentum features of earlier texts, queue × e.
+    pub text_queue: Span<'a>,
+    /// Identities of the queues' images.
+    pub queued_identities: &'a [u64],
+}
+
+impl<'a> From<&'a State> for Seen<'a> {
+    fn from(state: &'a State) -> Self {
+        Self {
+            params: (&state.params).into(),
+            ema: (&state.ema).into(),
+            image_queue: (&state.image_queue).into(),
+            text_queue: (&state.text_queue).into(),
+            queued_identities: &state.queued_identities,
+        }
+    }
+}
+
+impl<'a> From<&'a mut State> for Seen<'a> {
+    fn from(state: &'a mut State) -> Self {
+        Self::from(&*state)
+    }
+}
+
+/// A lane could not be computed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError {
+    /// A fault of the model's code.
+    #[error(transparent)]
+    WriteCount(#[from] WriteCount),
+    /// A fault of the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Passes of a step, which have random streams of their own.

@@ -12,7 +12,7 @@ use super::flash::{self, Plan};
 use super::format::{Format, common};
 use super::launch::{Arg, Kernel, THREADS, args, warps_grid};
 use super::memory::{Slice, SliceMut};
-use crate::ops::attention::Sequence;
+use crate::ops::attention::{Columns, Inputs, Sequence};
 use crate::ops::dropout::Dropout;
 
 /// Rows of a tile, of queries or of keys.
@@ -21,18 +21,7 @@ const TILE: usize = 64;
 /// Widest head.
 const MAX_DIM: usize = 64;
 
-/// A matrix of which some columns are read: heads side by side from `offset`.
-#[derive(Debug, Clone, Copy)]
-pub struct Columns<'a> {
-    /// Row-major values.
-    pub data: Slice<'a>,
-    /// Elements from one row to the next.
-    pub stride: usize,
-    /// First column.
-    pub offset: usize,
-}
-
-impl<'a> Columns<'a> {
+impl<'a> Columns<Slice<'a>> {
     /// From the first column on.
     fn start(&self) -> Slice<'a> {
         self.data.range(self.offset..self.data.len())
@@ -48,26 +37,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Queries, keys and values of an attention.
-#[derive(Debug, Clone, Copy)]
-pub struct AttentionInputs<'a> {
-    /// Queries.
-    pub q: Columns<'a>,
-    /// Keys.
-    pub k: Columns<'a>,
-    /// Values.
-    pub v: Columns<'a>,
-    /// Number of heads.
-    pub heads: usize,
-    /// Width of a head.
-    pub dim: usize,
-}
-
-impl AttentionInputs<'_> {
-    pub(super) const fn width(&self) -> usize {
-        self.heads * self.dim
-    }
-
+impl Inputs<Slice<'_>> {
     /// Checks that everything the sequences name is there, and that the queries are `rows` one after the other.
     fn check(&self, seqs: &[Sequence], rows: usize) {
         assert!(self.dim <= MAX_DIM, "a head has at most {MAX_DIM} columns");
@@ -196,7 +166,7 @@ impl Cuda {
     /// largest scaled score, and log Σ exp(score − largest).
     pub fn attention(
         &self,
-        x: &AttentionInputs<'_>,
+        x: &Inputs<Slice<'_>>,
         seqs: &[Sequence],
         dropout: Option<&Dropout>,
         out: SliceMut<'_>,
@@ -227,7 +197,7 @@ impl Cuda {
     /// are overwritten. The gradients of keys that several sequences share are summed in the order of the sequences.
     pub fn attention_backward(
         &self,
-        x: &AttentionInputs<'_>,
+        x: &Inputs<Slice<'_>>,
         seqs: &[Sequence],
         dropout: Option<&Dropout>,
         y: Slice<'_>,
@@ -269,7 +239,7 @@ impl Cuda {
     /// Gradients by tiles of queries, and by tiles of keys with the sequences they belong to.
     fn tiles_backward(
         &self,
-        x: &AttentionInputs<'_>,
+        x: &Inputs<Slice<'_>>,
         (queries, (sorted, keys)): (&[Words], (Vec<Words>, Vec<Words>)),
         dropout: Option<&Dropout>,
         of: &Forward<'_>,

@@ -29,11 +29,6 @@ impl Cuda {
         }
     }
 
-    /// As [`copy`](Self::copy).
-    pub fn convert(&self, x: Slice<'_>, y: SliceMut<'_>) {
-        self.copy(x, y);
-    }
-
     /// `y += x`, from any format to any.
     pub fn add(&self, x: Slice<'_>, y: SliceMut<'_>) {
         assert!(y.len() <= x.len(), "every element has its addend");
@@ -144,12 +139,6 @@ impl Cuda {
     pub fn add_columns(&self, x: Slice<'_>, cols: usize, y: SliceMut<'_>, (offset, stride): (usize, usize)) {
         let rows = y.len() / stride;
         self.copy_rows(x, (0, cols), y, (offset, stride), (rows, cols), true);
-    }
-
-    /// As [`add_columns`](Self::add_columns), but overwrites these columns.
-    pub fn put_columns(&self, x: Slice<'_>, cols: usize, y: SliceMut<'_>, (offset, stride): (usize, usize)) {
-        let rows = y.len() / stride;
-        self.copy_rows(x, (0, cols), y, (offset, stride), (rows, cols), false);
     }
 
     /// Copies or adds `rows` × `cols` elements between matrices whose rows are a stride apart, from an offset in each and from any

@@ -5,11 +5,11 @@
 //! of the sequences, in which the gradients of keys and values are summed.
 
 use super::Cuda;
-use super::attention::{AttentionInputs, Forward, Gradients, Words, words};
+use super::attention::{Forward, Gradients, Words, words};
 use super::format::Format;
 use super::launch::{Arg, Block, Kernel, args};
 use super::memory::Slice;
-use crate::ops::attention::Sequence;
+use crate::ops::attention::{Inputs, Sequence};
 use crate::ops::dropout::Dropout;
 
 /// Columns of a head.
@@ -32,7 +32,7 @@ pub(super) const MAX_SHARED_BYTES: u32 =
     (MAX_WARPS * 2 * STRIP_BYTES + MAX_WARPS * KNOWN_BYTES + 2 * (PAIR_BYTES + STRIPS * KNOWN_BYTES)) as u32;
 
 /// Whether this is for tensor cores, `others` being what is read and written beside the inputs.
-pub(super) fn takes(x: &AttentionInputs<'_>, others: &[Slice<'_>]) -> bool {
+pub(super) fn takes(x: &Inputs<Slice<'_>>, others: &[Slice<'_>]) -> bool {
     x.format() == Format::Bf16 && x.dim == DIM && x.is_aligned() && others.iter().all(Slice::is_aligned)
 }
 
@@ -124,7 +124,7 @@ fn block(warps: usize, shared_bytes: usize) -> Block {
 
 impl Cuda {
     /// The result; `to` are the kernel's arguments for it.
-    pub(super) fn flash(&self, x: &AttentionInputs<'_>, plan: &Plan, dropout: Option<&Dropout>, to: &[Arg]) {
+    pub(super) fn flash(&self, x: &Inputs<Slice<'_>>, plan: &Plan, dropout: Option<&Dropout>, to: &[Arg]) {
         let words = self.bring(&[&plan.queries[..], &plan.strips].concat());
         let strips = words.address() + size_of_val(&plan.queries[..]) as u64;
         let args = [args![&words, strips], &x.args(dropout)[..], to].concat();
@@ -135,7 +135,7 @@ impl Cuda {
     /// The gradients.
     pub(super) fn flash_backward(
         &self,
-        x: &AttentionInputs<'_>,
+        x: &Inputs<Slice<'_>>,
         plan: &Plan,
         dropout: Option<&Dropout>,
         of: &Forward<'_>,

@@ -16,6 +16,7 @@ use super::device::locked;
 use super::error::CudaError;
 use super::format::{Format, common};
 use super::memory::{Scratch, Slice, SliceMut};
+use crate::ops::gemm::Start;
 use cudarc::cublaslt::result::CublasError;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -82,17 +83,6 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// What a product starts from.
-#[derive(Debug, Clone, Copy)]
-pub enum Start<'a> {
-    /// Zero: the product overwrites.
-    Zero,
-    /// What is there: the product is added.
-    Add,
-    /// This row in every row, then the product is added.
-    Bias(Slice<'a>),
-}
-
 /// Operands and whether a bias is added.
 type Shape = ([Stored; 3], bool);
 
@@ -113,7 +103,7 @@ impl Cuda {
     ///
     /// # Panics
     /// If the shapes or formats do not fit; they are fixed by the model.
-    pub fn gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+    pub fn gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<Slice<'_>>) {
         let ((m, k), (inner, n)) = (a.shape(), b.shape());
         assert_eq!(k, inner, "inner dimensions differ");
         assert!(
@@ -157,7 +147,7 @@ impl Cuda {
     }
 
     /// The product of factors of bf16 by way of single precision.
-    fn single_gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+    fn single_gemm(&self, a: Factor<'_>, b: Factor<'_>, mut c: SliceMut<'_>, stride: usize, start: Start<Slice<'_>>) {
         let [a_copy, b_copy] = [a, b].map(|factor| self.converted(factor.data, Format::F32));
         let (a, b) = (a.widened(&a_copy), b.widened(&b_copy));
         if c.format() == Format::F32 {
@@ -175,7 +165,7 @@ impl Cuda {
     }
 
     /// Puts what a product starts from into its rows.
-    fn start_rows(&self, (m, n): (usize, usize), c: SliceMut<'_>, stride: usize, start: Start<'_>) {
+    fn start_rows(&self, (m, n): (usize, usize), c: SliceMut<'_>, stride: usize, start: Start<Slice<'_>>) {
         let mut zeros;
         let row = match start {
             Start::Add => return,

@@ -34,10 +34,9 @@ mod optim;
 mod staging;
 mod tables;
 
-pub use attention::{AttentionInputs, Columns};
 pub use device::Cuda;
 pub use driver::{Description, device_name};
 pub use error::CudaError;
 pub use format::Format;
-pub use gemm::{Factor, Start};
+pub use gemm::Factor;
 pub use memory::{Memory, Slice, SliceMut};

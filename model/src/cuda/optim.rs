@@ -16,12 +16,6 @@ const UNIT: usize = 1 << 14;
 const SQUARES_UNIT: usize = 1 << 16;
 
 impl Cuda {
-    /// Moves parameters `p` by gradient `g · scale` with moments `m` and `v`.
-    pub fn adamw(&self, step: &AdamW, p: SliceMut<'_>, g: Slice<'_>, scale: f32, m: SliceMut<'_>, v: SliceMut<'_>) {
-        let all = (0..p.len(), *step);
-        self.adamw_all(&[all], p, g, scale, m, v, None);
-    }
-
     /// Moves ranges of parameters `p`, each by its step, by gradient `g · scale` with moments `m` and `v`. `shadow` receives a copy
     /// of these ranges in bf16.
     pub fn adamw_all(
@@ -51,12 +45,6 @@ impl Cuda {
         let (shadow, fits) = address_of_shadow(shadow.as_ref(), end);
         let args = args![&table, entries.len(), &p, g, scale, &m, &v, shadow, aligned && fits];
         self.launch(Kernel::AdamW, (blocks, 1), THREADS, args);
-    }
-
-    /// `e = momentum·e + (1 − momentum)·p`.
-    pub fn momentum_average(&self, e: SliceMut<'_>, p: Slice<'_>, momentum: f64) {
-        let all = (0, 0, e.len());
-        self.momentum_all(&[all], e, p, momentum, None);
     }
 
     /// `e = momentum·e + (1 − momentum)·p` for segments: where each begins in `e` and in `p`, and its length. `shadow` receives a copy

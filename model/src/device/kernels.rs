@@ -3,9 +3,9 @@
 use super::{Device, Span, SpanMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::ops::attention::{self, Sequence};
+use crate::ops::attention::{self, Inputs, Sequence};
 use crate::ops::dropout::{self, Dropout, Place};
-use crate::ops::gemm::{self, Mat};
+use crate::ops::gemm::{self, Mat, Start};
 use crate::ops::optim::{self, AdamW};
 use crate::ops::{blocks, cross_entropy, elementwise, embedding, norm, patches, sum};
 use std::ops::Range;
@@ -16,35 +16,6 @@ pub(crate) struct Factor<'a> {
     data: Span<'a>,
     cols: usize,
     turned: bool,
-}
-
-/// What a matrix product starts from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Start<'a> {
-    /// Zero: the product overwrites.
-    Zero,
-    /// What is there: the product is added.
-    Add,
-    /// This row in every row, then the product is added.
-    Bias(Span<'a>),
-}
-
-/// Some columns of a matrix: heads side by side from `offset`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Columns<'a> {
-    pub(crate) data: Span<'a>,
-    pub(crate) stride: usize,
-    pub(crate) offset: usize,
-}
-
-/// Queries, keys and values of an attention.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Attention<'a> {
-    pub(crate) q: Columns<'a>,
-    pub(crate) k: Columns<'a>,
-    pub(crate) v: Columns<'a>,
-    pub(crate) heads: usize,
-    pub(crate) dim: usize,
 }
 
 /// What divides similarities.
@@ -101,41 +72,6 @@ impl<'a> From<Factor<'a>> for cuda::Factor<'a> {
     }
 }
 
-#[cfg(feature = "cuda")]
-impl<'a> From<Attention<'a>> for cuda::AttentionInputs<'a> {
-    fn from(x: Attention<'a>) -> Self {
-        let columns = |c: Columns<'a>| cuda::Columns {
-            data: c.data.cuda(),
-            stride: c.stride,
-            offset: c.offset,
-        };
-        Self {
-            q: columns(x.q),
-            k: columns(x.k),
-            v: columns(x.v),
-            heads: x.heads,
-            dim: x.dim,
-        }
-    }
-}
-
-impl<'a> From<Attention<'a>> for attention::Inputs<'a> {
-    fn from(x: Attention<'a>) -> Self {
-        let columns = |c: Columns<'a>| attention::Columns {
-            data: c.data.host(),
-            stride: c.stride,
-            offset: c.offset,
-        };
-        Self {
-            q: columns(x.q),
-            k: columns(x.k),
-            v: columns(x.v),
-            heads: x.heads,
-            dim: x.dim,
-        }
-    }
-}
-
 /// The processor's expression, or a GPU's.
 macro_rules! on {
     ($device:expr, $cpu:expr, $cuda:ident => $on_cuda:expr) => {
@@ -153,6 +89,7 @@ impl Device {
         on!(self, y.host().fill(value), cuda => cuda.fill(y.cuda(), value));
     }
 
+    /// `y = x`, from any format to any.
     pub(crate) fn copy(&self, x: Span, y: SpanMut) {
         on!(self, y.host().copy_from_slice(x.host()), cuda => cuda.copy(x.cuda(), y.cuda()));
     }
@@ -228,6 +165,15 @@ impl Device {
             cuda => cuda.scale_samples(x.cuda(), y.cuda(), cols, rows_of, factors));
     }
 
+    /// `y` = every row of `x` times its mask.
+    pub(crate) fn dropout_of(&self, dropout: &Dropout, places: &[Place], x: Span, y: SpanMut, cols: usize) {
+        on!(self, {
+            let y = y.host();
+            y.copy_from_slice(x.host());
+            dropout::apply(dropout, places, y, cols);
+        }, cuda => cuda.dropout_of(dropout, places, x.cuda(), y.cuda(), cols));
+    }
+
     pub(crate) fn dropout(&self, dropout: &Dropout, places: &[Place], y: SpanMut, cols: usize) {
         on!(self, dropout::apply(dropout, places, y.host(), cols),
             cuda => cuda.dropout(dropout, places, y.cuda(), cols));
@@ -237,26 +183,13 @@ impl Device {
 /// Products and sums.
 impl Device {
     /// `c = start + a·b` with `c` row-major, its rows `stride` elements apart.
-    pub(crate) fn gemm_strided(&self, a: Factor, b: Factor, c: SpanMut, stride: usize, start: Start) {
-        on!(self, {
-            let start = match start {
-                Start::Zero => gemm::Start::Zero,
-                Start::Add => gemm::Start::Add,
-                Start::Bias(bias) => gemm::Start::Bias(bias.host()),
-            };
-            gemm::gemm_strided(a.mat(), b.mat(), c.host(), stride, start);
-        }, cuda => {
-            let start = match start {
-                Start::Zero => cuda::Start::Zero,
-                Start::Add => cuda::Start::Add,
-                Start::Bias(bias) => cuda::Start::Bias(bias.cuda()),
-            };
-            cuda.gemm(a.into(), b.into(), c.cuda(), stride, start);
-        });
+    pub(crate) fn gemm_strided(&self, a: Factor, b: Factor, c: SpanMut, stride: usize, start: Start<Span>) {
+        on!(self, gemm::gemm_strided(a.mat(), b.mat(), c.host(), stride, start.map(Span::host)),
+            cuda => cuda.gemm(a.into(), b.into(), c.cuda(), stride, start.map(Span::cuda)));
     }
 
     /// `c = start + a·b` with `c` row-major and dense.
-    pub(crate) fn gemm(&self, a: Factor, b: Factor, c: SpanMut, start: Start) {
+    pub(crate) fn gemm(&self, a: Factor, b: Factor, c: SpanMut, start: Start<Span>) {
         let stride = b.width();
         self.gemm_strided(a, b, c, stride, start);
     }
@@ -273,7 +206,7 @@ impl Device {
 
     pub(crate) fn attention(
         &self,
-        x: Attention,
+        x: Inputs<Span>,
         seqs: &[Sequence],
         dropout: Option<&Dropout>,
         out: SpanMut,
@@ -281,14 +214,14 @@ impl Device {
     ) {
         on!(self, {
             let _ = kept;
-            attention::forward(&x.into(), seqs, dropout, out.host());
-        }, cuda => cuda.attention(&x.into(), seqs, dropout, out.cuda(), kept.map(SpanMut::cuda)));
+            attention::forward(&x.map(Span::host), seqs, dropout, out.host());
+        }, cuda => cuda.attention(&x.map(Span::cuda), seqs, dropout, out.cuda(), kept.map(SpanMut::cuda)));
     }
 
     /// Gradients of queries, keys and values, `grads`, are overwritten. `y` and `kept` are what the forward pass yielded.
     pub(crate) fn attention_backward(
         &self,
-        x: Attention,
+        x: Inputs<Span>,
         seqs: &[Sequence],
         dropout: Option<&Dropout>,
         (y, kept): (Span, Option<Span>),
@@ -298,11 +231,11 @@ impl Device {
         on!(self, {
             let _ = (y, kept);
             let (q, k, v) = (dq.host(), dk.host(), dv.host());
-            attention::backward(&x.into(), seqs, dropout, dy.host(), attention::Gradients { q, k, v });
+            attention::backward(&x.map(Span::host), seqs, dropout, dy.host(), attention::Gradients { q, k, v });
         }, cuda => {
             let kept = kept.expect("a recorded attention keeps what its backward pass needs").cuda();
             let (dq, dk, dv) = (dq.cuda(), dk.cuda(), dv.cuda());
-            cuda.attention_backward(&x.into(), seqs, dropout, y.cuda(), kept, dy.cuda(), dq, dk, dv);
+            cuda.attention_backward(&x.map(Span::cuda), seqs, dropout, y.cuda(), kept, dy.cuda(), dq, dk, dv);
         });
     }
 }
@@ -495,11 +428,6 @@ impl Device {
                 optim::momentum_average(&mut e[to..to + len], &p[from..from + len], momentum);
             }
         }, cuda => cuda.momentum_all(segments, e.cuda(), p.cuda(), momentum, rounded.map(SpanMut::cuda)));
-    }
-
-    /// Copies between formats.
-    pub(crate) fn convert(&self, x: Span, y: SpanMut) {
-        on!(self, y.host().copy_from_slice(x.host()), cuda => cuda.convert(x.cuda(), y.cuda()));
     }
 
     pub(crate) fn clamp(&self, y: SpanMut, min: f32, max: f32) {

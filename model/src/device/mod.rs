@@ -11,8 +11,8 @@ mod memory;
 mod parameters;
 mod pool;
 
+pub(crate) use kernels::Factor;
 pub use kernels::Temperature;
-pub(crate) use kernels::{Attention, Columns, Factor, Start};
 pub use memory::{Buffer, Span, SpanMut};
 pub use parameters::{OwnParameters, Parameters};
 pub use pool::Pool;

@@ -50,7 +50,7 @@ impl OwnParameters {
     fn of(exact: Buffer, device: &Device) -> Self {
         let rounded = device.rounds().then(|| {
             let mut rounded = device.activation(exact.len());
-            device.convert(exact.span(), rounded.span_mut());
+            device.copy(exact.span(), rounded.span_mut());
             rounded
         });
         Self { exact, rounded }
@@ -60,7 +60,7 @@ impl OwnParameters {
     pub fn write(&mut self, values: &[f32], device: &Device) {
         device.write(values, self.exact.span_mut());
         if let Some(rounded) = &mut self.rounded {
-            device.convert(self.exact.span(), rounded.span_mut());
+            device.copy(self.exact.span(), rounded.span_mut());
         }
     }
 

@@ -30,18 +30,18 @@ pub struct Sequence {
     pub place: Place,
 }
 
-/// A matrix of which some columns are read: heads side by side from `offset`.
+/// A matrix of which some columns are read: heads side by side from `offset`. `D` is where its values lie.
 #[derive(Debug, Clone, Copy)]
-pub struct Columns<'a> {
+pub struct Columns<D> {
     /// Row-major values.
-    pub data: &'a [f32],
+    pub data: D,
     /// Elements from one row to the next.
     pub stride: usize,
     /// First column.
     pub offset: usize,
 }
 
-impl Columns<'_> {
+impl Columns<&[f32]> {
     #[inline]
     fn row(&self, row: usize, head: usize, dim: usize) -> &[f32] {
         &self.data[row * self.stride + self.offset + head * dim..][..dim]
@@ -50,24 +50,43 @@ impl Columns<'_> {
 
 /// Queries, keys and values of an attention.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
+pub struct Inputs<D> {
     /// Queries.
-    pub q: Columns<'a>,
+    pub q: Columns<D>,
     /// Keys.
-    pub k: Columns<'a>,
+    pub k: Columns<D>,
     /// Values.
-    pub v: Columns<'a>,
+    pub v: Columns<D>,
     /// Number of heads.
     pub heads: usize,
     /// Width of a head.
     pub dim: usize,
 }
 
-impl Inputs<'_> {
-    fn width(&self) -> usize {
+impl<D> Inputs<D> {
+    /// Columns of all heads.
+    pub(crate) const fn width(&self) -> usize {
         self.heads * self.dim
     }
 
+    /// The same of values that lie elsewhere, or are named otherwise.
+    pub(crate) fn map<E>(self, f: impl Fn(D) -> E) -> Inputs<E> {
+        let [q, k, v] = [self.q, self.k, self.v].map(|columns| Columns {
+            data: f(columns.data),
+            stride: columns.stride,
+            offset: columns.offset,
+        });
+        Inputs {
+            q,
+            k,
+            v,
+            heads: self.heads,
+            dim: self.dim,
+        }
+    }
+}
+
+impl Inputs<&[f32]> {
     fn shares(&self, seqs: &[Sequence]) -> bool {
         rayon::current_num_threads() > 1 && self.product_flops(seqs) >= WORTH_SHARING
     }
@@ -90,7 +109,7 @@ struct Scratch {
 }
 
 /// Probabilities of one (sequence, head) into `s.p`, rows of whole tiles; with dropout applied into `s.kept`, if there is any.
-fn probabilities(x: &Inputs, seq: &Sequence, head: usize, dropout: Option<&Dropout>, s: &mut Scratch) {
+fn probabilities(x: &Inputs<&[f32]>, seq: &Sequence, head: usize, dropout: Option<&Dropout>, s: &mut Scratch) {
     let (nq, nk) = (seq.queries.len(), seq.keys.len());
     let wide = padded(nk);
     load_transposed(&x.k, &seq.keys, head, x.dim, &mut s.right);
@@ -129,7 +148,7 @@ fn drop_rows(dropout: &Dropout, seq: &Sequence, head: usize, nk: usize, rows: &m
 }
 
 /// `out[queries] = softmax(q·kᵀ / √dim)·v` for every sequence and head; `out` is rows × (heads·dim).
-pub fn forward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, out: &mut [f32]) {
+pub fn forward(x: &Inputs<&[f32]>, seqs: &[Sequence], dropout: Option<&Dropout>, out: &mut [f32]) {
     let _kind = meter::kind(Kind::Attention);
     meter::flops(2 * x.product_flops(seqs));
     let width = x.width();
@@ -193,7 +212,7 @@ struct Group<'a> {
 
 /// Gradients of [`forward`] for the gradient `dy` of its result; `grads` are overwritten. The gradients of keys that several
 /// sequences share are summed in the order of the sequences.
-pub fn backward(x: &Inputs, seqs: &[Sequence], dropout: Option<&Dropout>, dy: &[f32], grads: Gradients) {
+pub fn backward(x: &Inputs<&[f32]>, seqs: &[Sequence], dropout: Option<&Dropout>, dy: &[f32], grads: Gradients) {
     let _kind = meter::kind(Kind::Attention);
     // Scores once more, and a product each for the gradients of values, probabilities, queries and keys.
     meter::flops(5 * x.product_flops(seqs));
@@ -241,7 +260,7 @@ fn group<'a>(seqs: &'a [Sequence], width: usize, grads: Gradients<'a>) -> Vec<Gr
 }
 
 fn backward_head(
-    x: &Inputs,
+    x: &Inputs<&[f32]>,
     seq: &Sequence,
     head: usize,
     dropout: Option<&Dropout>,

@@ -60,22 +60,33 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// What the result starts from.
+/// What the result starts from. `B` is where the row lies.
 #[derive(Debug, Clone, Copy)]
-pub enum Start<'a> {
+pub enum Start<B> {
     /// Zero: the product overwrites.
     Zero,
     /// What is there: the product is added.
     Add,
     /// This row in every row, then the product is added.
-    Bias(&'a [f32]),
+    Bias(B),
+}
+
+impl<B> Start<B> {
+    /// The same with a row that lies elsewhere, or is named otherwise.
+    pub(crate) fn map<C>(self, f: impl FnOnce(B) -> C) -> Start<C> {
+        match self {
+            Self::Zero => Start::Zero,
+            Self::Add => Start::Add,
+            Self::Bias(bias) => Start::Bias(f(bias)),
+        }
+    }
 }
 
 /// `c = start + a·b` with `c` row-major, its rows `stride` elements apart.
 ///
 /// # Panics
 /// If the shapes do not fit; shapes are fixed by the model.
-pub fn gemm_strided(a: Mat, b: Mat, c: &mut [f32], stride: usize, start: Start) {
+pub fn gemm_strided(a: Mat, b: Mat, c: &mut [f32], stride: usize, start: Start<&[f32]>) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions differ");
     assert!(
@@ -100,13 +111,13 @@ pub fn gemm_strided(a: Mat, b: Mat, c: &mut [f32], stride: usize, start: Start) 
 }
 
 /// `c = start + a·b` with `c` row-major and dense.
-pub fn gemm(a: Mat, b: Mat, c: &mut [f32], start: Start) {
+pub fn gemm(a: Mat, b: Mat, c: &mut [f32], start: Start<&[f32]>) {
     let stride = b.cols;
     gemm_strided(a, b, c, stride, start);
 }
 
 /// Puts the bias in place; returns whether the first panel overwrites.
-fn prepare(c: &mut [f32], n: usize, stride: usize, start: Start, empty_product: bool) -> bool {
+fn prepare(c: &mut [f32], n: usize, stride: usize, start: Start<&[f32]>, empty_product: bool) -> bool {
     match start {
         Start::Zero if empty_product => {
             c.chunks_mut(stride).for_each(|row| row[..n].fill(0.0));

@@ -1,11 +1,12 @@
 //! The record in reverse.
 
 use super::{Head, Node, Tape, Var};
-use crate::device::{Buffer, Factor, Span, SpanMut, Start, Temperature};
+use crate::device::{Buffer, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
+use crate::ops::gemm::Start;
 use crate::ops::meter;
 
-fn start(fresh: bool) -> Start<'static> {
+fn start(fresh: bool) -> Start<Span<'static>> {
     if fresh { Start::Zero } else { Start::Add }
 }
 

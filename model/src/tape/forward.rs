@@ -2,10 +2,11 @@
 
 use super::node::Head;
 use super::{Node, Tape, Var};
-use crate::device::{Attention, Buffer, Columns, Factor, Start};
+use crate::device::{Buffer, Factor, Span};
 use crate::layout::ParamId;
-use crate::ops::attention::Sequence;
+use crate::ops::attention::{Columns, Inputs, Sequence};
 use crate::ops::dropout::{Dropout, Place};
+use crate::ops::gemm::Start;
 use std::rc::Rc;
 
 impl Tape<'_> {
@@ -110,8 +111,8 @@ impl Tape<'_> {
         let (rows, cols) = self.dims(x);
         assert_eq!(rows, places.len(), "every row has a place");
         let mut y = self.take(rows * cols);
-        self.device.copy(self.value(x), y.span_mut());
-        self.device.dropout(&dropout, places, y.span_mut(), cols);
+        self.device
+            .dropout_of(&dropout, places, self.value(x), y.span_mut(), cols);
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::Dropout {
             x,
@@ -181,13 +182,13 @@ impl Tape<'_> {
         &self,
         (q, k, v): (Head, Head, Head),
         (heads, dim): (usize, usize),
-    ) -> Attention<'_> {
+    ) -> Inputs<Span<'_>> {
         let columns = |h: Head| Columns {
             data: self.value(h.var),
             stride: self.dims(h.var).1,
             offset: h.offset,
         };
-        Attention {
+        Inputs {
             q: columns(q),
             k: columns(k),
             v: columns(v),

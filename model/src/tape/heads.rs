@@ -1,9 +1,10 @@
 //! The operations of heads and losses.
 
 use super::{Node, Tape, Var};
-use crate::device::{Device, Factor, Span, SpanMut, Start, Temperature};
+use crate::device::{Device, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
 use crate::ops::cross_entropy::KEPT;
+use crate::ops::gemm::Start;
 use std::rc::Rc;
 
 /// Targets of one direction of the contrastive loss: `alpha · softmax(query·[own, queue]ᵀ / temperature) + positives`.

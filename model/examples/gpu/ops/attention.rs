@@ -1,7 +1,7 @@
 //! Attention: image towers, texts with and without causality, and texts that read images.
 
 use super::{Cases, Ops, Part};
-use medley_model::cuda::{AttentionInputs, Columns, Cuda};
+use medley_model::cuda::{Cuda, Slice};
 use medley_model::ops::attention::{self, Gradients, Inputs, Sequence};
 use medley_model::ops::dropout::{Dropout, Place};
 use medley_model::random::{Purpose, Stream};
@@ -166,9 +166,9 @@ impl Values {
         }
     }
 
-    fn inputs<'a>(&'a self, case: &Case) -> Inputs<'a> {
+    fn inputs<'a>(&'a self, case: &Case) -> Inputs<&'a [f32]> {
         let [q, k, v] = [0, 1, 2].map(|i| attention::Columns {
-            data: &self.host[i],
+            data: &self.host[i][..],
             stride: case.columns[i].0,
             offset: case.columns[i].1,
         });
@@ -176,14 +176,14 @@ impl Values {
         Inputs { q, k, v, heads, dim }
     }
 
-    fn on_device<'a>(&'a self, case: &Case) -> AttentionInputs<'a> {
-        let [q, k, v] = [0, 1, 2].map(|i| Columns {
+    fn on_device<'a>(&'a self, case: &Case) -> Inputs<Slice<'a>> {
+        let [q, k, v] = [0, 1, 2].map(|i| attention::Columns {
             data: self.parts[i].slice(),
             stride: case.columns[i].0,
             offset: case.columns[i].1,
         });
         let Case { heads, dim, .. } = *case;
-        AttentionInputs { q, k, v, heads, dim }
+        Inputs { q, k, v, heads, dim }
     }
 }
 

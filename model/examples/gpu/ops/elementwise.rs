@@ -75,7 +75,7 @@ fn conversions(ops: &Ops) {
             let wide = c.up_single(&x);
             c.compare(&format!("{n}, narrower"), std::slice::from_ref(&x), || {
                 let mut y = c.poison_as(n, Format::Bf16);
-                cuda.convert(wide.slice(), y.slice_mut());
+                cuda.copy(wide.slice(), y.slice_mut());
                 vec![y]
             });
             let x: Vec<f32> = x.into_iter().map(rounded).collect();
@@ -231,29 +231,19 @@ fn functions(ops: &Ops) {
 
 fn rectangles(ops: &Ops) {
     let cuda = &ops.cuda;
-    for (name, adds) in [("add_columns", true), ("put_columns", false)] {
-        ops.both_exact(name, |c| {
-            for (rows, cols, offset, stride) in [(1, 1, 0, 1), (3, 5, 2, 9), (65, 32, 32, 96), (197, 768, 1536, 2304)] {
-                let (x, start) = (c.noise(rows * cols), c.noise(rows * stride));
-                let mut y = start.clone();
-                if !adds {
-                    y.chunks_mut(stride)
-                        .for_each(|row| row[offset..offset + cols].fill(0.0));
-                }
-                elementwise::add_columns(&x, cols, &mut y, (offset, stride));
-                let x = c.up(&x);
-                c.compare(&format!("{rows} × {cols} of {stride}"), &[y], || {
-                    let mut y = c.up(&start);
-                    if adds {
-                        cuda.add_columns(x.slice(), cols, y.slice_mut(), (offset, stride));
-                    } else {
-                        cuda.put_columns(x.slice(), cols, y.slice_mut(), (offset, stride));
-                    }
-                    vec![y]
-                });
-            }
-        });
-    }
+    ops.both_exact("add_columns", |c| {
+        for (rows, cols, offset, stride) in [(1, 1, 0, 1), (3, 5, 2, 9), (65, 32, 32, 96), (197, 768, 1536, 2304)] {
+            let (x, start) = (c.noise(rows * cols), c.noise(rows * stride));
+            let mut y = start.clone();
+            elementwise::add_columns(&x, cols, &mut y, (offset, stride));
+            let x = c.up(&x);
+            c.compare(&format!("{rows} × {cols} of {stride}"), &[y], || {
+                let mut y = c.up(&start);
+                cuda.add_columns(x.slice(), cols, y.slice_mut(), (offset, stride));
+                vec![y]
+            });
+        }
+    });
     ops.both_exact("copy_rows", |c| {
         let cases = [
             ((0, 5), (0, 5), (3, 5)),

@@ -18,7 +18,16 @@ pub(crate) fn check(ops: &Ops) {
             let g = c.up(&g);
             c.compare(&format!("{n}"), &[p, m, v], || {
                 let (mut p, mut m, mut v) = (c.up(&p0), c.up(&m0), c.up(&v0));
-                cuda.adamw(&step, p.slice_mut(), g.slice(), 0.3, m.slice_mut(), v.slice_mut());
+                let moments = (m.slice_mut(), v.slice_mut());
+                cuda.adamw_all(
+                    &[(0..n, step)],
+                    p.slice_mut(),
+                    g.slice(),
+                    0.3,
+                    moments.0,
+                    moments.1,
+                    None,
+                );
                 vec![p, m, v]
             });
         }
@@ -29,7 +38,7 @@ pub(crate) fn check(ops: &Ops) {
         update(
             c,
             |e| optim::momentum_average(e, &p, 0.995),
-            |e| cuda.momentum_average(e, on_device.slice(), 0.995),
+            |e| cuda.momentum_all(&[(0, 0, e.len())], e, on_device.slice(), 0.995, None),
         );
     });
     ops.op("adamw_all", |c| {

@@ -1,8 +1,8 @@
 //! Matrix products.
 
 use super::{Cases, Ops, Part};
-use medley_model::cuda::{Factor, Start};
-use medley_model::ops::gemm::{self, Mat, gemm_strided};
+use medley_model::cuda::Factor;
+use medley_model::ops::gemm::{Mat, Start, gemm_strided};
 
 /// m, n and k: nothing, single rows and columns, odd ones, and layers of every preset and the towers.
 const SHAPES: [(usize, usize, usize); 13] = [
@@ -62,9 +62,9 @@ fn product(c: &Cases, (m, n, k): (usize, usize, usize), turned: (bool, bool), fr
     let (a_shape, b_shape) = (stored((m, k), turned.0), stored((k, n), turned.1));
     if k > 0 {
         let begin = match from {
-            From::Zero => gemm::Start::Zero,
-            From::Add => gemm::Start::Add,
-            From::Bias => gemm::Start::Bias(&bias),
+            From::Zero => Start::Zero,
+            From::Add => Start::Add,
+            From::Bias => Start::Bias(&bias[..]),
         };
         let (left, right) = (mat(&a, a_shape, turned.0), mat(&b, b_shape, turned.1));
         gemm_strided(left, right, &mut expected, stride, begin);

@@ -27,7 +27,7 @@ pub(super) struct Left<'a> {
 
 impl<'a> Left<'a> {
     /// Rows of a head.
-    pub(super) fn head(from: &Columns<'a>, rows: &Range<usize>, head: usize, dim: usize) -> Self {
+    pub(super) fn head(from: &Columns<&'a [f32]>, rows: &Range<usize>, head: usize, dim: usize) -> Self {
         Self {
             data: &from.data[rows.start * from.stride + from.offset + head * dim..],
             rows: rows.len(),
@@ -81,7 +81,7 @@ impl<'a> Left<'a> {
 }
 
 /// Rows of a head as a right factor: tile after tile of 16 columns, each with its rows one after the other.
-pub(super) fn load(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
+pub(super) fn load(from: &Columns<&[f32]>, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
     to.resize(rows.len() * padded(dim), 0.0);
     for (t, tile) in to.chunks_exact_mut(rows.len() * TILE).enumerate() {
         let width = TILE.min(dim - t * TILE);
@@ -93,7 +93,7 @@ pub(super) fn load(from: &Columns, rows: &Range<usize>, head: usize, dim: usize,
 }
 
 /// As [`load`], with the rows as columns.
-pub(super) fn load_transposed(from: &Columns, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
+pub(super) fn load_transposed(from: &Columns<&[f32]>, rows: &Range<usize>, head: usize, dim: usize, to: &mut Vec<f32>) {
     to.resize(padded(rows.len()) * dim, 0.0);
     for (t, tile) in to.chunks_exact_mut(dim * TILE).enumerate() {
         let (places, _) = tile.as_chunks_mut::<TILE>();
@@ -201,7 +201,7 @@ mod tests {
             let (a, b) = (values(m * k, 1), values(n * k, 2));
             let (mut right, mut packed) = (Vec::new(), Vec::new());
             let columns = |stride| Columns {
-                data: &b,
+                data: &b[..],
                 stride,
                 offset: 0,
             };
