@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # All that is to be shown on a machine with a GPU, from the programs that `make gpu-bin` built: `benches/gpu/run.sh FOLDER [PART…]`.
 #
-# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, sanitizer, speed, torch; all of them if none is
-# named. `torch` compares with PyTorch and needs a python3 that has it. What fails is listed last, and makes the exit status 1.
+# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, nccl, sanitizer, speed, torch; all of them if none
+# is named. `torch` compares with PyTorch and needs a python3 that has it. What fails is listed last, and makes the exit status 1.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 programs=$(realpath "${1:?the folder of the programs}")
 shift
 parts=("$@")
-if [ $# = 0 ]; then parts=(info ops lanes ranks sanitizer speed torch); fi
+if [ $# = 0 ]; then parts=(info ops lanes ranks nccl sanitizer speed torch); fi
 failed=()
 
 # CUDA's libraries may be those of a Python package.
@@ -26,7 +26,10 @@ try() {
   timeout "$limit" "$@" || failed+=("$name ($?)")
 }
 
-part_info() { try info 60 "$programs/gpu" info; }
+part_info() {
+  try info 60 "$programs/gpu" info
+  try doctor 60 "$programs/medley-worker" doctor
+}
 
 part_ops() { try ops 200 "$programs/gpu" ops; }
 
@@ -39,20 +42,48 @@ part_lanes() {
   done
 }
 
+# train DEVICE RANKS SPEC: prints the digest of the last state.
+train() {
+  rm -rf "/tmp/medley-ranks"
+  MEDLEY_DEVICE=$1 timeout 100 "$programs/medley-worker" train --out /tmp/medley-ranks --ranks "$2" --threads 2 "$3" \
+    2>/tmp/medley-ranks.log | tail -n 1
+}
+
 # The same training by 1, 2 and 4 processes that share the device must end with the same bytes. FOLDER/spec.json says which.
 part_ranks() {
   local format ranks first state
   for format in "" :bf16; do
     first=
     for ranks in 1 2 4; do
-      rm -rf "/tmp/medley-ranks"
-      state=$(MEDLEY_DEVICE=cuda:0$format timeout 100 "$programs/medley-worker" train --out /tmp/medley-ranks \
-        --ranks "$ranks" --threads 2 "$programs/spec.json" 2>/tmp/medley-ranks.log | tail -n 1)
+      state=$(train "cuda:0$format" "$ranks" "$programs/spec.json")
       printf '%s ranks on cuda:0%s: %s\n' "$ranks" "$format" "$state"
       first=${first:-$state}
       if [ -z "$state" ] || [ "$state" != "$first" ]; then
         failed+=("$ranks ranks$format")
         tail -n 3 /tmp/medley-ranks.log
+      fi
+    done
+  done
+}
+
+# The same training over TCP, and over NCCL by one rank and by two that share the device, must end with the same bytes.
+part_nccl() {
+  local way ranks first="" state
+  export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8}
+  for way in tcp nccl; do
+    python3 - "$programs/spec.json" $way >/tmp/medley-$way.json <<'PYTHON'
+import json, sys
+spec = json.load(open(sys.argv[1]))
+spec.setdefault("cluster", {})["collective"] = sys.argv[2]
+json.dump(spec, sys.stdout)
+PYTHON
+    for ranks in 1 2; do
+      state=$(train cuda:0 $ranks /tmp/medley-$way.json)
+      printf '%s ranks over %s: %s\n' "$ranks" "$way" "$state"
+      first=${first:-$state}
+      if [ -z "$state" ] || [ "$state" != "$first" ]; then
+        failed+=("$ranks ranks over $way")
+        tail -n 5 /tmp/medley-ranks.log
       fi
     done
   done

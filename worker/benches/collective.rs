@@ -12,8 +12,9 @@ mod common;
 
 use bytes::Bytes;
 use common::{arguments, blip, connected, median};
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::{Buffer, SpanMut};
 use medley_worker::collective::deal::{Deal, deal};
+use medley_worker::collective::gradients::Gradients;
 use medley_worker::collective::reduce::{Local, Plan, total};
 use medley_worker::collective::route::{Op, Slices, route};
 use medley_worker::collective::tcp::mesh::Limits;
@@ -91,13 +92,13 @@ fn run(deal: &Deal, len: usize, rounds: usize, ways: &[Way]) -> Outcome {
     let barrier = Barrier::new(deal.ranks() as usize);
     let outcomes = connected(deal.ranks(), limits, |mesh| {
         let plan = Plan::new(deal, mesh.rank(), len);
-        let mut pool = Pool::default();
+        let mut pool = Gradients::new(len);
         let mut seconds = Vec::new();
         for round in 0..rounds as u64 {
             let mut turn = Vec::new();
             for (way, number) in ways.iter().zip(0..) {
                 let exchange = 2 * round + number;
-                turn.push(once(*way, (&plan, len), exchange, &mesh, &mut pool, &barrier));
+                turn.push(once(*way, &plan, exchange, &mesh, &mut pool, &barrier));
             }
             seconds.push(turn);
         }
@@ -112,30 +113,30 @@ fn run(deal: &Deal, len: usize, rounds: usize, ways: &[Way]) -> Outcome {
     Outcome { seconds, busiest }
 }
 
-fn once(way: Way, (plan, len): (&Plan, usize), exchange: u64, mesh: &Mesh, pool: &mut Pool, barrier: &Barrier) -> f64 {
-    let fill = |lane: u32, out: &mut [f32]| {
-        out.fill(lane as f32 + 1.0);
+fn once(way: Way, plan: &Plan, exchange: u64, mesh: &Mesh, pool: &mut Gradients, barrier: &Barrier) -> f64 {
+    let fill = |lane: u32, out: SpanMut| {
+        out.host().fill(lane as f32 + 1.0);
         Ok::<_, Infallible>(())
     };
-    let done = |began: Instant, total: Flat, pool: &mut Pool| {
+    let done = |began: Instant, total: Buffer, pool: &mut Gradients| {
         barrier.wait();
         pool.give(total);
         began.elapsed().as_secs_f64()
     };
     match way {
         Way::Tree => {
-            let Ok(local) = Local::collect(plan, len, pool, fill);
+            let Ok(local) = Local::collect(plan, pool, fill);
             barrier.wait();
             let began = Instant::now();
             let total = total(plan, local, exchange, mesh, pool).expect("peers live");
             done(began, total, pool)
         }
         Way::Ring => {
-            let mut gradient = pool.take(len);
-            let Ok(()) = fill(mesh.rank(), &mut gradient);
+            let mut gradient = pool.take();
+            let Ok(()) = fill(mesh.rank(), gradient.span_mut());
             barrier.wait();
             let began = Instant::now();
-            ring(&mut gradient, exchange, mesh).expect("peers live");
+            ring(gradient.span_mut().host(), exchange, mesh).expect("peers live");
             done(began, gradient, pool)
         }
     }

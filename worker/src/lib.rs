@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod checkpoint;
 pub mod collective;
+pub mod doctor;
 pub mod infer;
 pub mod listen;
 pub mod local;

@@ -1,8 +1,8 @@
-//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps; single images; and
-//! weights, in and out.
+//! `medley-worker`: the agent of a node, one rank, a whole training without a cluster, or single steps; single images;
+//! weights, in and out; and a look at what GPUs need.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, infer, local, rank, replay, weights};
+use medley_worker::{agent, doctor, infer, local, rank, replay, weights};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -25,6 +25,8 @@ enum Command {
     Infer,
     /// Pre-train on this machine alone, without coordinator or agent.
     Train(local::Args),
+    /// Say what this machine has of what ranks on GPUs need, and what is missing.
+    Doctor,
     /// Run training steps on tensors from files and write losses, gradients and the state after them.
     Replay(replay::Args),
     /// Look into files of weights, and write checkpoints for other programs.
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
         Command::Rank => return rank::process::run(),
         Command::Infer => infer::run(),
         Command::Train(args) => local::run(args),
+        Command::Doctor => {
+            doctor::run();
+            Ok(())
+        }
         Command::Replay(args) => replay::run(args),
         Command::Weights(command) => weights::run(command),
     };

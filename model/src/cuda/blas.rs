@@ -33,6 +33,20 @@ pub(super) struct Stored {
     pub(super) alignment: u32,
 }
 
+/// Version of the library, as it writes it: major, minor and patch in one number.
+///
+/// # Errors
+/// That the library is not there.
+pub fn version() -> Result<usize, CudaError> {
+    // SAFETY: loading the library runs its own initialisers only, and the call has no parameters.
+    unsafe {
+        if !sys::is_culib_present() {
+            return Err(CudaError::NoCublas);
+        }
+        Ok(sys::cublasLtGetVersion())
+    }
+}
+
 /// A handle of the library, with its workspace.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,

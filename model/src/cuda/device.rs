@@ -63,6 +63,14 @@ impl Cuda {
         })
     }
 
+    /// What no other device in the world has.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn uuid(&self) -> Result<String, CudaError> {
+        self.context.uuid()
+    }
+
     /// Waits for the operations called so far.
     ///
     /// # Errors
@@ -204,6 +212,11 @@ impl Cuda {
     /// Whether an operation has failed, so that later ones do nothing.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The first error since the last check, of what was called so far; nothing is awaited.
+    pub(super) fn failure(&self) -> Option<CudaError> {
+        locked(&self.error).clone()
     }
 
     /// The stream, with the context current on this thread.

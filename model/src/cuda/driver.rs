@@ -30,6 +30,17 @@ pub struct Description {
     pub multiprocessors: u32,
 }
 
+/// A device as the driver lists it, without opening it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name, as the driver gives it.
+    pub name: String,
+    /// What no other device in the world has.
+    pub uuid: String,
+    /// Memory it has.
+    pub total_bytes: usize,
+}
+
 /// The primary context of a device.
 pub(super) struct Context {
     device: sys::CUdevice,
@@ -48,15 +59,22 @@ macro_rules! threads_share {
     };
 }
 
-/// The device with this number.
-fn find(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
+/// Loads and starts the driver; returns how many devices it sees.
+fn start() -> Result<usize, CudaError> {
     // SAFETY: loading the driver's library runs its own initialisers only.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
     }
     let at = |what| move |error| CudaError::driver(what, error);
     result::init().map_err(at("start the driver"))?;
-    let count = result::device::get_count().map_err(at("count devices"))? as usize;
+    let count = result::device::get_count().map_err(at("count devices"))?;
+    Ok(count as usize)
+}
+
+/// The device with this number.
+fn find(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
+    let count = start()?;
+    let at = |what| move |error| CudaError::driver(what, error);
     if ordinal >= count {
         return Err(CudaError::NoDevice { ordinal, count });
     }
@@ -70,6 +88,49 @@ fn find(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
 pub fn device_name(ordinal: usize) -> Result<String, CudaError> {
     let name = result::device::get_name(find(ordinal)?);
     name.map_err(|error| CudaError::driver("tell its name", error))
+}
+
+/// The devices that the driver sees, in the order of their numbers.
+///
+/// # Errors
+/// What is missing on this machine, or what the driver says.
+pub fn devices() -> Result<Vec<Listed>, CudaError> {
+    let list = |ordinal| {
+        let device = result::device::get(ordinal as i32)?;
+        // SAFETY: the device comes from the driver.
+        let total_bytes = unsafe { result::device::total_mem(device) }?;
+        Ok(Listed {
+            name: result::device::get_name(device)?,
+            uuid: uuid(device)?,
+            total_bytes,
+        })
+    };
+    let listed: Result<_, DriverError> = (0..start()?).map(list).collect();
+    listed.map_err(|error| CudaError::driver("describe devices", error))
+}
+
+/// Version of CUDA that the driver knows, major and minor.
+///
+/// # Errors
+/// What is missing on this machine, or what the driver says.
+pub fn driver_version() -> Result<(u32, u32), CudaError> {
+    // SAFETY: as in `start`.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(CudaError::NoDriver);
+    }
+    let mut version = 0;
+    // SAFETY: the number outlives the call, which needs no device.
+    let result = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    result.map_err(|error| CudaError::driver("tell its version", error))?;
+    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
+}
+
+/// What no other device has, written as NVIDIA's tools write it.
+fn uuid(device: sys::CUdevice) -> Result<String, DriverError> {
+    let bytes = result::device::get_uuid(device)?.bytes.map(|byte| byte as u8);
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    Ok(format!("GPU-{}", parts.join("-")))
 }
 
 threads_share!(Context, Stream, Event, Function, Module);
@@ -91,6 +152,11 @@ impl Context {
         // SAFETY: the context is retained for as long as `self` lives.
         let result = unsafe { result::ctx::set_current(self.raw) };
         result.map_err(|error| CudaError::driver("enter its context", error))
+    }
+
+    /// What no other device has.
+    pub(super) fn uuid(&self) -> Result<String, CudaError> {
+        uuid(self.device).map_err(|error| CudaError::driver("tell its UUID", error))
     }
 
     /// Keeps freed memory in the device's pool: giving it back at every wait would cost more than most kernels.
@@ -288,6 +354,16 @@ impl Event {
         // SAFETY: both live.
         let result = unsafe { result::event::record(self.raw, stream.raw) };
         result.map_err(|error| CudaError::driver("record an event", error))
+    }
+
+    /// Whether the stream has passed the mark; that is so if there is none.
+    pub(super) fn has_passed(&self) -> Result<bool, CudaError> {
+        // SAFETY: the event lives.
+        match unsafe { result::event::query(self.raw) } {
+            Ok(()) => Ok(true),
+            Err(DriverError(CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+            Err(error) => Err(CudaError::driver("ask for an event", error)),
+        }
     }
 
     /// Waits until the stream has passed the mark; at once if there is none.

@@ -12,6 +12,15 @@ pub enum CudaError {
     /// The library of matrix products is not there.
     #[error("libcublasLt.so.13 is not found: install cuBLAS of CUDA 13 and name its folder in LD_LIBRARY_PATH")]
     NoCublas,
+    /// The library of exchanges between GPUs is not there, or cannot be used.
+    #[error(
+        "libnccl.so.2 cannot be used ({why}): install NCCL for CUDA 13 (the package libnccl2, or nvidia-nccl-cu13 of Python) \
+         and name its folder in LD_LIBRARY_PATH"
+    )]
+    NoNccl {
+        /// What the loader says, or what is wrong with the library.
+        why: String,
+    },
     /// The driver sees no such device.
     #[error("there is no CUDA device {ordinal}: the driver sees {count}, see CUDA_VISIBLE_DEVICES")]
     NoDevice {
@@ -34,6 +43,14 @@ pub enum CudaError {
         /// What was tried.
         what: String,
         /// The library's name for the error.
+        code: String,
+    },
+    /// An exchange between GPUs failed.
+    #[error("NCCL fails to {what}: {code}")]
+    Nccl {
+        /// What was tried.
+        what: &'static str,
+        /// The library's explanation.
         code: String,
     },
     /// Device memory ran out.

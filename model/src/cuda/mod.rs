@@ -14,7 +14,7 @@
 //! precision, and so is all arithmetic.
 //!
 //! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
-//! what is missing. Unsafe code is in the private rooms `driver` and `blas` alone.
+//! what is missing. Unsafe code is in the rooms `driver`, `blas` and [`nccl`] alone.
 
 mod attention;
 mod blas;
@@ -29,13 +29,15 @@ mod gemm;
 mod launch;
 mod loss;
 mod memory;
+pub mod nccl;
 mod norm;
 mod optim;
 mod staging;
 mod tables;
 
+pub use blas::version as blas_version;
 pub use device::Cuda;
-pub use driver::{Description, device_name};
+pub use driver::{Description, Listed, device_name, devices, driver_version};
 pub use error::CudaError;
 pub use format::Format;
 pub use gemm::Factor;

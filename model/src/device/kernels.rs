@@ -90,11 +90,12 @@ impl Device {
     }
 
     /// `y = x`, from any format to any.
-    pub(crate) fn copy(&self, x: Span, y: SpanMut) {
+    pub fn copy(&self, x: Span, y: SpanMut) {
         on!(self, y.host().copy_from_slice(x.host()), cuda => cuda.copy(x.cuda(), y.cuda()));
     }
 
-    pub(crate) fn add(&self, x: Span, y: SpanMut) {
+    /// `y += x`.
+    pub fn add(&self, x: Span, y: SpanMut) {
         on!(self, elementwise::add(x.host(), y.host()), cuda => cuda.add(x.cuda(), y.cuda()));
     }
 

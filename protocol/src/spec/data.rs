@@ -66,6 +66,22 @@ pub struct ClusterSpec {
     /// What a training stage does that has lost ranks while others still hold its state.
     #[serde(default)]
     pub on_loss: OnLoss,
+    /// How the gradients of a training stage travel between its ranks; their sums have the same bits in either way.
+    #[serde(default)]
+    pub collective: Collective,
+}
+
+/// How gradients travel between ranks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Collective {
+    /// Over NCCL where all ranks of a generation can, over TCP elsewhere.
+    #[default]
+    Auto,
+    /// Over TCP.
+    Tcp,
+    /// Over NCCL; where that cannot be, the stage stops and says why.
+    Nccl,
 }
 
 /// What a training stage does that has lost ranks, if at least [`min_ranks`](ClusterSpec::min_ranks) others hold its state.

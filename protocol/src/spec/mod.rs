@@ -14,7 +14,7 @@ mod train;
 mod validate;
 
 pub use data::{
-    CapfiltSpec, CheckpointSpec, ClusterSpec, DataSpec, EvaluateSpec, LaneSpec, OnLoss, Specials, VocabSpec,
+    CapfiltSpec, CheckpointSpec, ClusterSpec, Collective, DataSpec, EvaluateSpec, LaneSpec, OnLoss, Specials, VocabSpec,
 };
 pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};

@@ -123,7 +123,7 @@ fn small(size: &Small) -> Value {
     json!({
         "vocab": { "file": "", "max_size": 256, "specials": "fixed" },
         "lanes": { "count": size.lanes, "batch": size.lane_batch },
-        "cluster": { "min_ranks": 1, "max_ranks": size.lanes, "priority": 0, "on_loss": "go-on" },
+        "cluster": { "min_ranks": 1, "max_ranks": size.lanes, "priority": 0, "on_loss": "go-on", "collective": "auto" },
         "model": {
             "vision": { "image_size": 32, "patch": 8, "width": size.width, "depth": size.vision_depth, "heads": 4,
                         "mlp": 4 * size.width, "drop_path": 0.0 },
@@ -195,7 +195,7 @@ fn paper(size: &Paper) -> Value {
     json!({
         "vocab": { "file": "", "max_size": 30524, "specials": "fixed" },
         "lanes": { "count": 32, "batch": size.lane_batch },
-        "cluster": { "min_ranks": 1, "max_ranks": 32, "priority": 0, "on_loss": "go-on" },
+        "cluster": { "min_ranks": 1, "max_ranks": 32, "priority": 0, "on_loss": "go-on", "collective": "auto" },
         "model": {
             "vision": { "image_size": 224, "patch": 16, "width": size.width, "depth": size.depth, "heads": size.heads,
                         "mlp": 4 * size.width, "drop_path": size.drop_path },

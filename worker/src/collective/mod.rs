@@ -1,10 +1,14 @@
 //! Summing gradients over lanes, the same bits however many ranks there are.
 //!
 //! Pure: the [`tree`] fixes the order of addition, [`deal`] says who runs which lanes, [`route`] who sends what to
-//! whom. Around them: [`reduce`] carries routes out, [`tcp`] transports.
+//! whom, [`rounds`] puts that in steps which all go through together. Around them: [`reduce`] carries routes out on
+//! [`gradients`], [`tcp`] transports them, and between GPUs [`nccl`] does.
 
 pub mod deal;
+pub mod gradients;
+pub mod nccl;
 pub mod reduce;
+pub mod rounds;
 pub mod route;
 pub mod tcp;
 pub mod tree;

@@ -1,19 +1,25 @@
 //! A step's collective: the sum of all lanes' gradients on every rank, and what each lane contributes to all.
 //!
 //! [`Local`] adds a rank's own lanes as they are finished, so that few gradients exist at a time; [`total`] carries out
-//! the rank's [`route`](super::route) on what is left; [`share`] gives everyone everyone's features and losses.
+//! the rank's [`route`](super::route) on what is left, over the mesh, and [`total_by`] the same route in [`rounds`](super::rounds)
+//! by a [`Group`] of devices; [`share`] gives everyone everyone's features and losses.
+//!
+//! Sums lie where [`Gradients`] say, and additions are the device's: one fp32 addition has the same bits everywhere.
 
 use super::deal::Deal;
+use super::gradients::Gradients;
+use super::rounds::{Round, rounds};
 use super::route::{Op, Partial, Slices, route};
 use super::tcp::{Kind, Lost, Mesh, Tag, mesh::Limits};
 use super::tree::{Subtree, fold};
 use bytes::Bytes;
-use medley_model::flat::{Flat, Pool};
+use medley_model::device::{Buffer, Device, Span, SpanMut};
 use std::collections::BTreeMap;
 
 /// What a rank does in every step: a function of the deal and of the gradient's size.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    rank: u32,
     root: Subtree,
     own: Vec<Subtree>,
     slices: Slices,
@@ -28,12 +34,18 @@ impl Plan {
         let slices = Slices::new(deal, len);
         let held_by = |node: &Vec<u32>| node.iter().map(|rank| deal.subtrees[*rank as usize].len()).sum();
         Self {
+            rank,
             most_partials: deal.nodes.iter().map(held_by).max().unwrap_or(0),
             root: deal.root,
             own: deal.subtrees[rank as usize].clone(),
             slices,
             ops: route(deal, slices, rank),
         }
+    }
+
+    /// The same in rounds that all ranks of `deal` go through together.
+    pub fn rounds(&self, deal: &Deal) -> Vec<Round> {
+        rounds(deal, self.slices).swap_remove(self.rank as usize)
     }
 
     /// What peers may send in one step, given the bytes that one of them shares.
@@ -51,30 +63,29 @@ impl Plan {
 
 /// The sums of a rank's own subtrees, in the order of the plan.
 #[derive(Debug)]
-pub struct Local(Vec<Flat>);
+pub struct Local(Vec<Buffer>);
 
 impl Local {
     /// Runs `lane` for each own lane in order; it fills the buffer it is given with the lane's gradient.
     ///
-    /// `pool` must serve nothing but gradients, so that what lies between a buffer's entries stays as it began: zero.
     /// One buffer waits per finished subtree, and at most one per level of the subtree that is being folded.
     ///
     /// # Errors
     /// The first error of `lane`.
     pub fn collect<E>(
         plan: &Plan,
-        len: usize,
-        pool: &mut Pool,
-        mut lane: impl FnMut(u32, &mut [f32]) -> Result<(), E>,
+        gradients: &mut Gradients,
+        mut lane: impl FnMut(u32, SpanMut) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let pool = std::cell::RefCell::new(pool);
+        let device = gradients.device().clone();
+        let gradients = std::cell::RefCell::new(gradients);
         let mut leaf = |number| {
-            let mut gradient = pool.borrow_mut().take(len);
-            lane(number, &mut gradient).map(|()| gradient)
+            let mut gradient = gradients.borrow_mut().take();
+            lane(number, gradient.span_mut()).map(|()| gradient)
         };
-        let mut add = |mut left: Flat, right: Flat| {
-            add_into(&mut left, &right);
-            pool.borrow_mut().give(right);
+        let mut add = |mut left: Buffer, right: Buffer| {
+            device.add(right.span(), left.span_mut());
+            gradients.borrow_mut().give(right);
             left
         };
         let sums = plan.own.iter().map(|subtree| fold(*subtree, &mut leaf, &mut add));
@@ -82,92 +93,136 @@ impl Local {
     }
 }
 
-/// Turns the local sums into the sum over all lanes, the same bits on every rank. `exchange` grows with every step, and
-/// with every step that is redone.
+/// Turns the local sums into the sum over all lanes, the same bits on every rank, over the mesh: they lie in the memory of the
+/// process. `exchange` grows with every step, and with every step that is redone.
 ///
 /// # Errors
 /// [`Lost`] when a peer does not deliver.
-pub fn total(plan: &Plan, mut local: Local, exchange: u64, mesh: &Mesh, pool: &mut Pool) -> Result<Flat, Lost> {
-    let mut run = Run {
-        plan,
+pub fn total(plan: &Plan, local: Local, exchange: u64, mesh: &Mesh, gradients: &mut Gradients) -> Result<Buffer, Lost> {
+    let process = Device::Cpu;
+    let mut sums = Sums::new(plan, &process, local);
+    let tag = |what: Partial| Tag {
+        kind: Kind::Partial,
         exchange,
-        mesh,
-        local: &mut local,
-        made: BTreeMap::new(),
+        slice: what.slice,
+        first: what.subtree.first,
+        lanes: what.subtree.lanes,
     };
     for op in &plan.ops {
-        run.execute(op)?;
-    }
-    let mut own = local.0.into_iter();
-    // By now the first buffer holds the total: each slice was written there when it became complete.
-    let total = own.next().expect("every rank has a subtree");
-    own.for_each(|flat| pool.give(flat));
-    Ok(total)
-}
-
-/// One execution of a plan.
-struct Run<'a> {
-    plan: &'a Plan,
-    exchange: u64,
-    mesh: &'a Mesh,
-    local: &'a mut Local,
-    /// Partial sums that were received or made here, except totals.
-    made: BTreeMap<Partial, Vec<f32>>,
-}
-
-impl Run<'_> {
-    fn execute(&mut self, op: &Op) -> Result<(), Lost> {
         match op {
             Op::Send { to, what } => {
                 // What was made to be sent is not needed here any more.
-                let payload = match self.made.remove(what) {
+                let payload = match sums.made.remove(what) {
                     Some(made) => Bytes::from_owner(Floats(made)),
-                    None => Bytes::copy_from_slice(bytemuck::cast_slice(self.value(*what))),
+                    None => Bytes::copy_from_slice(bytemuck::cast_slice(sums.value(*what).host())),
                 };
                 for to in to {
-                    self.mesh.send(*to, self.tag(*what), payload.clone());
+                    mesh.send(*to, tag(*what), payload.clone());
                 }
             }
             Op::Receive { from, what } => {
-                let payload = self.mesh.receive(*from, self.tag(*what))?;
-                let expected = self.plan.slices.range(what.slice).len() * size_of::<f32>();
-                if payload.len() != expected {
-                    let why = format!("its partial sum has {} bytes instead of {expected}", payload.len());
-                    return Err(Lost { rank: *from, why });
-                }
-                if what.subtree == self.plan.root {
-                    bytemuck::cast_slice_mut(self.place_of_total(what.slice)).copy_from_slice(&payload);
-                } else {
-                    self.made.insert(*what, bytemuck::pod_collect_to_vec(&payload));
-                }
+                let payload = mesh.receive(*from, tag(*what))?;
+                sums.take_in(*from, *what, &payload)?;
             }
-            Op::Add(what) => {
-                let (left, right) = what.subtree.children().expect("only inner nodes are made");
-                let child = |subtree| Partial { subtree, ..*what };
-                let sum = self.add(child(left), child(right));
-                self.keep(*what, sum);
-            }
+            Op::Add(what) => sums.make(*what),
         }
-        Ok(())
+    }
+    Ok(sums.into_total(gradients))
+}
+
+/// Moves sums between devices. What all ranks ask for in a round goes at once, and a rank's round ends when its peers' have
+/// begun; what was moved is there for whatever the device is asked next.
+pub trait Group {
+    /// Moves the sums of a round: what is sent to whom, and what is received from whom; between two ranks in this order.
+    ///
+    /// # Errors
+    /// [`Lost`] when a peer, or this rank's part of the group, fails. Nothing is under way then.
+    fn exchange(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Lost>;
+
+    /// Waits until everything has been moved, and made of what was moved.
+    ///
+    /// # Errors
+    /// [`Lost`] when something was not: what was received is worthless.
+    fn finish(&mut self) -> Result<(), Lost>;
+}
+
+/// As [`total`], by a group of devices, on which the local sums and the total lie.
+///
+/// # Errors
+/// [`Lost`] when a peer does not deliver.
+pub fn total_by(
+    group: &mut dyn Group,
+    (plan, rounds): (&Plan, &[Round]),
+    local: Local,
+    gradients: &mut Gradients,
+) -> Result<Buffer, Lost> {
+    let device = gradients.device().clone();
+    let mut sums = Sums::new(plan, &device, local);
+    for round in rounds {
+        round.adds.iter().for_each(|what| sums.make(*what));
+        let room = |(_, what): &(u32, Partial)| device.buffer(plan.slices.range(what.slice).len());
+        let mut received: Vec<Buffer> = round.receives.iter().map(room).collect();
+        let sends: Vec<_> = round.sends.iter().map(|(to, what)| (*to, sums.value(*what))).collect();
+        let receives = round.receives.iter().zip(&mut received);
+        let receives = receives.map(|((from, _), buffer)| (*from, buffer.span_mut())).collect();
+        group.exchange(&sends, receives)?;
+        // As over the mesh.
+        for (_, what) in &round.sends {
+            sums.made.remove(what);
+        }
+        for ((_, what), buffer) in round.receives.iter().zip(received) {
+            sums.keep(*what, buffer);
+        }
+    }
+    group.finish()?;
+    Ok(sums.into_total(gradients))
+}
+
+/// The partial sums of a rank in one execution of its plan.
+struct Sums<'a> {
+    plan: &'a Plan,
+    device: &'a Device,
+    own: Vec<Buffer>,
+    /// Partial sums that were received or made here, except totals.
+    made: BTreeMap<Partial, Buffer>,
+}
+
+impl<'a> Sums<'a> {
+    fn new(plan: &'a Plan, device: &'a Device, Local(own): Local) -> Self {
+        Self {
+            plan,
+            device,
+            own,
+            made: BTreeMap::new(),
+        }
     }
 
     /// left + right; a value that was received or made here is used up. fp32 addition commutes, so it does not matter
     /// which of the two holds the result.
-    fn add(&mut self, left: Partial, right: Partial) -> Vec<f32> {
-        let (into, other) = if self.made.contains_key(&left) {
-            (left, right)
+    fn make(&mut self, what: Partial) {
+        let (left, right) = what.subtree.children().expect("only inner nodes are made");
+        let child = |subtree| Partial { subtree, ..what };
+        let (into, other) = if self.made.contains_key(&child(left)) {
+            (child(left), child(right))
         } else {
-            (right, left)
+            (child(right), child(left))
         };
-        let mut sum = self.made.remove(&into).unwrap_or_else(|| self.value(into).to_vec());
-        add_into(&mut sum, self.value(other));
+        let mut sum = self.made.remove(&into).unwrap_or_else(|| self.copy(into));
+        self.device.add(self.value(other), sum.span_mut());
         self.made.remove(&other);
-        sum
+        self.keep(what, sum);
     }
 
-    fn value(&self, what: Partial) -> &[f32] {
+    fn copy(&self, what: Partial) -> Buffer {
+        let value = self.value(what);
+        let mut copy = self.device.buffer(value.len());
+        self.device.copy(value, copy.span_mut());
+        copy
+    }
+
+    fn value(&self, what: Partial) -> Span<'_> {
         if let Some(value) = self.made.get(&what) {
-            return value;
+            return value.span();
         }
         let holds = |own: &Subtree| *own == what.subtree || what.subtree == self.plan.root;
         let at = self
@@ -178,39 +233,57 @@ impl Run<'_> {
             .expect("a plan uses only what it has");
         // Totals are kept in the first buffer.
         let at = if what.subtree == self.plan.root { 0 } else { at };
-        &self.local.0[at][self.plan.slices.range(what.slice)]
+        self.own[at].span().range(self.plan.slices.range(what.slice))
     }
 
-    fn keep(&mut self, what: Partial, value: Vec<f32>) {
+    /// Takes in what a peer has sent as bytes.
+    fn take_in(&mut self, from: u32, what: Partial, payload: &[u8]) -> Result<(), Lost> {
+        let len = self.plan.slices.range(what.slice).len();
+        let expected = len * size_of::<f32>();
+        if payload.len() != expected {
+            let why = format!("its partial sum has {} bytes instead of {expected}", payload.len());
+            return Err(Lost { rank: from, why });
+        }
+        let fill = |place: SpanMut| bytemuck::cast_slice_mut(place.host()).copy_from_slice(payload);
         if what.subtree == self.plan.root {
-            self.place_of_total(what.slice).copy_from_slice(&value);
+            fill(self.place_of_total(what.slice));
+        } else {
+            let mut buffer = self.device.buffer(len);
+            fill(buffer.span_mut());
+            self.made.insert(what, buffer);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, what: Partial, value: Buffer) {
+        if what.subtree == self.plan.root {
+            let device = self.device;
+            device.copy(value.span(), self.place_of_total(what.slice));
         } else {
             self.made.insert(what, value);
         }
     }
 
     /// Every partial sum of a slice was sent or added before its total can exist, so there is room in the first buffer.
-    fn place_of_total(&mut self, slice: u32) -> &mut [f32] {
-        &mut self.local.0[0][self.plan.slices.range(slice)]
+    fn place_of_total(&mut self, slice: u32) -> SpanMut<'_> {
+        self.own[0].span_mut().range(self.plan.slices.range(slice))
     }
 
-    fn tag(&self, what: Partial) -> Tag {
-        Tag {
-            kind: Kind::Partial,
-            exchange: self.exchange,
-            slice: what.slice,
-            first: what.subtree.first,
-            lanes: what.subtree.lanes,
-        }
+    /// By now the first buffer holds the total: each slice was written there when it became complete.
+    fn into_total(self, gradients: &mut Gradients) -> Buffer {
+        let mut own = self.own.into_iter();
+        let total = own.next().expect("every rank has a subtree");
+        own.for_each(|buffer| gradients.give(buffer));
+        total
     }
 }
 
-/// Numbers that are sent as they lie in memory.
-struct Floats(Vec<f32>);
+/// Numbers of the process that are sent as they lie in memory.
+struct Floats(Buffer);
 
 impl AsRef<[u8]> for Floats {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(self.0.span().host())
     }
 }
 
@@ -223,6 +296,14 @@ pub fn share(own: Vec<u8>, exchange: u64, mesh: &Mesh) -> Result<BTreeMap<u32, V
         exchange,
         ..Tag::plain(Kind::Share)
     };
+    tell_all(own, tag, mesh)
+}
+
+/// As [`share`], under this tag.
+///
+/// # Errors
+/// [`Lost`] when a peer does not deliver.
+pub fn tell_all(own: Vec<u8>, tag: Tag, mesh: &Mesh) -> Result<BTreeMap<u32, Vec<u8>>, Lost> {
     let sent = Bytes::from(own.clone());
     mesh.others().for_each(|to| mesh.send(to, tag, sent.clone()));
     let theirs = mesh.others().map(|from| Ok((from, mesh.receive(from, tag)?)));
@@ -231,11 +312,5 @@ pub fn share(own: Vec<u8>, exchange: u64, mesh: &Mesh) -> Result<BTreeMap<u32, V
     Ok(all)
 }
 
-fn add_into(sum: &mut [f32], other: &[f32]) {
-    for (sum, other) in sum.iter_mut().zip(other) {
-        *sum += other;
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

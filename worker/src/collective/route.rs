@@ -263,4 +263,4 @@ impl<'a> Plan<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

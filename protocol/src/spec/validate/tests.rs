@@ -1,4 +1,4 @@
-use crate::spec::{OnLoss, Spec};
+use crate::spec::{Collective, OnLoss, Spec};
 use serde_json::{Value, json};
 
 fn problems(change: &Value) -> Vec<(String, String)> {
@@ -102,6 +102,22 @@ fn more_ranks_than_lanes_are_refused() {
     assert_eq!(
         problems(&json!({"cluster": {"max_ranks": 99}}))[0].0,
         "cluster.max_ranks"
+    );
+}
+
+#[test]
+fn gradients_travel_as_the_job_says_and_otherwise_as_ranks_can() {
+    let of = |collective: Value| problems(&json!({"cluster": {"collective": collective}}));
+    assert_eq!(of(json!("rdma"))[0].0, "cluster.collective");
+    let mut document = json!({"name": "j", "kind": "bootstrap", "preset": "tiny", "data": {"root": "/d"}});
+    assert_eq!(
+        Spec::from_document(&document).unwrap().cluster.collective,
+        Collective::Auto
+    );
+    document["cluster"] = json!({"collective": "nccl"});
+    assert_eq!(
+        Spec::from_document(&document).unwrap().cluster.collective,
+        Collective::Nccl
     );
 }
 

@@ -4,8 +4,10 @@ use super::*;
 use crate::collective::deal::deal;
 use crate::collective::tcp::{Fence, Hello, Timing};
 use medley_protocol::ids::StageId;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::TcpListener;
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 const LEN: usize = 100_000;
@@ -24,15 +26,48 @@ fn expected(lanes: u32) -> Vec<u32> {
         gradient(lane, &mut values);
         Ok::<_, Infallible>(values)
     };
-    let sum = fold(Subtree::root(lanes), &mut leaf, &mut |mut left: Vec<f32>, right| {
-        add_into(&mut left, &right);
-        left
+    let sum = fold(Subtree::root(lanes), &mut leaf, &mut |left: Vec<f32>, right| {
+        left.iter().zip(right).map(|(left, right)| left + right).collect()
     });
     bits(&sum.unwrap())
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Connects so many ranks and runs `f` as each of them.
+pub(crate) fn meshed<T: Send>(ranks: u32, limits: Limits, f: impl Fn(Mesh) -> T + Sync) -> Vec<T> {
+    let listeners: Vec<_> = (0..ranks).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<String> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+    let stage = StageId::generate();
+    let one = |rank: u32| {
+        let hello = Hello {
+            stage,
+            generation: 1,
+            secret: "s".into(),
+            memory: None,
+            rank,
+            world: ranks,
+            fingerprint: String::new(),
+        };
+        let terms = (Timing::default(), limits);
+        let listener = &listeners[rank as usize];
+        f(Mesh::connect(listener, &hello, &addresses, terms, &Fence::default(), &|_| ()).unwrap())
+    };
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..ranks).map(|rank| scope.spawn(move || one(rank))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// The sums of a rank's lanes.
+fn local(plan: &Plan, gradients: &mut Gradients) -> Local {
+    let Ok(local) = Local::collect(plan, gradients, |lane, out| {
+        gradient(lane, out.host());
+        Ok::<_, Infallible>(())
+    });
+    local
 }
 
 /// What a rank has after two steps.
@@ -45,60 +80,128 @@ struct Outcome {
 
 fn run(lanes: u32, nodes: &[u32]) -> Vec<Outcome> {
     let deal = deal(lanes, nodes).unwrap();
-    let listeners: Vec<_> = (0..deal.ranks())
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<String> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
-    let stage = StageId::generate();
-    let one = |rank: u32| {
-        let hello = Hello {
-            stage,
-            generation: 1,
-            secret: "s".into(),
-            memory: None,
-            rank,
-            world: deal.ranks(),
-            fingerprint: String::new(),
-        };
+    let limits = Plan::new(&deal, 0, LEN).limits(LEN, 4);
+    meshed(deal.ranks(), limits, |mesh| {
+        let rank = mesh.rank();
         let plan = Plan::new(&deal, rank, LEN);
-        let limits = plan.limits(LEN, 4);
-        let terms = (Timing::default(), limits);
-        let mesh = Mesh::connect(
-            &listeners[rank as usize],
-            &hello,
-            &addresses,
-            terms,
-            &Fence::default(),
-            &|_| (),
-        )
-        .unwrap();
-        let mut pool = Pool::default();
+        let mut gradients = Gradients::new(LEN);
         let mut totals = Vec::new();
         for step in 0..2 {
-            let local = Local::collect(&plan, LEN, &mut pool, |lane, out| {
-                gradient(lane, out);
-                Ok::<_, Infallible>(())
-            });
-            let total = total(&plan, local.unwrap(), step, &mesh, &mut pool).unwrap();
-            totals.extend(bits(&total));
+            let local = local(&plan, &mut gradients);
+            let total = total(&plan, local, step, &mesh, &mut gradients).unwrap();
+            totals.extend(bits(total.span().host()));
             let shared = share(vec![rank as u8], step, &mesh).unwrap();
             assert_eq!(
                 shared.into_values().flatten().collect::<Vec<_>>(),
                 (0..deal.ranks() as u8).collect::<Vec<_>>()
             );
-            pool.give(total);
+            gradients.give(total);
         }
         let written = mesh.leave(Duration::from_secs(20));
         Outcome { totals, written }
+    })
+}
+
+/// A place where devices meet: a sum moves when both ends have asked for it, and a group ends when all of it has moved.
+#[derive(Default)]
+struct Meeting {
+    asked: Mutex<Asked>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Asked {
+    /// What is sent and not yet taken, by sender and receiver, in the order in which it was asked for.
+    sends: BTreeMap<(u32, u32), VecDeque<Vec<f32>>>,
+    /// How many of them the receiver has taken.
+    taken: BTreeMap<(u32, u32), usize>,
+}
+
+/// A rank at the meeting.
+struct Guest<'a> {
+    rank: u32,
+    meeting: &'a Meeting,
+    /// How many sums it has sent to each peer so far.
+    sent: BTreeMap<u32, usize>,
+    /// How often all was waited for.
+    finished: u32,
+}
+
+impl Group for Guest<'_> {
+    fn exchange(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Lost> {
+        let mut asked = self.meeting.asked.lock().unwrap();
+        for (to, sum) in sends {
+            let road = asked.sends.entry((self.rank, *to)).or_default();
+            road.push_back(sum.host().to_vec());
+            *self.sent.entry(*to).or_default() += 1;
+        }
+        self.meeting.changed.notify_all();
+        for (from, place) in receives {
+            let road = (from, self.rank);
+            let sum = loop {
+                if let Some(sum) = asked.sends.get_mut(&road).and_then(VecDeque::pop_front) {
+                    break sum;
+                }
+                asked = self.meeting.wait(asked);
+            };
+            *asked.taken.entry(road).or_default() += 1;
+            self.meeting.changed.notify_all();
+            place.host().copy_from_slice(&sum);
+        }
+        let is_over = |asked: &Asked, to: &u32, sent: &usize| asked.taken.get(&(self.rank, *to)) == Some(sent);
+        while !self.sent.iter().all(|(to, sent)| is_over(&asked, to, sent)) {
+            asked = self.meeting.wait(asked);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Lost> {
+        self.finished += 1;
+        Ok(())
+    }
+}
+
+impl Meeting {
+    fn wait<'m>(&'m self, asked: MutexGuard<'m, Asked>) -> MutexGuard<'m, Asked> {
+        let (asked, late) = self.changed.wait_timeout(asked, Duration::from_secs(20)).unwrap();
+        assert!(!late.timed_out(), "a rank waits for ever");
+        asked
+    }
+}
+
+/// Bits of two totals of each rank, made by groups that wait for each other.
+fn run_by_groups(lanes: u32, nodes: &[u32]) -> Vec<Vec<u32>> {
+    let deal = deal(lanes, nodes).unwrap();
+    let meeting = Meeting::default();
+    let one = |rank: u32| {
+        let plan = Plan::new(&deal, rank, LEN);
+        let rounds = plan.rounds(&deal);
+        let mut gradients = Gradients::new(LEN);
+        let mut guest = Guest {
+            rank,
+            meeting: &meeting,
+            sent: BTreeMap::new(),
+            finished: 0,
+        };
+        let mut totals = Vec::new();
+        for step in 0..2 {
+            let local = local(&plan, &mut gradients);
+            let total = total_by(&mut guest, (&plan, &rounds), local, &mut gradients).unwrap();
+            assert_eq!(guest.finished, step + 1, "a total is used only when all has been moved");
+            totals.extend(bits(total.span().host()));
+            gradients.give(total);
+        }
+        totals
     };
     std::thread::scope(|scope| {
+        let one = &one;
         let ranks: Vec<_> = (0..deal.ranks()).map(|rank| scope.spawn(move || one(rank))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
 
 #[test]
-fn the_sum_has_the_same_bits_on_any_number_of_ranks_and_nodes() {
+fn the_sum_has_the_same_bits_on_any_number_of_ranks_and_nodes_and_in_either_way() {
     for (lanes, maps) in [
         (
             8,
@@ -116,11 +219,10 @@ fn the_sum_has_the_same_bits_on_any_number_of_ranks_and_nodes() {
     ] {
         let want = expected(lanes).repeat(2);
         for map in maps {
-            for (rank, got) in run(lanes, &map).into_iter().enumerate() {
-                assert!(
-                    got.totals == want,
-                    "{lanes} lanes on {map:?}: rank {rank} has other bits"
-                );
+            let by_mesh = run(lanes, &map).into_iter().map(|outcome| outcome.totals);
+            for (rank, got) in by_mesh.chain(run_by_groups(lanes, &map)).enumerate() {
+                let rank = rank as u32 % map.iter().sum::<u32>();
+                assert!(got == want, "{lanes} lanes on {map:?}: rank {rank} has other bits");
             }
         }
     }

@@ -5,17 +5,17 @@ use crate::collective::deal::deal;
 use std::collections::{BTreeMap, VecDeque};
 
 /// A partial sum with the expression it was computed by, as a hash of its shape (texts of 64 lanes are long).
-type Expression = blake3::Hash;
+pub(crate) type Expression = blake3::Hash;
 
 fn leaf(lane: u32) -> Expression {
     blake3::hash(&lane.to_le_bytes())
 }
 
-fn sum(left: Expression, right: Expression) -> Expression {
+pub(crate) fn sum(left: Expression, right: Expression) -> Expression {
     blake3::hash(&[left.as_bytes().as_slice(), right.as_bytes()].concat())
 }
 
-fn expected(subtree: Subtree) -> Expression {
+pub(crate) fn expected(subtree: Subtree) -> Expression {
     match subtree.children() {
         None => leaf(subtree.first),
         Some((left, right)) => sum(expected(left), expected(right)),
@@ -64,7 +64,7 @@ fn run(deal: &Deal, slices: Slices) -> Vec<BTreeMap<Partial, Expression>> {
     values
 }
 
-fn own(deal: &Deal, slices: Slices, rank: u32) -> BTreeMap<Partial, Expression> {
+pub(crate) fn own(deal: &Deal, slices: Slices, rank: u32) -> BTreeMap<Partial, Expression> {
     let subtrees = deal.subtrees[rank as usize].iter();
     let of = |subtree: &Subtree| {
         let subtree = *subtree;
@@ -89,7 +89,7 @@ fn check(lanes: u32, map: &[u32], len: usize) {
 }
 
 /// A deterministic mixture of node maps: ranks cut into nodes by the digits of `seed`.
-fn cut(ranks: u32, mut seed: u64) -> Vec<u32> {
+pub(crate) fn cut(ranks: u32, mut seed: u64) -> Vec<u32> {
     let mut map = Vec::new();
     let mut left = ranks;
     while left > 0 {

@@ -36,6 +36,8 @@ pub enum Kind {
     State = 8,
     /// The sender has taken a piece in.
     Taken = 9,
+    /// How gradients are to travel in this generation.
+    Road = 10,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             Self::Bye,
             Self::State,
             Self::Taken,
+            Self::Road,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }

@@ -77,7 +77,7 @@ impl Inbox {
             Kind::Ping => {}
             Kind::Bye => held.left.push(from),
             Kind::Control => held.control.push_back((from, payload)),
-            Kind::Hello | Kind::Refused | Kind::Partial | Kind::Share | Kind::State | Kind::Taken => {
+            Kind::Hello | Kind::Refused | Kind::Partial | Kind::Share | Kind::State | Kind::Taken | Kind::Road => {
                 if held.frames.insert((from, tag), payload).is_some() {
                     drop(held);
                     self.lose(from, "it sent the same frame twice");
@@ -137,6 +137,14 @@ impl Inbox {
             }
             self.trouble(held).map(Err)
         })
+    }
+
+    /// Waits for `patience`, for something else than a frame.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost.
+    pub fn watch(&self, patience: Duration) -> Result<(), Lost> {
+        self.wait(patience, || Ok(()), |held| self.trouble(held).map(Err))
     }
 
     /// Why nothing more can be waited for.
@@ -235,6 +243,17 @@ mod tests {
             let waiting = scope.spawn(|| inbox.take(1, tag(0), LONG));
             inbox.fence.raise(8);
             assert!(waiting.join().unwrap().unwrap_err().why.contains("another generation"));
+        });
+    }
+
+    #[test]
+    fn who_waits_for_something_else_hears_of_a_lost_peer() {
+        let inbox = inbox(100);
+        assert_eq!(inbox.watch(Duration::ZERO), Ok(()));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| inbox.watch(LONG));
+            inbox.lose(2, "reset");
+            assert_eq!(waiting.join().unwrap().unwrap_err().rank, 2);
         });
     }
 

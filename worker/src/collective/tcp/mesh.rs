@@ -121,6 +121,11 @@ impl Mesh {
         self.rank
     }
 
+    /// Its deadlines.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
     /// All other ranks.
     pub fn others(&self) -> impl Iterator<Item = u32> + '_ {
         self.peers.keys().copied()
@@ -148,6 +153,14 @@ impl Mesh {
     /// [`Lost`] as soon as any peer is lost and no message waits.
     pub fn receive_control(&self, patience: Duration) -> Result<Option<(u32, Vec<u8>)>, Lost> {
         self.inbox.take_control(patience)
+    }
+
+    /// Waits for `patience`, while something else than a frame is awaited.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost.
+    pub fn watch(&self, patience: Duration) -> Result<(), Lost> {
+        self.inbox.watch(patience)
     }
 
     /// Says goodbye, waits for the others' goodbyes (at most `patience`), and closes, as [`close`](Self::close).

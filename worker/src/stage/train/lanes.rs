@@ -1,10 +1,11 @@
 //! Lanes on the rank's device.
 //!
 //! The state is the process's own: what is committed, compared, fed to others and written to checkpoints lies in its memory. A
-//! GPU has a mirror of what lanes read, which follows the state from step to step, and hands each lane's gradient back.
+//! GPU has a mirror of what lanes read, which follows the state from step to step. A lane's gradient is put where the caller
+//! sums gradients: on the device, or in the memory of the process, with a copy on the way.
 
 use medley_model::blip::{Blip, LaneBatch, LaneError, LaneOutput, LaneStep, Seen};
-use medley_model::device::{Buffer, Device, Pool};
+use medley_model::device::{Buffer, Device, Pool, SpanMut};
 use medley_model::loss::itm::Negatives;
 use medley_model::state::{Mirror, State};
 
@@ -18,8 +19,8 @@ pub(super) struct Lanes {
 /// What lies on a GPU.
 struct There {
     mirror: Mirror,
-    /// Of one lane.
-    gradient: Buffer,
+    /// Of one lane, on its way to the memory of the process; made when first needed.
+    gradient: Option<Buffer>,
     /// Committed steps of the state that is mirrored; none if that one is gone.
     follows: Option<u64>,
 }
@@ -50,15 +51,24 @@ impl Lanes {
         batch: LaneBatch,
         step: LaneStep,
         negatives: Option<&Negatives>,
-        gradient: &mut [f32],
+        gradient: SpanMut,
     ) -> Result<LaneOutput, LaneError> {
-        let (activations, there) = self.follow(blip, state);
+        let (activations, there) = self.follow(state);
         let Some(there) = there else {
             return blip.lane_with(state, batch, step, negatives, activations, gradient);
         };
-        let (seen, own) = (there.mirror.seen(), &mut there.gradient);
-        let output = blip.lane_with(seen, batch, step, negatives, activations, own)?;
-        activations.device().read(there.gradient.span(), gradient);
+        let seen = there.mirror.seen();
+        let output = match gradient {
+            SpanMut::Host(home) => {
+                let device = activations.device().clone();
+                let own = there.gradient.get_or_insert_with(|| device.buffer(home.len()));
+                let output = blip.lane_with(seen, batch, step, negatives, activations, &mut *own)?;
+                device.read(own.span(), home);
+                output
+            }
+            #[cfg(feature = "cuda")]
+            gradient @ SpanMut::Cuda(_) => blip.lane_with(seen, batch, step, negatives, activations, gradient)?,
+        };
         activations.check()?;
         Ok(output)
     }
@@ -70,18 +80,18 @@ impl Lanes {
         batch: LaneBatch,
         step: LaneStep,
     ) -> (Vec<f32>, Vec<f32>) {
-        let (activations, there) = self.follow(blip, state);
+        let (activations, there) = self.follow(state);
         let seen = there.map_or_else(|| Seen::from(state), |there| there.mirror.seen());
         blip.student_features(seen, batch, step, activations)
     }
 
     /// Brings the mirror up to the state.
-    fn follow(&mut self, blip: &Blip, state: &State) -> (&mut Pool, Option<&mut There>) {
+    fn follow(&mut self, state: &State) -> (&mut Pool, Option<&mut There>) {
         let device = self.activations.device();
         if !matches!(device, Device::Cpu) {
             let there = self.there.get_or_insert_with(|| There {
                 mirror: Mirror::of(state, device),
-                gradient: device.buffer(blip.student_layout.len()),
+                gradient: None,
                 follows: Some(state.step),
             });
             if there.follows != Some(state.step) {

@@ -6,11 +6,13 @@ use super::member::Speaker;
 use super::trainer::{Place, Trainer};
 use super::{Left, Stop};
 use crate::collective::deal::deal;
+use crate::collective::nccl::{self, Refused};
 use crate::collective::reduce::Plan;
 use crate::collective::tcp::mesh::Limits;
 use crate::collective::tcp::{Hello, Mesh, Timing};
 use crate::rank::beginning::{Beginning, Path, begin};
 use crate::rank::calls::Call;
+use crate::rank::failure::Failure;
 use crate::rank::fingerprint;
 use medley_protocol::agent::Assignment;
 use std::collections::BTreeSet;
@@ -54,7 +56,10 @@ pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, li
     let mesh = Mesh::connect(listener, &hello, &addresses, terms, line.fence(), &told)
         .map_err(|error| Stop::Broken(error.to_string()))?;
     let mut place = Place::new(deal, plan, &mesh);
-    match work(trainer, &assignment, &hello, &mut place, line) {
+    let ended = work(trainer, &assignment, &hello, &mut place, line);
+    // What moves gradients between GPUs goes before the mesh.
+    drop(place);
+    match ended {
         Ok(left) => {
             mesh.leave(GOODBYE_PATIENCE);
             Ok(left)
@@ -88,7 +93,18 @@ fn work(
             }
         }
     }
+    let group = nccl::agree(assignment.spec.cluster.collective, trainer.nccl(), place.mesh).map_err(refused)?;
+    place.move_by(group);
     trainer.enter(hello.generation, stored, late, place)?;
     let committed = trainer.committed().unwrap_or(0);
     trainer.run(Speaker::new(hello, committed), place, line)
+}
+
+/// What it means for this rank that gradients cannot travel as the job asks.
+fn refused(refused: Refused) -> Stop {
+    match refused {
+        Refused::Lost(lost) => lost.into(),
+        Refused::Impossible(_) => Failure::lasting(refused.to_string()).into(),
+        Refused::Failed(_) => Failure::passing(refused.to_string()).into(),
+    }
 }

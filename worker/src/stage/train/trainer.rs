@@ -13,7 +13,10 @@ use crate::checkpoint::shared::Shared;
 use crate::checkpoint::writer::{Outcome, Part, Writer};
 use crate::checkpoint::{is_planned, part_range};
 use crate::collective::deal::Deal;
-use crate::collective::reduce::{Local, Plan, share, total};
+use crate::collective::gradients::Gradients;
+use crate::collective::nccl::Nccl;
+use crate::collective::reduce::{Group, Local, Plan, share, total, total_by};
+use crate::collective::rounds::Round;
 use crate::collective::tcp::{Lost, Mesh};
 use crate::objects::Objects;
 use crate::rank::activity::Activity;
@@ -23,8 +26,7 @@ use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
 use medley_data::loader::{Batch, Loader};
 use medley_model::blip::{Blip, LaneBatch, LaneStep};
-use medley_model::device::Device;
-use medley_model::flat::{self, Flat};
+use medley_model::device::{Buffer, Device};
 use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
@@ -67,7 +69,9 @@ pub(super) struct Trainer {
     voice: Voice,
     writer: Option<Writer>,
     own: Lanes,
-    gradients: flat::Pool,
+    device: Device,
+    gradients: Gradients,
+    nccl: Nccl,
 }
 
 /// A rank's place in a generation.
@@ -75,6 +79,8 @@ pub(super) struct Place<'a> {
     deal: Deal,
     plan: Plan,
     pub(super) mesh: &'a Mesh,
+    /// What moves gradients between GPUs, if they do not go over the mesh.
+    devices: Option<(Vec<Round>, Box<dyn Group + 'a>)>,
     /// Number of collectives begun: a redone step does not meet frames of its first try.
     exchange: u64,
 }
@@ -85,8 +91,14 @@ impl<'a> Place<'a> {
             deal,
             plan,
             mesh,
+            devices: None,
             exchange: 0,
         }
+    }
+
+    /// Gradients are moved by this group; over the mesh if there is none.
+    pub(super) fn move_by(&mut self, group: Option<Box<dyn Group + 'a>>) {
+        self.devices = group.map(|group| (self.plan.rounds(&self.deal), group));
     }
 
     fn lanes(&self) -> impl Iterator<Item = u32> + '_ {
@@ -99,7 +111,8 @@ type Report = (StepMetrics, Option<LedgerEntry>);
 
 /// All that a step commits.
 struct Prepared {
-    gradient: Flat,
+    /// In the memory of the process.
+    gradient: Buffer,
     gathered: Gathered,
     gradient_norm: f64,
 }
@@ -119,6 +132,7 @@ impl Trainer {
             state.claim_memory();
         }
         Self {
+            gradients: Gradients::new(setup.blip.student_layout.len()),
             lane_share,
             state: state.into(),
             holds_state: false,
@@ -136,8 +150,9 @@ impl Trainer {
             stage: assignment.stage,
             voice,
             writer: None,
-            own: Lanes::on(device),
-            gradients: flat::Pool::default(),
+            own: Lanes::on(device.clone()),
+            nccl: Nccl::on(device.clone()),
+            device,
         }
     }
 
@@ -209,6 +224,11 @@ impl Trainer {
         Ok(())
     }
 
+    /// What may move gradients between GPUs.
+    pub(super) fn nccl(&self) -> &Nccl {
+        &self.nccl
+    }
+
     fn drop_prepared(&mut self) {
         if let Some(prepared) = self.prepared.take() {
             self.gradients.give(prepared.gradient);
@@ -231,6 +251,12 @@ impl Trainer {
     ) -> Result<(), Failure> {
         let committed = self.state.step;
         self.samples.begin(place.lanes().collect(), committed)?;
+        let moved_by_devices = place.devices.is_some();
+        self.gradients.lie_on(if moved_by_devices {
+            self.device.clone()
+        } else {
+            Device::Cpu
+        });
         self.voice.enter(generation);
         self.voice.state(RankState::Running { committed });
         if let Some((metrics, ledger)) = late {
@@ -322,7 +348,6 @@ impl Trainer {
         self.note(StepPhase::Computing, place);
         let steps: Vec<LaneStep> = (0..self.lanes).map(|lane| self.lane_step(lane)).collect();
         let mut outputs = Vec::new();
-        let len = self.blip.student_layout.len();
         let Self {
             blip,
             state,
@@ -332,7 +357,7 @@ impl Trainer {
             lane_share,
             ..
         } = self;
-        let local = Local::collect(&place.plan, len, &mut self.gradients, |lane, gradient| {
+        let local = Local::collect(&place.plan, &mut self.gradients, |lane, gradient| {
             let step = steps[lane as usize];
             let waiting = looked.as_mut().and_then(|looked| looked.batches.pop_front());
             let mut batch = waiting.map_or_else(|| next(samples, step), Ok)?;
@@ -352,9 +377,13 @@ impl Trainer {
         self.note(StepPhase::Exchanging, place);
         let shares = share(self.lane_share.encode(&outputs), place.exchange, place.mesh)?;
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
-        let gradient = total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?;
+        let total = match &mut place.devices {
+            Some((rounds, group)) => total_by(&mut **group, (&place.plan, rounds), local, &mut self.gradients)?,
+            None => total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?,
+        };
+        let gradient = self.gradients.bring_home(total)?;
         Ok(Prepared {
-            gradient_norm: gradient_norm(&Device::Cpu, (&gradient).into(), self.lanes),
+            gradient_norm: gradient_norm(&Device::Cpu, gradient.span(), self.lanes),
             gradient,
             gathered,
         })
@@ -412,7 +441,7 @@ impl Trainer {
         let step = self.state.step;
         let lr = self.schedule.lr(step);
         let commit = Commit {
-            gradient: (&prepared.gradient).into(),
+            gradient: prepared.gradient.span(),
             lanes: self.lanes,
             image_features: &prepared.gathered.image_features,
             text_features: &prepared.gathered.text_features,

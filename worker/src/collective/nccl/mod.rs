@@ -1,0 +1,78 @@
+//! The collective over NCCL: gradients stay on the GPUs and go from one to the other, with the bits that the mesh would give.
+//!
+//! Every generation has a communicator of its own, made anew. Its members [`agree`](agree::agree) over the mesh whether to make one: each says
+//! what it can do, a pure function of all answers decides ([`offer`]), the lowest rank makes the id, all connect, and all say
+//! whether they did. Membership, agreement on commits, features, losses and states stay on the mesh.
+//!
+//! No call of the library waits; whoever waits for its work looks at the mesh meanwhile, so a lost peer or a generation that was
+//! called off ends the wait, and the communicator is aborted. A collective that was aborted *returns as if it had succeeded*. Nothing
+//! comes of it: the wait has already ended with the loss, so this rank is never prepared for the step, and none commits what not
+//! all are prepared for. And in case that a call does wait, each is on a [`fuse`]: when it burns, the process ends, and its agent
+//! starts another one, which takes the state from the others.
+//!
+//! What failed once for a reason that is not a peer's is not tried again by this process: the next generation hears why, and
+//! takes the mesh where it may.
+
+pub mod agree;
+pub mod fuse;
+#[cfg(feature = "cuda")]
+mod link;
+pub mod offer;
+
+pub use agree::{Library, Refused, agree};
+pub use offer::Offer;
+
+#[cfg(feature = "cuda")]
+use fuse::Fuse;
+use medley_model::device::Device;
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, OnceLock};
+
+/// NCCL as this process has it.
+#[derive(Debug)]
+pub struct Nccl {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "no device of this build has NCCL")
+    )]
+    device: Device,
+    /// What failed first.
+    #[cfg(feature = "cuda")]
+    fault: Arc<OnceLock<String>>,
+    /// Lit when the library is first used.
+    #[cfg(feature = "cuda")]
+    fuse: OnceLock<Arc<Fuse>>,
+}
+
+impl Nccl {
+    /// For gradients on this device.
+    pub fn on(device: Device) -> Self {
+        Self {
+            device,
+            #[cfg(feature = "cuda")]
+            fault: Arc::default(),
+            #[cfg(feature = "cuda")]
+            fuse: OnceLock::new(),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+impl Library for Nccl {
+    fn offer(&self) -> Offer {
+        let why = "it computes on the processor".into();
+        Offer::Cannot { why }
+    }
+
+    fn id(&self) -> Result<Vec<u8>, String> {
+        Err("this program was built without GPUs".into())
+    }
+
+    fn connect<'a>(
+        &self,
+        _id: &[u8],
+        _mesh: &'a super::tcp::Mesh,
+    ) -> Result<Result<Box<dyn super::reduce::Group + 'a>, String>, super::tcp::Lost> {
+        Ok(Err("this program was built without GPUs".into()))
+    }
+}
