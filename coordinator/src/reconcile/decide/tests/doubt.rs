@@ -150,7 +150,7 @@ fn a_generation_that_has_gone_on_from_doubtful_memories_ends_too() {
         told: world.memory.told.clone(),
         ..Memory::default()
     };
-    world.rounds(3);
+    world.rounds(6);
     assert_eq!(present(&world), Some(last + 1));
     assert_eq!(world.stage().present().unwrap().resume.as_ref().unwrap().step, 120);
 }
