@@ -6,6 +6,7 @@
 //! in requests of their own.
 
 use crate::checkpoint::{CheckpointPart, Damage, Manifest, ObjectRef};
+use crate::doubt::Doubt;
 use crate::ids::{CheckpointRequestId, IncarnationId, JobId, NodeId, StageId};
 use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
@@ -179,6 +180,11 @@ pub enum RankState {
         /// What is wrong with which object.
         damage: Damage,
     },
+    /// Gave up: the states of its generation's ranks differ. What any of them holds is not to be used again.
+    Doubtful {
+        /// What differs, and what is proven.
+        doubt: Doubt,
+    },
 }
 
 /// The desired state of one node.
@@ -234,6 +240,9 @@ pub struct Assignment {
     /// Ranks of an earlier generation whose processes take no part in this one.
     #[serde(default)]
     pub without: Vec<Former>,
+    /// What was made in this generation of the stage, or an earlier one, is not trusted: no process of theirs takes part.
+    #[serde(default)]
+    pub distrusts: u64,
     /// How this generation ends, if another one follows in which some of its ranks have no part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parting: Option<Parting>,

@@ -36,6 +36,9 @@ impl StepMetrics {
 /// Consecutive rows of one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricsChunk {
+    /// The generation in which they were computed, or one that has gone on from them.
+    #[serde(default)]
+    pub generation: u64,
     /// Rows with consecutive steps.
     pub rows: Vec<StepMetrics>,
     /// What these steps have read, where a ledger is kept.

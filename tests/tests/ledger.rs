@@ -119,10 +119,12 @@ async fn every_sample_is_in_the_ledger_once_whatever_is_killed() {
     entry.lanes[1].samples[0] += 1;
     let (path, ledger) = (format!("/stages/{}/metrics", stage.id), vec![entry]);
     let node = running.client_of("node").expect("the coordinator serves");
-    let told: MetricsThrough = node
-        .post(&path, &MetricsChunk { rows, ledger })
-        .await
-        .expect("facts are never refused");
+    let chunk = MetricsChunk {
+        generation: 1,
+        rows,
+        ledger,
+    };
+    let told: MetricsThrough = node.post(&path, &chunk).await.expect("facts are never refused");
     assert_eq!(told.next_step, STEPS);
     let broken = Command::new(program("medley"))
         .args(["ledger", "latest", "--stage", "pretrain-0", "--state-dir"])

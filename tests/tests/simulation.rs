@@ -34,6 +34,8 @@ fn whatever_fails_a_bootstrap_job_succeeds_with_the_undisturbed_result() {
         "nodes-apart",
         "nodes-together",
         "spinning rank named",
+        "bit flipped in a state",
+        "states doubted",
     ] {
         assert!(
             coverage.of(what) > 0,

@@ -35,6 +35,7 @@ fn assignment(dir: &Path) -> Assignment {
         inputs: StageInputs::default(),
         checkpoint_after: None,
         without: Vec::new(),
+        distrusts: 0,
         parting: None,
     }
 }

@@ -3,6 +3,7 @@
 use super::course::Course;
 use super::{Event, Job};
 use medley_protocol::checkpoint::Damage;
+use medley_protocol::doubt::Doubt;
 use medley_protocol::ids::{JobId, StageId};
 use std::collections::BTreeSet;
 
@@ -38,6 +39,18 @@ pub enum Effect {
         /// What is wrong with it.
         damage: Damage,
         /// What is said of it, the first time.
+        event: Event,
+    },
+    /// The states of a generation's ranks differ: what it and those before it have handed in, and what is not proven of that, is
+    /// given up. Harmless when repeated.
+    Doubt {
+        /// The stage.
+        stage: StageId,
+        /// The last generation that was made.
+        generation: u64,
+        /// What is doubtful.
+        doubt: Doubt,
+        /// What is said if a checkpoint is given up.
         event: Event,
     },
 }

@@ -1,5 +1,6 @@
 //! Which checkpoints of a stage are kept: a pure function of what there is and of the spec.
 
+use medley_protocol::doubt::proven_by;
 use medley_protocol::ids::CheckpointId;
 use medley_protocol::spec::CheckpointSpec;
 use std::cmp::Reverse;
@@ -21,8 +22,15 @@ pub struct Held {
 /// The checkpoints that are given up.
 ///
 /// Of the good ones the last `keep` stay, the `keep_best` of the lowest loss (of equal ones the later), and those at
-/// multiples of `keep_every_steps`. What is `pinned` stays in any case: somebody may be reading it.
-pub fn surplus(spec: CheckpointSpec, held: &[Held], pinned: &BTreeSet<CheckpointId>) -> BTreeSet<CheckpointId> {
+/// multiples of `keep_every_steps`. While the stage `goes_on`, the newest stays that is proven whatever its ranks may find
+/// their states to be, and the oldest that is not: it will be, and takes the other's place. What is `pinned` stays in any case:
+/// somebody may be reading it.
+pub fn surplus(
+    spec: CheckpointSpec,
+    held: &[Held],
+    pinned: &BTreeSet<CheckpointId>,
+    goes_on: bool,
+) -> BTreeSet<CheckpointId> {
     let mut good: Vec<&Held> = held.iter().filter(|one| !one.damaged).collect();
     good.sort_by_key(|one| Reverse(one.step));
     let last = good.iter().take(spec.keep as usize).map(|one| one.id);
@@ -34,8 +42,13 @@ pub fn surplus(spec: CheckpointSpec, held: &[Held], pinned: &BTreeSet<Checkpoint
     // A stable sort: of equal losses the later one comes first.
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     let best = scored.iter().take(spec.keep_best as usize).map(|(_, id)| *id);
+    let proven = proven_by(good.first().map_or(0, |one| one.step));
+    let newest_proven = good.iter().find(|one| one.step <= proven);
+    let oldest_other = good.iter().rfind(|one| one.step > proven);
+    let to_fall_back_on = newest_proven.into_iter().chain(oldest_other).filter(|_| goes_on);
     let mut kept: BTreeSet<CheckpointId> = last.chain(at_multiples.map(|one| one.id)).chain(best).collect();
     kept.extend(pinned);
+    kept.extend(to_fall_back_on.map(|one| one.id));
     let all = held.iter().map(|one| one.id);
     all.filter(|id| !kept.contains(id)).collect()
 }
@@ -43,8 +56,12 @@ pub fn surplus(spec: CheckpointSpec, held: &[Held], pinned: &BTreeSet<Checkpoint
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medley_protocol::doubt::COMPARED_WITHIN;
     use proptest::prelude::*;
     use uuid::Uuid;
+
+    /// Most steps between two checkpoints.
+    const MOST: u64 = 40;
 
     fn id(step: u64) -> CheckpointId {
         CheckpointId::from_uuid(Uuid::from_u128(step.into()))
@@ -68,13 +85,15 @@ mod tests {
         }
     }
 
+    /// What is kept of a stage that is done.
     fn kept(spec: CheckpointSpec, held: &[Held], pinned: &[u64]) -> Vec<u64> {
         let pinned = pinned.iter().map(|step| id(*step)).collect();
-        let gone = surplus(spec, held, &pinned);
-        held.iter()
-            .filter(|one| !gone.contains(&one.id))
-            .map(|one| one.step)
-            .collect()
+        without(&surplus(spec, held, &pinned, false), held)
+    }
+
+    fn without(gone: &BTreeSet<CheckpointId>, held: &[Held]) -> Vec<u64> {
+        let stay = held.iter().filter(|one| !gone.contains(&one.id));
+        stay.map(|one| one.step).collect()
     }
 
     #[test]
@@ -101,7 +120,37 @@ mod tests {
         assert_eq!(kept(spec(1, 0, 0), &all, &[15]), [10, 15], "it may still be read");
     }
 
+    #[test]
+    fn one_that_is_proven_stays_until_the_stage_is_done() {
+        let every_ten: Vec<Held> = (1..=20).map(|i| held(10 * i, 1.0)).collect();
+        let kept_so_far = |held: &[Held]| without(&surplus(spec(2, 0, 0), held, &BTreeSet::new(), true), held);
+        assert_eq!(kept_so_far(&every_ten), [130, 140, 190, 200]);
+        assert_eq!(kept_so_far(&every_ten[..6]), [10, 50, 60], "it will be");
+        assert_eq!(kept(spec(2, 0, 0), &every_ten, &[]), [190, 200]);
+    }
+
     proptest! {
+        #[test]
+        fn once_one_is_proven_one_is_kept_that_is_and_it_is_never_much_older_than_it_has_to_be(
+            gaps in proptest::collection::vec(1..=MOST, 1..60),
+            keep in 1_u32..4,
+        ) {
+            // They are taken one after the other, and what is given up is gone.
+            let (mut kept, mut step) = (Vec::new(), 0);
+            let first = gaps[0];
+            for gap in gaps {
+                step += gap;
+                kept.push(held(step, 1.0));
+                let gone = surplus(spec(keep, 0, 0), &kept, &BTreeSet::new(), true);
+                kept.retain(|one| !gone.contains(&one.id));
+                prop_assert!(kept.len() <= keep as usize + 2);
+                let proven = kept.iter().map(|one| one.step).filter(|one| *one <= proven_by(step)).max();
+                prop_assert_eq!(proven.is_some(), first <= proven_by(step));
+                let oldest = step.saturating_sub(2 * (COMPARED_WITHIN + 1 + MOST));
+                prop_assert!(proven.is_none_or(|one| one >= oldest), "{proven:?} of {step}");
+            }
+        }
+
         #[test]
         fn whatever_the_spec_the_last_good_one_stays_and_nothing_is_kept_without_a_reason(
             rows in proptest::collection::vec((any::<bool>(), proptest::option::of(0.0_f64..9.0)), 1..20),
@@ -112,13 +161,13 @@ mod tests {
             let all: Vec<Held> = (1..).zip(&rows).map(|(step, (damaged, mean_loss))| Held {
                 id: id(step), step, damaged: *damaged, mean_loss: *mean_loss,
             }).collect();
-            let gone = surplus(spec(keep, every, best), &all, &BTreeSet::new());
+            let gone = surplus(spec(keep, every, best), &all, &BTreeSet::new(), true);
             let good = || all.iter().filter(|one| !one.damaged);
             let last = good().next_back();
             prop_assert!(last.is_none_or(|last| !gone.contains(&last.id)));
             prop_assert!(all.iter().all(|one| !one.damaged || gone.contains(&one.id)));
             let multiples = good().filter(|one| every > 0 && one.step % every == 0).count();
-            let most = keep as usize + best as usize + multiples;
+            let most = keep as usize + best as usize + multiples + 2;
             prop_assert!(all.len() - gone.len() <= most);
         }
     }

@@ -35,7 +35,7 @@ pub struct Stage {
     pub setbacks: Setbacks,
     /// Steps of a training stage, once known.
     pub course: Option<Course>,
-    /// What ranks have handed in. Facts only grow, but for checkpoints that are found damaged; so nothing here guards a
+    /// What ranks have handed in. Facts only grow, but for what is found damaged or doubtful; so nothing here guards a
     /// transition.
     pub facts: Facts,
 }
@@ -162,6 +162,8 @@ pub struct Facts {
     pub wanted: Option<CheckpointWanted>,
     /// Its tasks.
     pub tasks: Tasks,
+    /// The last generation whose states are doubtful, as are those of all before it; 0 if there is none.
+    pub doubted: u64,
 }
 
 /// Tasks of a stage by what became of them.

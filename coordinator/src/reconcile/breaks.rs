@@ -136,7 +136,8 @@ impl Pass<'_> {
         let before = before.filter(|known| known.generation == generation.number);
         let is_new = before.is_none();
         let mut survivors = self.evidence.survivors(stage, generation);
-        survivors.retain(|rank| !end.failed.contains(&rank.rank) && !end.apart.leaving.contains(&rank.node));
+        let is_lost = |rank: &Survivor| end.failed.contains(&rank.rank) || end.apart.leaving.contains(&rank.node);
+        survivors.retain(|rank| !end.is_doubtful && !is_lost(rank));
         let broken = Break {
             generation: generation.number,
             world: generation.seats.len() as u32,
@@ -150,7 +151,7 @@ impl Pass<'_> {
         // What fails again and again may do better with new processes.
         let is_tired = next.setbacks.in_a_row > MAX_SETBACKS / 2;
         let may_be_worth_it = broken.step() > stage.checkpoint_step() || self.evidence.awaits_a_word(generation);
-        let is_kept = stage.kind.is_training() && may_be_worth_it && !is_tired;
+        let is_kept = stage.kind.is_training() && may_be_worth_it && !is_tired && !broken.end.is_doubtful;
         if !is_kept || now.saturating_sub(broken.since) > settings.hold {
             return self.set_back(job, stage, &broken.end).map(Some);
         }

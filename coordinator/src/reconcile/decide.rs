@@ -77,6 +77,7 @@ pub fn decide(
         room: &mut memory.room,
         reach: &mut memory.reach,
         doubted: BTreeSet::new(),
+        unsettled: BTreeSet::new(),
         breaks: Breaks::default(),
         breaks_before: std::mem::take(&mut memory.breaks),
         decision: &mut decision,
@@ -123,6 +124,8 @@ pub(super) struct Pass<'a> {
     pub(super) reach: &'a mut Reach,
     /// Nodes that generations have lost by their silence: nothing is placed on them.
     pub(super) doubted: BTreeSet<NodeId>,
+    /// Stages of which the job table has to give up something before anything else becomes of them.
+    pub(super) unsettled: BTreeSet<StageId>,
     /// Generations that are broken now, and those that were at the last decision.
     pub(super) breaks: Breaks,
     pub(super) breaks_before: Breaks,
@@ -197,6 +200,10 @@ impl Pass<'_> {
         if let Some(next) = self.settle_tasks(job, stage)? {
             return Ok(Some(next));
         }
+        let doubt = self.evidence.doubt(stage, stage.generation);
+        if doubt.is_some_and(|end| self.mark_doubtful(job, stage, stage.generation, &end)) {
+            return Ok(None);
+        }
         if stage.has_last_checkpoint() {
             return self.finish(job, stage).map(Some);
         }
@@ -217,6 +224,7 @@ impl Pass<'_> {
         }
         match self.evidence.judge(stage, generation) {
             Verdict::Hopeless { reason } => self.fail(job, stage.clone(), reason).map(Some),
+            Verdict::Over(end) if self.mark_doubtful(job, stage, generation.number, &end) => Ok(None),
             Verdict::Unexplained | Verdict::Over(_) if stage.has_last_checkpoint() => self.finish(job, stage).map(Some),
             Verdict::Over(end) if self.mark_damaged(job, stage, &end) => Ok(None),
             Verdict::Over(end) => {

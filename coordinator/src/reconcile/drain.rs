@@ -54,7 +54,8 @@ impl Pass<'_> {
             .collect();
         for (j, i) in all {
             let (job, stage) = (&jobs[j], &jobs[j].stages[i]);
-            let Some(generation) = stage.present().filter(|_| !self.breaks.contains_key(&stage.id)) else {
+            let is_free = !self.breaks.contains_key(&stage.id) && !self.unsettled.contains(&stage.id);
+            let Some(generation) = stage.present().filter(|_| is_free) else {
                 continue;
             };
             let generations = stage.former().into_iter().chain([generation]).chain(stage.next());

@@ -55,6 +55,10 @@ pub struct Evidence<'a> {
 impl Evidence<'_> {
     /// The verdict on the present generation of `stage`.
     pub fn judge(&self, stage: &Stage, generation: &Generation) -> Verdict {
+        // Whatever else is said: what follows from a doubtful state says nothing.
+        if let Some(end) = self.doubt(stage, generation.number) {
+            return Verdict::Over(end);
+        }
         let findings = self.findings(stage, generation);
         if let Some(lasting) = findings.iter().find(|finding| !finding.retry) {
             let reason = lasting.text.clone();
@@ -195,9 +199,11 @@ impl Evidence<'_> {
                 | RankState::Broken { committed, .. }
                 | RankState::Finished { committed } => committed,
                 RankState::Listening { committed, .. } => committed?,
-                RankState::Starting | RankState::Left { .. } | RankState::Failed { .. } | RankState::Damaged { .. } => {
-                    return None;
-                }
+                RankState::Starting
+                | RankState::Left { .. }
+                | RankState::Failed { .. }
+                | RankState::Damaged { .. }
+                | RankState::Doubtful { .. } => return None,
             };
             let (rank, node) = (seat.rank, seat.node);
             Some(Survivor { rank, node, committed })
@@ -316,6 +322,7 @@ impl Evidence<'_> {
         match &report.state {
             RankState::Failed { reason, retry } => Some((format!("failed: {reason}"), *retry, What::Rank)),
             RankState::Damaged { damage } => Some((format!("cannot go on: {damage}"), true, What::Rank)),
+            RankState::Doubtful { doubt } => Some((format!("cannot go on: {doubt}"), true, What::Rank)),
             RankState::Broken { reason, .. } => Some((format!("broke off: {reason}"), true, What::Peers(report.since))),
             RankState::Starting => {
                 let text = format!("has been starting for {seconds} s");

@@ -4,6 +4,7 @@ use super::apart::Pair;
 use crate::domain::stage::Seat;
 use crate::domain::{InvalidTransition, Stage};
 use medley_protocol::checkpoint::Damage;
+use medley_protocol::doubt::Doubt;
 use medley_protocol::ids::NodeId;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,6 +28,10 @@ pub struct End {
     pub damaged: Vec<Found>,
     /// Nodes that do not reach each other.
     pub apart: Apart,
+    /// Whether the states of its ranks differed: nobody's memory is used again.
+    pub is_doubtful: bool,
+    /// What the ranks said of that.
+    pub doubt: Option<Doubt>,
 }
 
 /// Nodes of a generation that do not reach each other.
@@ -126,9 +131,8 @@ pub(super) fn end(mut findings: Vec<Finding>) -> End {
         failed,
         silent,
         is_stuck,
-        is_drain: false,
         damaged,
-        apart: Apart::default(),
+        ..End::default()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`findings`] what speaks against one, [`standstill`] on one that makes no step though
 //! nobody has lost anybody, [`decide`] what becomes of every job, [`breaks`] what becomes of a generation that broke,
+//! [`doubts`] of one whose ranks' states differ,
 //! [`drain`] what becomes of one on a node that is drained, [`placing`] the planner's part in it, [`growth`] how a stage gets
 //! more ranks while it trains, [`parting`] how ranks leave it, [`apart`] which nodes a generation finds that do not reach each
 //! other, [`reach`] what is known of that, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all
@@ -11,6 +12,7 @@ pub mod apart;
 pub mod breaks;
 pub mod control;
 pub mod decide;
+pub mod doubts;
 pub mod drain;
 pub mod evidence;
 pub mod findings;

@@ -133,6 +133,7 @@ fn assignment(job: &Job, stage: &Stage, generation: &Generation, ranks: Vec<u32>
         inputs: inputs(job, stage, generation),
         checkpoint_after: stage.facts.wanted,
         without: generation.without.clone(),
+        distrusts: stage.facts.doubted,
     }
 }
 

@@ -216,7 +216,7 @@ impl Pass<'_> {
     }
 
     fn may_be_placed(&self, stage: &Stage) -> bool {
-        self.wants_devices(stage) && !self.is_held(stage)
+        self.wants_devices(stage) && !self.is_held(stage) && !self.unsettled.contains(&stage.id)
     }
 
     /// Whether a stage waits for devices, or for others than it has.

@@ -1,7 +1,7 @@
 //! Jobs as aggregates: rows of many tables put together, as of one moment.
 
 use super::value::{count, named, read};
-use super::{Store, checkpoints, datasets, epochs, jobs, stages, tasks};
+use super::{Store, checkpoints, datasets, doubts, epochs, jobs, stages, tasks};
 use crate::domain::{Job, Stage, job};
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::rest::{EpochView, JobDetail, StageView};
@@ -88,6 +88,7 @@ async fn load(connection: &mut PgConnection, rows: Vec<jobs::Row>) -> sqlx::Resu
     let mut datasets = datasets::of_jobs(connection, &ids).await?;
     let mut checkpoints = checkpoints::last_of_jobs(connection, &ids).await?;
     let wanted = checkpoints::wanted_of_jobs(connection, &ids).await?;
+    let doubted = doubts::of_jobs(connection, &ids).await?;
     let mut tasks = tasks::of_jobs(connection, &ids).await?;
     let mut jobs = Vec::new();
     for row in rows {
@@ -99,6 +100,7 @@ async fn load(connection: &mut PgConnection, rows: Vec<jobs::Row>) -> sqlx::Resu
         for stage in &mut stages {
             stage.facts.checkpoint = checkpoints.remove(&stage.id);
             stage.facts.wanted = wanted.get(&stage.id).copied();
+            stage.facts.doubted = doubted.get(&stage.id).copied().unwrap_or(0);
             stage.facts.tasks = tasks.remove(&stage.id).unwrap_or_default();
         }
         let datasets = datasets.remove(&row.id).unwrap_or_default();

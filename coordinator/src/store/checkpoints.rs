@@ -4,7 +4,7 @@
 //! makes a checkpoint whole commits its manifest in the same transaction.
 
 use super::value::{count, json, read, stored};
-use super::{Store, events, retention, stages};
+use super::{Store, doubts, events, retention, stages};
 use crate::domain::Event;
 use chrono::{DateTime, Utc};
 use medley_protocol::agent::CheckpointWanted;
@@ -235,8 +235,12 @@ impl Store {
     }
 }
 
-/// Whether a part is of a checkpoint that was given up since: its generation wrote it before.
+/// Whether a part is of a checkpoint, or of a time, that was given up since: its generation wrote it before.
 async fn is_old_news(connection: &mut PgConnection, stage: StageId, step: u64, generation: u64) -> sqlx::Result<bool> {
+    let limit = doubts::limit(connection, stage, generation).await?;
+    if limit.is_some_and(|limit| step > limit) {
+        return Ok(true);
+    }
     sqlx::query_scalar("SELECT EXISTS (SELECT FROM checkpoints WHERE stage = $1 AND step = $2 AND closed_in >= $3)")
         .bind(stage.as_uuid())
         .bind(stored(step))

@@ -50,6 +50,20 @@ pub(super) async fn close_through(connection: &mut PgConnection, stage: StageId,
     .map(drop)
 }
 
+/// Epochs with steps after the first `through` are not done.
+pub(super) async fn reopen_from(connection: &mut PgConnection, stage: StageId, through: u64) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE epochs
+         SET done = false, mean_itc = NULL, mean_itm = NULL, mean_lm = NULL
+         WHERE stage = $1 AND done AND first_step + steps > $2",
+    )
+    .bind(stage.as_uuid())
+    .bind(stored(through))
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 #[derive(sqlx::FromRow)]
 struct Row {
     stage: Uuid,

@@ -2,10 +2,11 @@
 //!
 //! Exactly once: the rows of a chunk that are stored already are skipped, and a chunk that would leave a gap is refused
 //! with the step that is wanted. One gap is accepted: up to the step that the present generation went on from, because the
-//! rows before it are gone with the nodes that held them; the node of longest standing reports.
+//! rows before it are gone with the nodes that held them; the node of longest standing reports. Rows of a time that is
+//! doubtful are not taken: they are computed again.
 
 use super::value::{count, read, stored};
-use super::{Store, epochs, events, ledger};
+use super::{Store, doubts, epochs, events, ledger};
 use crate::domain::Event;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::metrics::{MetricsChunk, StepMetrics};
@@ -73,6 +74,10 @@ impl Store {
             return Ok(MetricsOutcome::NoStage);
         };
         let job = JobId::from_uuid(job);
+        let limit = doubts::limit(&mut transaction, stage, chunk.generation).await?;
+        let Some(chunk) = trusted(chunk, limit.unwrap_or(u64::MAX)) else {
+            return Ok(MetricsOutcome::Gap(through));
+        };
         let new: Vec<&StepMetrics> = chunk.rows.iter().filter(|row| row.step >= through).collect();
         let (Some(first), Some(last)) = (new.first(), new.last()) else {
             ledger::add(&mut transaction, (job, stage), &chunk.ledger, through).await?;
@@ -125,6 +130,14 @@ impl Store {
         .await?;
         rows.iter().map(Row::metrics).collect()
     }
+}
+
+/// What a chunk says of the first `limit` steps, if it says anything of them.
+fn trusted(chunk: &MetricsChunk, limit: u64) -> Option<MetricsChunk> {
+    let mut chunk = chunk.clone();
+    chunk.rows.retain(|row| row.step < limit);
+    chunk.ledger.retain(|entry| entry.step < limit);
+    (!chunk.rows.is_empty()).then_some(chunk)
 }
 
 /// Locks the stage's row; its job, stored steps, and the step that its present generation went on from.

@@ -6,6 +6,7 @@
 mod aggregate;
 mod checkpoints;
 mod datasets;
+mod doubts;
 mod epochs;
 mod events;
 mod gauges;

@@ -113,8 +113,9 @@ async fn ripe_objects(
 /// Retention: gives up what the spec does not keep, but for what the present generation started from and the following one
 /// would, which slow ranks may still be reading.
 pub(super) async fn drop_surplus(connection: &mut PgConnection, stage: StageId) -> sqlx::Result<()> {
-    let (spec, resumed, next): (Value, Option<String>, Option<String>) = sqlx::query_as(
-        "SELECT j.spec -> 'checkpoint', s.membership #>> '{generation,resume,id}', s.membership #>> '{next,resume,id}'
+    let (spec, resumed, next, is_done): (Value, Option<String>, Option<String>, bool) = sqlx::query_as(
+        "SELECT j.spec -> 'checkpoint', s.membership #>> '{generation,resume,id}', s.membership #>> '{next,resume,id}',
+                s.state = 'done'
          FROM stages s
          JOIN jobs j ON j.id = s.job
          WHERE s.id = $1",
@@ -129,7 +130,7 @@ pub(super) async fn drop_surplus(connection: &mut PgConnection, stage: StageId) 
         .filter_map(|id| id.parse().ok())
         .collect();
     let held = held(connection, stage).await?;
-    let gone: BTreeSet<CheckpointId> = surplus(spec, &held, &pinned);
+    let gone: BTreeSet<CheckpointId> = surplus(spec, &held, &pinned, !is_done);
     let gone: Vec<Uuid> = gone.into_iter().map(CheckpointId::as_uuid).collect();
     sqlx::query(
         "WITH dropped AS (

@@ -1,6 +1,6 @@
 //! The scheduling transaction: a decision is written whole, in the leader's term, or not at all.
 
-use super::{Store, checkpoints, epochs, events, jobs, leader, nodes, retention, tasks, value};
+use super::{Store, checkpoints, doubts, epochs, events, jobs, leader, nodes, retention, tasks, value};
 use crate::domain::decision::{Decision, Effect};
 use medley_protocol::ids::NodeId;
 use sqlx::PgConnection;
@@ -80,6 +80,12 @@ async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Resu
         }
         Effect::AddMerge { stage } => tasks::add_merge(connection, *stage).await,
         Effect::MarkDamaged { damage, event } => checkpoints::mark_damaged(connection, damage, event).await.map(drop),
+        Effect::Doubt {
+            stage,
+            generation,
+            doubt,
+            event,
+        } => doubts::raise(connection, (*stage, *generation), doubt, event).await,
         Effect::ReleaseTasks { stage, failed } => tasks::release(connection, *stage, failed).await,
     }
 }

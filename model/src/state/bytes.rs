@@ -44,6 +44,25 @@ impl State {
         HEADER + 4 * floats + 8 * queue
     }
 
+    /// Where in the canonical bytes the entries of the queues are that the next `samples` features replace.
+    pub fn replaced_by(&self, samples: usize) -> Vec<Range<usize>> {
+        let queue = self.queued_identities.len();
+        let (next, samples) = (self.queue_next as usize, samples.min(queue));
+        let entries = [
+            next..(next + samples).min(queue),
+            0..(next + samples).saturating_sub(queue),
+        ];
+        let mut end = self.num_bytes();
+        let mut replaced = Vec::new();
+        for bytes in [8 * queue, 4 * self.text_queue.len(), 4 * self.image_queue.len()] {
+            end -= bytes;
+            let entry = bytes.checked_div(queue).unwrap_or(0);
+            let within = entries.iter().filter(|entries| !entries.is_empty());
+            replaced.extend(within.map(|entries| end + entries.start * entry..end + entries.end * entry));
+        }
+        replaced
+    }
+
     /// How many of the canonical bytes hold step and parameters, which come first.
     pub fn num_beginning_bytes(blip: &Blip) -> usize {
         HEADER + 4 * blip.student_layout.len()

@@ -2,6 +2,7 @@ use super::*;
 use crate::params::Objective;
 use crate::params::Vocabulary;
 use medley_protocol::spec::{Spec, TrainSpec};
+use std::ops::Range;
 
 fn blip() -> (Blip, TrainSpec) {
     let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"},
@@ -143,4 +144,24 @@ fn each_tensor_is_found_among_the_canonical_bytes_and_nothing_is_between_them() 
     assert_ne!(of("v", &entry.name), of("m", &entry.name));
     assert_eq!(of("text_queue", "text_queue"), state.text_queue.as_bytes());
     assert_eq!(of("queued_identities", "queued_identities").len(), 8 * 16);
+}
+
+#[test]
+fn what_a_step_replaces_in_the_queues_is_known_before() {
+    let (blip, train) = blip();
+    let mut state = State::fresh(&blip, 1);
+    commit(&mut state, &blip, &train, 100);
+    let (before, replaced) = (state.copy_bytes(0..state.num_bytes()), state.replaced_by(10));
+    commit(&mut state, &blip, &train, 200);
+    let after = state.copy_bytes(0..state.num_bytes());
+    let entry = 8 + 8 * blip.model.embed_dim as usize;
+    let queues = before.len() - 16 * entry..before.len();
+    let is_known = |at: &usize| replaced.iter().any(|range| range.contains(at));
+    let mut changed = queues.filter(|at| before[*at] != after[*at]);
+    assert!(changed.all(|at| is_known(&at)), "{replaced:?}");
+    assert_eq!(replaced.iter().map(Range::len).sum::<usize>(), 10 * entry);
+    assert_eq!(
+        state.replaced_by(1000).iter().map(Range::len).sum::<usize>(),
+        16 * entry
+    );
 }

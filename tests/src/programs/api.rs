@@ -1,6 +1,6 @@
 //! What a test asks of a coordinator, over REST as any user would.
 
-use medley_protocol::checkpoint::CheckpointPart;
+use medley_protocol::checkpoint::{CheckpointPart, TensorHash};
 use medley_protocol::client::Client;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::metrics::StepMetrics;
@@ -51,6 +51,19 @@ impl Api {
             }
             rows.extend(page.rows);
         }
+    }
+
+    /// The tensors of the state that a checkpoint holds.
+    pub async fn tensors(&self, checkpoint: &CheckpointView) -> Vec<TensorHash> {
+        let mut tensors = Vec::new();
+        for part in &checkpoint.parts {
+            let list = part.tensors.as_ref().expect("tensors are listed");
+            let bytes = self.0.get_bytes(&format!("/objects/{}", list.key)).await;
+            let list: Vec<TensorHash> =
+                serde_json::from_slice(&bytes.expect("every list is in the store")).expect("a list can be read");
+            tensors.extend(list);
+        }
+        tensors
     }
 
     /// The whole state that a checkpoint holds, put together from its parts, each byte once.

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-/// Flips the lowest bit of the first byte of these bytes wherever they lie in memory that a process may write. Returns in how
-/// many places.
+/// Flips bits of the byte that lies so many bytes behind the first of these, wherever they lie in memory that a process may
+/// write. Returns in how many places.
 ///
 /// # Panics
 /// When the memory of the process cannot be read and written: it is that of another user, or the process is gone.
-pub fn flip(process: u32, bytes: &[u8]) -> usize {
+pub fn flip(process: u32, bytes: &[u8], (distance, bits): (isize, u8)) -> usize {
     let path = format!("/proc/{process}/mem");
     let memory = File::options().read(true).write(true).open(&path);
     let memory = memory.unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -24,8 +24,9 @@ pub fn flip(process: u32, bytes: &[u8]) -> usize {
             .windows(bytes.len())
             .enumerate()
             .filter(|(_, window)| *window == bytes);
-        for (at, _) in found {
-            let written = memory.write_all_at(&[bytes[0] ^ 1], range.start + at as u64);
+        for at in found.filter_map(|(at, _)| at.checked_add_signed(distance)) {
+            let Some(byte) = held.get(at) else { continue };
+            let written = memory.write_all_at(&[byte ^ bits], range.start + at as u64);
             written.unwrap_or_else(|error| panic!("{path}: {error}"));
             flipped += 1;
         }
@@ -67,7 +68,7 @@ mod tests {
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         assert_eq!(line, "holds it\n");
-        assert!(flip(shell.id(), b"many words that stand nowhere else") >= 1);
+        assert!(flip(shell.id(), b"words that stand nowhere else", (-5, 1)) >= 1);
         writeln!(input).unwrap();
         let mut held = String::new();
         output.read_to_string(&mut held).unwrap();

@@ -1,6 +1,7 @@
 //! A `medley` command that runs a cluster.
 
 use super::{Api, program, tree};
+use medley_protocol::checkpoint::TensorHash;
 use medley_protocol::client::Client;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::metrics::StepMetrics;
@@ -149,6 +150,11 @@ impl Running {
     /// All metrics of a stage.
     pub async fn metrics(&self, job: JobId, stage: StageId) -> Vec<StepMetrics> {
         self.api().metrics(job, stage).await
+    }
+
+    /// The tensors of the state that a checkpoint holds.
+    pub async fn tensors(&self, checkpoint: &CheckpointView) -> Vec<TensorHash> {
+        self.api().tensors(checkpoint).await
     }
 
     /// The whole state that a checkpoint holds.

@@ -171,11 +171,11 @@ impl Coordinator {
         match request {
             Request::MetricsThrough { stage } => Ok(through(table.metrics_through(*stage))),
             Request::Metrics { stage, chunk } => {
-                let stored = table.add_metrics(*stage, &chunk.rows);
+                let stored = table.add_metrics(*stage, chunk);
                 stored.map(through).ok_or_else(|| refused(Code::Conflict))
             }
             Request::Part { stage, body } => {
-                if table.add_part(*stage, &body.part) {
+                if table.add_part(*stage, body.generation, &body.part) {
                     self.control.wake();
                 }
                 Ok(Reply::Done)

@@ -26,6 +26,8 @@ pub(super) enum Fault {
     Spin { lasts: Duration },
     /// Two ranks lose their connection.
     Reset,
+    /// A bit flips in the state of some rank that trains with others.
+    Flip,
     /// A node's agent is killed with its ranks and starts anew after a while, or never.
     KillAgent { node: usize, down: Duration },
     /// A node's agent is asked to leave, within a time, and starts anew after a while.
@@ -60,6 +62,7 @@ impl Fault {
             Self::FreezeRank { .. } => "fault: rank stands still",
             Self::Spin { .. } => "fault: rank spins",
             Self::Reset => "fault: connection reset",
+            Self::Flip => "fault: bit flipped",
             Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
             Self::KillAgent { .. } => "fault: agent killed",
             Self::Leave { .. } => "fault: agent asked to leave",
@@ -87,6 +90,7 @@ impl Fault {
             | Self::FreezeRank { .. }
             | Self::Spin { .. }
             | Self::Reset
+            | Self::Flip
             | Self::Cut { .. }
             | Self::KillAgent { down: FOR_GOOD, .. } => Duration::ZERO,
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
@@ -103,6 +107,9 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
         let lasts = FOR_GOOD;
         return vec![(dice.ms(0, SPAN_MS), Fault::Spin { lasts })];
     }
+    if dice.chance(15) {
+        return flips(dice);
+    }
     let count = 1 + dice.below(MAX_FAULTS);
     // Faults that come close upon each other are the harder ones.
     let span = if dice.chance(40) { 3000 } else { SPAN_MS };
@@ -114,6 +121,24 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
         // One node of several never comes back.
         let (node, down) = (dice.below(nodes), FOR_GOOD);
         faults.push((begin + dice.ms(0, span), Fault::KillAgent { node, down }));
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+/// Bits that flip, and faults that take no rank away: a rank that is lost takes along what nobody has compared yet.
+fn flips(dice: &mut Dice) -> Vec<(Duration, Fault)> {
+    let count = 1 + dice.below(2);
+    let mut faults: Vec<(Duration, Fault)> = (0..count).map(|_| (dice.ms(0, SPAN_MS), Fault::Flip)).collect();
+    for (at, _) in faults.clone() {
+        let at = at + dice.ms(0, 3000);
+        let down = dice.ms(100, 3000);
+        let torn = dice.chance(50);
+        match dice.below(3) {
+            0 => faults.push((at, Fault::Reset)),
+            1 => faults.push((at, Fault::KillCoordinator { down, torn })),
+            _ => {}
+        }
     }
     faults.sort_by_key(|(at, _)| *at);
     faults

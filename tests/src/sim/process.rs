@@ -172,6 +172,14 @@ impl Actor {
         matches!(self, Self::Trainee(trainee) if trainee.trains())
     }
 
+    /// A bit flips in the state that it trains: false if it was not to be found out any more, or trains none.
+    pub(super) fn flip(&mut self) -> bool {
+        match self {
+            Self::Trainee(trainee) => trainee.flip(),
+            Self::Clerk(_) => false,
+        }
+    }
+
     /// Its place among the processes with which it is, or wants to be, connected.
     pub(super) fn seat(&self) -> Option<(Seat, Vec<Pid>)> {
         match self {

@@ -52,6 +52,15 @@ impl World<'_> {
                     self.lose((peer, of_peer), pid, "connection reset");
                 }
             }
+            Fault::Flip => {
+                let trains = |process: &Process| process.actor.as_ref().is_some_and(Actor::trains);
+                let Some(pid) = self.some(trains) else { return };
+                let Some((seat, _)) = self.seat(pid) else { return };
+                let process = &mut self.processes[pid];
+                if process.actor.as_mut().is_some_and(Actor::flip) {
+                    self.witness.flipped(process.place.stage, seat.generation);
+                }
+            }
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
             Fault::Leave { node, grace, down } => {
                 self.nodes[node].leaves(down);

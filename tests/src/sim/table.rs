@@ -13,7 +13,7 @@ use medley_coordinator::store::{MAX_ATTEMPTS, MAX_LEASES};
 use medley_protocol::agent::{CheckpointWanted, Register};
 use medley_protocol::checkpoint::{CheckpointPart, Manifest};
 use medley_protocol::ids::{CheckpointId, LeaseToken, NodeId, StageId, TaskId};
-use medley_protocol::metrics::StepMetrics;
+use medley_protocol::metrics::{MetricsChunk, StepMetrics};
 use medley_protocol::rest::LeaseRequest;
 use medley_protocol::spec::Spec;
 use medley_protocol::stage::{StageKind, StageState};
@@ -33,6 +33,8 @@ pub(super) struct Table {
     parts: BTreeMap<(StageId, u64, u32), BTreeMap<u32, CheckpointPart>>,
     pub(super) checkpoints: BTreeMap<(StageId, u64), Manifest>,
     pub(super) metrics: BTreeMap<(StageId, u64), StepMetrics>,
+    /// By stage and generation: of how many steps at most it, and those before it, may hand something in.
+    doubts: BTreeMap<(StageId, u64), u64>,
 }
 
 /// A claim names a generation, a life or a seat that is not the present one.
@@ -76,6 +78,7 @@ impl Table {
             parts: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             metrics: BTreeMap::new(),
+            doubts: BTreeMap::new(),
         }
     }
 
@@ -159,6 +162,12 @@ impl Table {
             match effect {
                 // Objects do not rot here, and ranks say no such thing.
                 Effect::OpenEpochs { .. } | Effect::CloseEpochs { .. } | Effect::MarkDamaged { .. } => {}
+                Effect::Doubt {
+                    stage,
+                    generation,
+                    doubt,
+                    ..
+                } => self.doubt(*stage, *generation, doubt.proven),
                 Effect::AddMerge { stage } => self.add_merge(*stage),
                 Effect::ReleaseTasks { stage, failed } => self.release(*stage, failed),
             }
@@ -173,6 +182,29 @@ impl Table {
             revisions.insert(known.node.id, known.revision);
         }
         revisions
+    }
+
+    fn doubt(&mut self, id: StageId, generation: u64, proven: u64) {
+        if self.doubts.insert((id, generation), proven).is_some() {
+            return;
+        }
+        self.parts.retain(|(stage, step, _), _| *stage != id || *step <= proven);
+        self.checkpoints
+            .retain(|(stage, step), _| *stage != id || *step <= proven);
+        self.metrics.retain(|(stage, step), _| *stage != id || *step < proven);
+        let last = self.checkpoints.range((id, 0)..=(id, proven)).next_back();
+        let last = last.map(|(_, manifest)| manifest.clone());
+        if let Some(Stage { facts, .. }) = self.stage_mut(id) {
+            facts.checkpoint = last;
+            facts.metrics_through = facts.metrics_through.min(proven);
+            facts.doubted = generation;
+        }
+    }
+
+    /// Of how many steps at most a generation may hand something in.
+    fn limit(&self, stage: StageId, generation: u64) -> u64 {
+        let later = self.doubts.range((stage, generation)..=(stage, u64::MAX));
+        later.map(|(_, proven)| *proven).min().unwrap_or(u64::MAX)
     }
 
     fn add_merge(&mut self, stage: StageId) {
@@ -289,7 +321,10 @@ impl Table {
     }
 
     /// Takes in a part. True if it makes its checkpoint whole.
-    pub(super) fn add_part(&mut self, stage: StageId, part: &CheckpointPart) -> bool {
+    pub(super) fn add_part(&mut self, stage: StageId, generation: u64, part: &CheckpointPart) -> bool {
+        if part.step > self.limit(stage, generation) {
+            return false;
+        }
         let key = (stage, part.step, part.parts);
         let parts = self.parts.entry(key).or_default();
         parts.entry(part.part).or_insert_with(|| part.clone());
@@ -322,8 +357,13 @@ impl Table {
     }
 
     /// Stores what is new of consecutive rows; none if they would leave a gap.
-    pub(super) fn add_metrics(&mut self, stage: StageId, rows: &[StepMetrics]) -> Option<u64> {
+    pub(super) fn add_metrics(&mut self, stage: StageId, chunk: &MetricsChunk) -> Option<u64> {
         let through = self.metrics_through(stage);
+        let limit = self.limit(stage, chunk.generation);
+        let rows: Vec<StepMetrics> = chunk.rows.iter().filter(|row| row.step < limit).copied().collect();
+        if rows.is_empty() {
+            return None;
+        }
         let Some(first) = rows.iter().find(|row| row.step >= through) else {
             return Some(through);
         };

@@ -11,6 +11,9 @@ use medley_protocol::metrics::StepMetrics;
 /// Size of the canonical state.
 pub(super) const STATE_BYTES: u64 = 16;
 
+/// Steps between two that compare the states of all ranks.
+const COMPARED_EVERY: u64 = 6;
+
 /// A state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Toy {
@@ -36,8 +39,18 @@ impl Toy {
         Self::fresh(Key::new(self.sum).word(stage))
     }
 
-    pub(super) fn digest(self) -> u64 {
-        self.sum
+    /// What is compared before the next step, of `total`: nothing before most, as if it were another part of a larger state.
+    pub(super) fn digest(self, total: u64) -> u64 {
+        let is_compared = self.step.is_multiple_of(COMPARED_EVERY) || self.step + 1 == total;
+        if is_compared { self.sum } else { 0 }
+    }
+
+    /// The state after a bit flipped.
+    pub(super) fn flipped(self) -> Self {
+        Self {
+            sum: self.sum ^ 1,
+            ..self
+        }
     }
 
     /// What a lane contributes to the next step, reading the dataset version `data`.

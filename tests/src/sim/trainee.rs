@@ -263,6 +263,14 @@ impl Trainee {
         })
     }
 
+    /// A bit flips in its state, unless that would not be found out any more.
+    pub(super) fn flip(&mut self) -> bool {
+        let total = self.total();
+        let toy = self.toy.filter(|toy| self.trains() && toy.step + 1 < total);
+        self.toy = toy.map(Toy::flipped).or(self.toy);
+        toy.is_some()
+    }
+
     /// Whether it is in the midst of steps that it takes with others.
     pub(super) fn trains(&self) -> bool {
         self.phase == Phase::Training && self.part.as_ref().is_some_and(|part| !part.peers.is_empty())
@@ -475,7 +483,7 @@ impl Trainee {
             .next_after(joined)
             .map(|generation| Input::Ready { generation });
         let prepared = Input::Prepared {
-            digest: toy.digest(),
+            digest: toy.digest(self.total()),
             planned: self.is_planned(step + 1),
         };
         for input in wanted.into_iter().chain(ready).chain([prepared]) {
@@ -511,9 +519,11 @@ impl Trainee {
                         self.go_on(tools, out);
                     }
                 }
-                Output::Fail { reason, damaged: false } => self.break_off(reason, out),
-                Output::Fail { reason, damaged: true } => {
-                    out.push(Deed::Accuse(format!("rank {}: {reason}", self.pid)));
+                Output::Fail { reason, doubt: None } => self.break_off(reason, out),
+                Output::Fail { doubt: Some(doubt), .. } => {
+                    self.say(RankState::Doubtful { doubt }, out);
+                    self.parting = true;
+                    out.push(Deed::Exit);
                 }
             }
         }

@@ -7,7 +7,8 @@
 //! - A process commits one step after the other, none twice, and no rank is more than one step ahead of another of its
 //!   generation.
 //! - Whoever commits a step, in whichever generation, has the state of the undisturbed run; so has every checkpoint, and
-//!   a step has one.
+//!   a step has one. Where a bit has flipped that holds again from the moment on at which it is found out, and no state is
+//!   doubted without a cause.
 //! - A generation lets no node in that is cut off from one of it, and a rank that computes for ever is named.
 //! - Generations grow, and no job fails for such faults as are played here.
 //! - At the end every task is done, with the result that it always has, and every shard is merged once.
@@ -16,7 +17,7 @@ use super::objects::Objects;
 use super::process::{How, Pid, Place, Process, Seat};
 use super::table::{Table, TaskState};
 use super::toy::Toy;
-use medley_coordinator::domain::decision::Decision;
+use medley_coordinator::domain::decision::{Decision, Effect};
 use medley_coordinator::domain::job;
 use medley_protocol::ids::StageId;
 use medley_protocol::tasks::{TaskOutput, TaskWork};
@@ -93,6 +94,10 @@ pub(super) struct Witness<'a> {
     /// Steps committed by the state that a process holds.
     held: BTreeMap<Pid, u64>,
     checkpoints: BTreeSet<(StageId, u64)>,
+    /// Stages in whose states a bit has flipped that nobody has found out.
+    flipped: BTreeSet<StageId>,
+    /// The last generation of a stage that was found to be doubtful.
+    doubted: BTreeMap<StageId, u64>,
     /// When, and how, it was said that a rank hangs.
     hangs: Vec<(Duration, String)>,
 }
@@ -114,12 +119,39 @@ impl<'a> Witness<'a> {
             progress: BTreeMap::new(),
             held: BTreeMap::new(),
             checkpoints: BTreeSet::new(),
+            flipped: BTreeSet::new(),
+            doubted: BTreeMap::new(),
             hangs: Vec::new(),
         }
     }
 
     pub(super) fn at(&mut self, now: Duration) {
         self.now = now;
+    }
+
+    /// A bit has flipped in the state that a rank of a generation trains.
+    pub(super) fn flipped(&mut self, stage: StageId, generation: u64) {
+        if !self.is_doubtful(stage, generation) {
+            self.count("bit flipped in a state");
+            self.flipped.insert(stage);
+        }
+    }
+
+    /// Whether what a generation makes may come of a bit that flipped.
+    fn is_doubtful(&self, stage: StageId, generation: u64) -> bool {
+        self.flipped.contains(&stage) || self.doubted.get(&stage).is_some_and(|last| generation <= *last)
+    }
+
+    /// What is doubtful was given up.
+    fn doubt(&mut self, stage: StageId, generation: u64, proven: u64) {
+        self.checkpoints.retain(|(of, step)| *of != stage || *step <= proven);
+        if self.doubted.insert(stage, generation) == Some(generation) {
+            return;
+        }
+        self.count("states doubted");
+        if !self.flipped.remove(&stage) {
+            self.accuse(format!("generation {generation} is doubted, and no bit has flipped"));
+        }
     }
 
     /// A line of the trace.
@@ -230,7 +262,9 @@ impl<'a> Witness<'a> {
                 ));
             }
         }
-        self.compare(name, toy, "committed");
+        if !self.is_doubtful(stage, generation) {
+            self.compare(name, toy, "committed");
+        }
     }
 
     fn compare(&mut self, stage: &str, toy: Toy, what: &str) {
@@ -252,6 +286,17 @@ impl<'a> Witness<'a> {
             self.note(|| format!("[{}] {}", event.kind, event.message));
             if event.message.contains("hangs") {
                 self.hangs.push((self.now, event.message.clone()));
+            }
+        }
+        for effect in &decision.effects {
+            if let Effect::Doubt {
+                stage,
+                generation,
+                doubt,
+                ..
+            } = effect
+            {
+                self.doubt(*stage, *generation, doubt.proven);
             }
         }
         for stage in decision.jobs.iter().flat_map(|job| &job.stages) {
@@ -305,6 +350,7 @@ impl<'a> Witness<'a> {
             self.note(|| format!("{name}: the checkpoint at step {step} is whole"));
             self.count("checkpoint");
             match objects.load(manifest) {
+                Some(_) if self.flipped.contains(stage) => {}
                 Some(toy) => self.compare(&name, toy, "of the checkpoint"),
                 None => self.accuse(format!("{name}: the checkpoint at step {step} is torn")),
             }

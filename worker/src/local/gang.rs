@@ -122,6 +122,7 @@ impl Gang {
             RankState::Finished { .. } => self.finished += 1,
             RankState::Failed { reason, .. } | RankState::Broken { reason, .. } => bail!("rank {rank}: {reason}"),
             RankState::Damaged { damage } => bail!("rank {rank}: {damage}"),
+            RankState::Doubtful { doubt } => bail!("rank {rank}: {doubt}"),
             // Nobody tells these ranks to leave.
             RankState::Starting | RankState::Running { .. } | RankState::Left { .. } => {}
         }

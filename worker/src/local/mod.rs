@@ -136,6 +136,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         inputs: stage_inputs,
         checkpoint_after: None,
         without: Vec::new(),
+        distrusts: 0,
         parting: None,
         spec,
     };

@@ -159,6 +159,7 @@ mod tests {
             inputs: StageInputs::default(),
             checkpoint_after: None,
             without: Vec::new(),
+            distrusts: 0,
             parting: None,
         })
     }

@@ -7,7 +7,9 @@ use crate::objects;
 use medley_data::loader::Fault;
 use medley_model::blip::LaneError;
 use medley_model::device::{DeviceError, NoDevice};
+use medley_protocol::agent::RankState;
 use medley_protocol::checkpoint::Damage;
+use medley_protocol::doubt::Doubt;
 use std::io::ErrorKind;
 
 /// A rank's last words.
@@ -20,6 +22,8 @@ pub struct Failure {
     pub retry: bool,
     /// The checkpoint that the stage cannot go on from, if that is why: an earlier one helps.
     pub damage: Option<Damage>,
+    /// What is to be doubted of the stage, if that is why.
+    pub doubt: Option<Box<Doubt>>,
 }
 
 impl Failure {
@@ -29,6 +33,7 @@ impl Failure {
             reason: reason.into(),
             retry: true,
             damage: None,
+            doubt: None,
         }
     }
 
@@ -51,9 +56,28 @@ impl Failure {
     /// The checkpoint that the stage was to go on from is damaged.
     pub fn damaged(damage: Damage) -> Self {
         Self {
-            reason: damage.to_string(),
-            retry: true,
-            damage: Some(damage),
+            damage: Some(damage.clone()),
+            ..Self::passing(damage.to_string())
+        }
+    }
+
+    /// The ranks' states differ.
+    pub fn doubtful(reason: String, doubt: Doubt) -> Self {
+        Self {
+            doubt: Some(doubt.into()),
+            ..Self::passing(reason)
+        }
+    }
+
+    /// The state of a rank that fails so.
+    pub fn state(&self) -> RankState {
+        match (self.doubt.clone(), self.damage.clone()) {
+            (Some(doubt), _) => RankState::Doubtful { doubt: *doubt },
+            (None, Some(damage)) => RankState::Damaged { damage },
+            (None, None) => RankState::Failed {
+                reason: self.reason.clone(),
+                retry: self.retry,
+            },
         }
     }
 }

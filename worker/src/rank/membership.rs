@@ -5,12 +5,16 @@
 //! as one local act. So when a member dies, no survivor is more than one step ahead of another, and whoever is one
 //! behind is prepared for what the other has committed ([`begin`](super::beginning::begin)).
 //!
+//! With *prepared* goes a digest of a part of the state. If one differs, the leader ends the generation with a [`Doubt`], which
+//! says what is proven all the same; nobody's memory is.
+//!
 //! A generation also ends by plan: once every member knows the members of the same later generation, *go* names it, and the
 //! step that it commits is the last one.
 //!
 //! Every message carries the generation; one of another generation is ignored. There is no IO here: a caller feeds
 //! [`Input`]s with the time and carries out the [`Output`]s in order.
 
+use medley_protocol::doubt::Doubt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,8 +59,8 @@ pub enum Body {
     Abort {
         /// Why, for people.
         reason: String,
-        /// Ranks whose state is not to be trusted.
-        damaged: Vec<u32>,
+        /// What is to be doubted, if that is why.
+        doubt: Option<Doubt>,
     },
 }
 
@@ -119,8 +123,8 @@ pub enum Output {
     Fail {
         /// Why, for people.
         reason: String,
-        /// Whether this rank's state differs from the others' and must not be used again.
-        damaged: bool,
+        /// What is to be doubted, if that is why: this rank's state must not be used again, nor anybody else's.
+        doubt: Option<Doubt>,
     },
 }
 
@@ -133,6 +137,8 @@ pub struct State {
     /// Longest wait for the other members once this one is prepared.
     patience: Duration,
     committed: u64,
+    /// Steps committed by the state that all have loaded from one checkpoint; 0 if this rank knows of none.
+    loaded: u64,
     phase: Phase,
     /// Requested by this rank's agent.
     wanted: Option<u64>,
@@ -171,11 +177,18 @@ impl State {
             generation,
             patience,
             committed,
+            loaded: 0,
             phase: Phase::Computing,
             wanted: None,
             ready: None,
             claims: BTreeMap::new(),
         }
+    }
+
+    /// The same, whose first so many steps are those of a checkpoint that all have loaded.
+    #[must_use]
+    pub fn loaded(self, loaded: u64) -> Self {
+        Self { loaded, ..self }
     }
 
     /// Number of committed steps.
@@ -269,11 +282,10 @@ fn said(mut state: State, from: u32, body: Body) -> (State, Vec<Output>) {
             }
             commit(state, checkpoint, then)
         }
-        Body::Abort { reason, damaged } => {
+        Body::Abort { reason, doubt } => {
             state.phase = state.over();
             let reason = format!("rank {from} gave up: {reason}");
-            let damaged = damaged.contains(&state.rank);
-            (state, vec![Output::Fail { reason, damaged }])
+            (state, vec![Output::Fail { reason, doubt }])
         }
     }
 }
@@ -286,16 +298,10 @@ fn decide(state: State) -> (State, Vec<Output>) {
     if state.claims.len() < state.world as usize {
         return (state, Vec::new());
     }
-    let differ = dissenters(&state.claims);
-    if !differ.is_empty() {
-        let whose = if differ.len() == state.claims.len() {
-            "none has a majority".to_owned()
-        } else {
-            format!("that of {} is not the majority's", names(&differ))
-        };
-        let step = state.committed;
-        let reason = format!("the state before step {step} is not the same everywhere: {whose}");
-        return abort(state, reason, differ);
+    let digests: Vec<u64> = state.claims.values().map(|claim| claim.digest).collect();
+    if let Some(minority) = dissenters(&digests) {
+        let doubt = Doubt::new(state.committed, state.loaded, minority);
+        return abort(state, doubt.to_string(), Some(doubt));
     }
     let due = |claim: &Claim| claim.wanted.is_some_and(|step| step <= state.committed + 1);
     let checkpoint = planned || state.claims.values().any(due);
@@ -347,28 +353,31 @@ fn tick(state: State, now: Duration) -> (State, Vec<Output>) {
 }
 
 fn give_up(state: State, reason: String) -> (State, Vec<Output>) {
-    abort(state, reason, Vec::new())
+    abort(state, reason, None)
 }
 
-fn abort(mut state: State, reason: String, damaged: Vec<u32>) -> (State, Vec<Output>) {
+fn abort(mut state: State, reason: String, doubt: Option<Doubt>) -> (State, Vec<Output>) {
     state.phase = state.over();
-    let is_damaged = damaged.contains(&state.rank);
     let mut outputs = state.to_others(&Body::Abort {
         reason: reason.clone(),
-        damaged,
+        doubt: doubt.clone(),
     });
-    outputs.push(Output::Fail {
-        reason,
-        damaged: is_damaged,
-    });
+    outputs.push(Output::Fail { reason, doubt });
     (state, outputs)
 }
 
-/// Ranks whose digest is not that of the majority; all of them where there is none.
-fn dissenters(claims: &BTreeMap<u32, Claim>) -> Vec<u32> {
-    let votes = |digest: u64| claims.values().filter(|claim| claim.digest == digest).count();
-    let differs = |(rank, claim): (&u32, &Claim)| (2 * votes(claim.digest) <= claims.len()).then_some(*rank);
-    claims.iter().filter_map(differs).collect()
+/// Of the ranks with these digests in order those whose digest is not that of the majority; empty where there is no majority,
+/// and none if all digests are the same.
+pub fn dissenters(digests: &[u64]) -> Option<Vec<u32>> {
+    let votes = |digest: u64| digests.iter().filter(|other| **other == digest).count();
+    let ranks = (0..).zip(digests);
+    let dissenters = ranks.filter(|(_, digest)| 2 * votes(**digest) <= digests.len());
+    let dissenters: Vec<u32> = dissenters.map(|(rank, _)| rank).collect();
+    match dissenters.len() {
+        0 => None,
+        all if all == digests.len() => Some(Vec::new()),
+        _ => Some(dissenters),
+    }
 }
 
 fn names(ranks: &[u32]) -> String {

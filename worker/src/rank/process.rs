@@ -39,11 +39,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!(retry = failure.retry, "{failure}");
-            let Failure { reason, retry, damage } = failure;
-            voice.state(match damage {
-                Some(damage) => RankState::Damaged { damage },
-                None => RankState::Failed { reason, retry },
-            });
+            voice.state(failure.state());
             ExitCode::FAILURE
         }
     }

@@ -90,6 +90,7 @@ impl Cluster {
                 store,
                 checkpoint_after: None,
                 without: Vec::new(),
+                distrusts: 0,
                 parting: None,
             },
             objects,

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod damage;
+mod doubt;
 mod failures;
 mod node;
 mod refusals;

@@ -143,7 +143,7 @@ impl Node {
                 let total = total_steps(assignment);
                 let through = (committed + STEPS_PER_ROUND).min(total);
                 if rank == 0 {
-                    self.report(assignment.stage, through).await;
+                    self.report((assignment.stage, assignment.generation), through).await;
                 }
                 self.hand_in(assignment, rank, through).await;
                 if through == total {
@@ -157,7 +157,7 @@ impl Node {
     }
 
     /// Reports the metrics that are not stored yet.
-    async fn report(&self, stage: StageId, through: u64) {
+    async fn report(&self, (stage, generation): (StageId, u64), through: u64) {
         let path = format!("/stages/{stage}/metrics");
         let stored = self
             .api
@@ -166,7 +166,7 @@ impl Node {
         let stored: MetricsThrough = stored.read();
         let rows: Vec<StepMetrics> = (stored.next_step..through).map(metrics).collect();
         if !rows.is_empty() {
-            let stored: MetricsThrough = self.api.post(Role::Node, &path, &chunk(rows)).await.read();
+            let stored: MetricsThrough = self.api.post(Role::Node, &path, &chunk(generation, rows)).await.read();
             assert_eq!(stored.next_step, through);
         }
     }
@@ -260,9 +260,10 @@ pub(super) fn object(name: &str, size_bytes: u64) -> ObjectRef {
     }
 }
 
-/// Rows without a ledger.
-pub(super) fn chunk(rows: Vec<StepMetrics>) -> MetricsChunk {
+/// Rows of a generation, without a ledger.
+pub(super) fn chunk(generation: u64, rows: Vec<StepMetrics>) -> MetricsChunk {
     MetricsChunk {
+        generation,
         rows,
         ledger: Vec::new(),
     }

@@ -113,7 +113,7 @@ async fn metrics_are_stored_once_and_without_gaps() {
     let path = format!("/stages/{stage}/metrics");
     let post = async |from: u64, to: u64| {
         let rows = (from..to).map(metrics).collect();
-        cluster.api.post(Role::Node, &path, &chunk(rows)).await
+        cluster.api.post(Role::Node, &path, &chunk(1, rows)).await
     };
     assert_eq!(post(0, 3).await.body["next_step"], 3);
     assert_eq!(post(1, 5).await.body["next_step"], 5);
@@ -121,7 +121,7 @@ async fn metrics_are_stored_once_and_without_gaps() {
     let gap = post(6, 7).await;
     assert_eq!(gap.refusal(), (409, "conflict"));
     assert!(gap.body["detail"].as_str().unwrap().contains("step 5"), "{}", gap.body);
-    let odd = chunk(vec![metrics(5), metrics(7)]);
+    let odd = chunk(1, vec![metrics(5), metrics(7)]);
     assert_eq!(
         cluster.api.post(Role::Node, &path, &odd).await.refusal(),
         (422, "invalid")
@@ -167,11 +167,12 @@ async fn the_ledger_is_stored_with_the_metrics_and_a_step_that_is_told_otherwise
         }],
     };
     let post = async |steps: [u64; 2], ledger: Vec<LedgerEntry>| {
-        let rows = steps.map(metrics).to_vec();
-        cluster
-            .api
-            .post(Role::Node, &path, &MetricsChunk { rows, ledger })
-            .await
+        let chunk = MetricsChunk {
+            generation: 1,
+            rows: steps.map(metrics).to_vec(),
+            ledger,
+        };
+        cluster.api.post(Role::Node, &path, &chunk).await
     };
     assert_eq!(post([0, 1], vec![entry(0, 7), entry(1, 8)]).await.body["next_step"], 2);
     // Step 1 again, as it was, and then as it was not.

@@ -67,7 +67,11 @@ async fn an_object_stays_while_its_step_may_be_trained_again_and_when_it_was() {
     let mut cluster = Cluster::with_nodes(&[2]).await;
     let job = submit(&cluster, json!({"every_steps": 5, "keep": 1})).await;
     cluster.until(job, |detail| detail.stages[1].done >= 10).await;
-    assert_eq!(steps(&cluster, job, "").await, [10]);
+    assert_eq!(
+        steps(&cluster, job, "").await,
+        [10, 5],
+        "the oldest is the first that will be proven"
+    );
     damage(&mut cluster, job).await;
     cluster.until(job, |detail| detail.stages[1].generation == 3).await;
     assert_eq!(

@@ -3,6 +3,7 @@
 mod apart;
 mod breaks;
 mod damage;
+mod doubt;
 mod drain;
 mod growth;
 mod nodes;
@@ -14,6 +15,7 @@ mod world;
 
 use super::*;
 use crate::domain::stage::MAX_SETBACKS;
+use crate::reconcile::sight::Report;
 use medley_protocol::agent::{Beat, RankReport};
 use medley_protocol::stage::JobState;
 use serde_json::json;

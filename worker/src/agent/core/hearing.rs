@@ -41,7 +41,12 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
         FromRank::State {
             generation,
             state: reached,
-        } => state.ranks.reached(id, generation, reached),
+        } => {
+            if let RankState::Running { committed } = reached {
+                state.rings.begins(stage, generation, committed);
+            }
+            state.ranks.reached(id, generation, reached);
+        }
         FromRank::Pulse { doing, connecting } => state.ranks.pulses(id, doing, connecting.as_ref(), now),
         FromRank::Committed { metrics, ledger } => {
             let step = metrics.step;

@@ -355,5 +355,8 @@ fn is_final(state: &RankState) -> bool {
 }
 
 pub(super) fn has_failed(state: &RankState) -> bool {
-    matches!(state, RankState::Failed { .. } | RankState::Damaged { .. })
+    matches!(
+        state,
+        RankState::Failed { .. } | RankState::Damaged { .. } | RankState::Doubtful { .. }
+    )
 }

@@ -4,6 +4,9 @@
 //! that runs the generation's lowest rank reports. It asks how far the rows are stored and sends what follows. Rows are
 //! functions of the step, so a row that is redone or arrives twice is the same row, and asking again cures every doubt.
 //!
+//! Where a generation goes back to an earlier step, rows from there on are forgotten, and so is what the coordinator said of them:
+//! it may have forgotten them too, because the states that they came of are doubtful.
+//!
 //! A part of a checkpoint is held back until the rows below its step are stored. A checkpoint therefore never outruns
 //! the metrics: whoever goes on from it, even if every agent of today is lost, commits the next row that is wanted.
 
@@ -41,6 +44,10 @@ struct Ring {
     samples: usize,
     /// The generation that runs here; none before the first.
     generation: Option<u64>,
+    /// The last generation that began to train here: the rows are its own, or those that it has gone on from; 0 before the first.
+    lineage: u64,
+    /// What that was when the coordinator was last asked.
+    asked_in: u64,
     /// Rows below this step are reported from here: all while this node runs the lowest rank, and what it still had
     /// when it ceased to.
     duty: u64,
@@ -103,6 +110,18 @@ impl Rings {
         self.sweep();
     }
 
+    /// A local rank goes on from the state after `step` steps, in a generation; others may have before.
+    pub(super) fn begins(&mut self, stage: StageId, generation: u64, step: u64) {
+        let ring = self.0.get_mut(&stage).filter(|ring| ring.lineage < generation);
+        if let Some(ring) = ring {
+            ring.lineage = generation;
+            ring.drop_from(step);
+            ring.floor = ring.floor.min(step);
+            ring.through = Through::Unknown;
+            ring.conflicts = 0;
+        }
+    }
+
     /// Adds the row of a step that a local rank has committed, which may be the generation's lowest; every other rank adds the
     /// same.
     pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: Row) -> Option<Oddity> {
@@ -134,6 +153,7 @@ impl Rings {
         let Some(first) = ring.first_due() else {
             return Ok(None);
         };
+        ring.asked_in = ring.lineage;
         match ring.through {
             Through::Unknown | Through::Gap => Ok(Some(Request::MetricsThrough { stage })),
             Through::Refused => Ok(None),
@@ -154,7 +174,7 @@ impl Rings {
 
     /// The coordinator has stored all rows below `next`.
     pub(super) fn stored(&mut self, stage: StageId, next: u64, now: Duration) {
-        let Some(ring) = self.0.get_mut(&stage) else { return };
+        let Some(ring) = self.answered(stage) else { return };
         ring.conflicts = 0;
         ring.overflows = false;
         ring.floor = next;
@@ -170,7 +190,7 @@ impl Rings {
 
     /// A request did not fit what the coordinator has: ask it again.
     pub(super) fn conflicted(&mut self, stage: StageId, now: Duration) {
-        let Some(ring) = self.0.get_mut(&stage) else { return };
+        let Some(ring) = self.answered(stage) else { return };
         ring.through = Through::Unknown;
         ring.conflicts += 1;
         ring.not_before = now + CHUNK_PAUSE;
@@ -183,6 +203,11 @@ impl Rings {
             ring.through = Through::Refused;
         }
         self.sweep();
+    }
+
+    /// The ring whose question was answered, unless rows were forgotten since it was asked: then it is asked again.
+    fn answered(&mut self, stage: StageId) -> Option<&mut Ring> {
+        self.0.get_mut(&stage).filter(|ring| ring.asked_in == ring.lineage)
     }
 
     /// Whether a part of the stage's checkpoint at `step` has to wait for the rows below that step.
@@ -203,6 +228,8 @@ impl Ring {
             rows: BTreeMap::new(),
             samples: 0,
             generation: None,
+            lineage: 0,
+            asked_in: 0,
             duty: 0,
             listed: false,
             through: Through::Unknown,
@@ -241,6 +268,11 @@ impl Ring {
         self.samples = self.rows.values().map(Row::samples).sum();
     }
 
+    fn drop_from(&mut self, step: u64) {
+        self.rows.retain(|row, _| *row < step);
+        self.samples = self.rows.values().map(Row::samples).sum();
+    }
+
     /// The first rows that follow each other.
     fn chunk(&self) -> MetricsChunk {
         let first = self.rows.keys().next().copied().unwrap_or(0);
@@ -253,7 +285,11 @@ impl Ring {
             rows.push(row.metrics);
             ledger.extend(row.ledger.clone());
         }
-        MetricsChunk { rows, ledger }
+        MetricsChunk {
+            generation: self.lineage,
+            rows,
+            ledger,
+        }
     }
 
     /// A generation begins, led from here or not.

@@ -2,7 +2,7 @@
 //!
 //! Processes of a training stage outlive their generation. The slots of a newer one go first to the living processes of the
 //! stage, in the order of their ranks; for what is left over new ones are started. A process that the coordinator names as
-//! left out gets none, and what fills no slot is killed. While a generation gets ready beside the present one, or ranks leave
+//! left out gets none, nor one that worked in a generation which is not trusted; what fills no slot is killed. While a generation gets ready beside the present one, or ranks leave
 //! the one before, a process fills a slot in each.
 
 use super::message::{Output, ProcessId};
@@ -60,7 +60,8 @@ impl Ranks {
             let mut free: Vec<(Seat, ProcessId)> = survivors
                 .iter()
                 .filter(|(_, (seat, latest))| {
-                    assignment.kind.is_training() && seat.stage == stage && *latest < generation
+                    let is_trusted = seat.generation > assignment.distrusts;
+                    assignment.kind.is_training() && seat.stage == stage && *latest < generation && is_trusted
                 })
                 .map(|(process, (seat, _))| (*seat, *process))
                 .collect();

@@ -17,7 +17,7 @@ struct Generation {
     /// Per member: the generation in which it goes on.
     next: Vec<Option<u64>>,
     failures: Vec<Option<String>>,
-    damaged: Vec<u32>,
+    doubts: Vec<Option<Doubt>>,
 }
 
 impl Generation {
@@ -30,7 +30,7 @@ impl Generation {
             commits: vec![Vec::new(); world as usize],
             next: vec![None; world as usize],
             failures: vec![None; world as usize],
-            damaged: Vec::new(),
+            doubts: vec![None; world as usize],
         }
     }
 
@@ -47,9 +47,9 @@ impl Generation {
                     self.commits[rank as usize].push(checkpoint);
                     self.next[rank as usize] = then;
                 }
-                Output::Fail { reason, damaged } => {
+                Output::Fail { reason, doubt } => {
                     self.failures[rank as usize] = Some(reason);
-                    self.damaged.extend(damaged.then_some(rank));
+                    self.doubts[rank as usize] = doubt;
                 }
             }
         }
@@ -204,10 +204,12 @@ fn a_rank_whose_state_differs_is_named() {
     generation.prepare(2, 1);
     generation.deliver_all();
     assert!(generation.commits.iter().all(Vec::is_empty));
-    let reason = generation.failures[0].clone().unwrap();
-    assert!(reason.ends_with("that of rank 1 is not the majority's"), "{reason}");
-    assert!(generation.failures.iter().all(Option::is_some), "all are told");
-    assert_eq!(generation.damaged, [1]);
+    let doubt = Doubt::new(0, 0, vec![1]);
+    assert_eq!(
+        generation.doubts,
+        vec![Some(doubt); 3],
+        "all are told, and nobody's memory is sound"
+    );
 }
 
 #[test]
@@ -216,9 +218,34 @@ fn without_a_majority_nobodys_state_is_trusted() {
     generation.prepare(0, 1);
     generation.prepare(1, 2);
     generation.deliver_all();
-    let reason = generation.failures[0].clone().unwrap();
-    assert!(reason.ends_with("none has a majority"), "{reason}");
-    assert_eq!(generation.damaged, [0, 1]);
+    let doubt = Doubt::new(0, 0, Vec::new());
+    assert_eq!(generation.doubts, vec![Some(doubt); 2]);
+}
+
+#[test]
+fn what_is_proven_depends_on_the_step_and_on_what_all_have_loaded() {
+    let proven = |committed, loaded| {
+        let mut generation = Generation::new(2);
+        for member in generation.members.iter_mut().flatten() {
+            let fresh = State::new(member.rank, 2, 7, committed, PATIENCE);
+            *member = fresh.loaded(loaded);
+        }
+        generation.prepare(1, 2);
+        generation.prepare(0, 1);
+        generation.deliver_all();
+        generation.doubts[0].as_ref().map(|doubt| (doubt.step, doubt.proven))
+    };
+    assert_eq!(proven(10, 0), Some((10, 0)));
+    assert_eq!(proven(200, 0), Some((200, 135)));
+    assert_eq!(proven(200, 160), Some((200, 160)));
+}
+
+#[test]
+fn a_lost_peer_says_nothing_against_anybodys_state() {
+    let mut generation = Generation::new(3);
+    generation.prepare(1, 1);
+    generation.lose(2);
+    assert_eq!(generation.doubts, [None, None, None]);
 }
 
 #[test]

@@ -29,10 +29,10 @@ pub(super) struct Agreed {
 }
 
 impl Speaker {
-    /// A member as it introduced itself, once `committed` steps are committed.
-    pub(super) fn new(hello: &Hello, committed: u64) -> Self {
+    /// A member as it introduced itself, once `committed` steps are committed, on what all have `loaded`.
+    pub(super) fn new(hello: &Hello, committed: u64, loaded: u64) -> Self {
         Self {
-            state: State::new(hello.rank, hello.world, hello.generation, committed, PATIENCE),
+            state: State::new(hello.rank, hello.world, hello.generation, committed, PATIENCE).loaded(loaded),
             began: Instant::now(),
         }
     }
@@ -84,9 +84,12 @@ impl Speaker {
                     mesh.send(to, Tag::plain(Kind::Control), Bytes::from(bytes));
                 }
                 Output::Commit { checkpoint, then } => agreed = Some(Agreed { checkpoint, then }),
-                Output::Fail { reason, damaged: false } => stop = Some(Stop::Broken(reason)),
-                // Another process will begin with the others' state.
-                Output::Fail { reason, damaged: true } => stop = Some(Stop::Failed(Failure::passing(reason))),
+                Output::Fail { reason, doubt: None } => stop = Some(Stop::Broken(reason)),
+                // Another process will begin, with a state that is proven.
+                Output::Fail {
+                    reason,
+                    doubt: Some(doubt),
+                } => stop = Some(Stop::Failed(Failure::doubtful(reason, doubt))),
             }
         }
         stop.map_or(Ok(agreed), Err)

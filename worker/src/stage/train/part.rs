@@ -65,6 +65,10 @@ pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, li
             Ok(left)
         }
         Err(stop) => {
+            // The cause is told before peers miss this rank: nobody goes on from a memory that is doubtful.
+            if let Stop::Failed(failure) = &stop {
+                trainer.say(failure);
+            }
             // What was said last, such as why, still goes out.
             mesh.close();
             Err(stop)
@@ -97,7 +101,8 @@ fn work(
     place.move_by(group);
     trainer.enter(hello.generation, stored, late, place)?;
     let committed = trainer.committed().unwrap_or(0);
-    trainer.run(Speaker::new(hello, committed), place, line)
+    let speaker = Speaker::new(hello, committed, trainer.loaded());
+    trainer.run(speaker, place, line)
 }
 
 /// What it means for this rank that gradients cannot travel as the job asks.

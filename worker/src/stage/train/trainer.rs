@@ -22,6 +22,7 @@ use crate::objects::Objects;
 use crate::rank::activity::Activity;
 use crate::rank::beginning::{Memory, Path};
 use crate::rank::failure::Failure;
+use crate::rank::membership::dissenters;
 use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
 use medley_data::loader::{Batch, Loader};
@@ -32,16 +33,17 @@ use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::{Commit, State, gradient_norm};
 use medley_protocol::agent::{Assignment, FromRank, RankState, StepPhase};
+use medley_protocol::doubt::{COMPARED_WITHIN, Doubt};
 use medley_protocol::ids::StageId;
 use medley_protocol::ledger::LedgerEntry;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::spec::{CheckpointSpec, Length};
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
+use std::ops::Range;
 use std::time::Duration;
 
-/// A prepared step proves 1/64 of the state before it: every byte is compared once in 64 steps.
-const DIGEST_PARTS: u32 = 64;
 /// Longest wait for the store to take the last checkpoint.
 const LAST_PATIENCE: Duration = Duration::from_mins(10);
 const LOSS_NAMES: [&str; 3] = ["ITC", "ITM", "LM"];
@@ -52,6 +54,8 @@ pub(super) struct Trainer {
     state: Shared,
     /// Whether `state` is one that training reached; otherwise it is to be loaded, or taken from others.
     holds_state: bool,
+    /// Steps committed by the stored state that `state` has come of; 0 for the stage's start, or where peers have fed it.
+    loaded: u64,
     /// What the generation that broke was about to commit.
     prepared: Option<Prepared>,
     schedule: Schedule,
@@ -136,6 +140,7 @@ impl Trainer {
             lane_share,
             state: state.into(),
             holds_state: false,
+            loaded: 0,
             prepared: None,
             blip: setup.blip,
             samples: Samples::new(setup.loader, setup.schedule.total_steps()),
@@ -177,6 +182,16 @@ impl Trainer {
         self.holds_state.then_some(self.state.step)
     }
 
+    /// Steps committed by the stored state that this rank's has come of, as far as it knows.
+    pub(super) fn loaded(&self) -> u64 {
+        self.loaded
+    }
+
+    /// Says that the rank gives up.
+    pub(super) fn say(&self, failure: &Failure) {
+        self.voice.state(failure.state());
+    }
+
     /// What this rank brings along to its next generation.
     pub(super) fn memory(&self) -> Option<Memory> {
         self.committed().map(|committed| Memory {
@@ -197,6 +212,7 @@ impl Trainer {
         self.own.forget();
         self.state = stored_state(assignment, &self.objects, &self.blip, &self.schedule.train)?.into();
         self.holds_state = true;
+        self.loaded = self.state.step;
         tracing::info!("trains from step {}", self.state.step);
         Ok(())
     }
@@ -218,6 +234,7 @@ impl Trainer {
         self.holds_state &= !joins;
         if joins {
             self.own.forget();
+            self.loaded = 0;
         }
         handover::feed(&mut self.state, paths, &place.deal.nodes, place.mesh)?;
         self.holds_state = true;
@@ -276,7 +293,7 @@ impl Trainer {
         while self.state.step < self.schedule.total_steps() {
             let prepared = self.prepare_finite(place)?;
             self.note(StepPhase::Agreeing, place);
-            let digest = self.digest();
+            let digest = self.digest(self.compared(prepared.gathered.identities.len()));
             let planned = self.is_planned(self.state.step + 1);
             // Should the generation break now, the next one may commit it.
             self.prepared = Some(prepared);
@@ -336,10 +353,24 @@ impl Trainer {
         let second = self.prepare(place)?;
         match not_finite(&second) {
             None => Ok(second),
-            Some(what) => Err(Stop::Failed(Failure::lasting(format!(
-                "the {what} of step {step} is not finite, twice: lower the stage's peak_lr or lengthen its warm-up"
-            )))),
+            Some(what) => Err(Stop::Failed(match self.compare_all(place)? {
+                Some(doubt) => Failure::doubtful(format!("{doubt}: the {what} of that step is not finite"), doubt),
+                None => Failure::lasting(format!(
+                    "the {what} of step {step} is not finite, twice: lower the stage's peak_lr or lengthen its warm-up"
+                )),
+            })),
         }
+    }
+
+    /// Compares all of the state with the other ranks', as all of them do now.
+    fn compare_all(&self, place: &mut Place) -> Result<Option<Doubt>, Stop> {
+        place.exchange += 1;
+        let own = self.digest(iter::once(0..self.state.num_bytes())).to_le_bytes();
+        let shares = share(own.to_vec(), place.exchange, place.mesh)?;
+        let digest = |share: &Vec<u8>| share.as_slice().try_into().map_or(0, u64::from_le_bytes);
+        let digests: Vec<u64> = shares.values().map(digest).collect();
+        let doubt = |minority| Doubt::new(self.state.step, self.loaded, minority);
+        Ok(dissenters(&digests).map(doubt))
     }
 
     fn prepare(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
@@ -506,14 +537,27 @@ impl Trainer {
         Writer::start(self.objects.clone(), self.stage, State::tensors_of(&self.blip), report)
     }
 
-    /// Digest of a rotating part of the state before the step.
-    fn digest(&self) -> u64 {
-        let part = (self.state.step % u64::from(DIGEST_PARTS)) as u32;
-        let range = part_range(self.state.num_bytes() as u64, part, DIGEST_PARTS);
+    /// The bytes of the state before the step that are compared between the ranks: a rotating part, and what the step's samples
+    /// replace in the queues; before the last step all, because nothing is compared after it.
+    fn compared(&self, samples: usize) -> Vec<Range<usize>> {
+        let bytes = self.state.num_bytes();
+        if self.state.step + 1 == self.schedule.total_steps() {
+            return iter::once(0..bytes).collect();
+        }
+        let part = self.state.step % COMPARED_WITHIN;
+        let part = part_range(bytes as u64, part as u32, COMPARED_WITHIN as u32);
+        let mut compared = self.state.replaced_by(samples);
+        compared.push(part.start as usize..part.end as usize);
+        compared
+    }
+
+    fn digest(&self, ranges: impl IntoIterator<Item = Range<usize>>) -> u64 {
         let mut hasher = blake3::Hasher::new();
-        self.state.for_bytes(range.start as usize..range.end as usize, |bytes| {
-            hasher.update(bytes);
-        });
+        for range in ranges {
+            self.state.for_bytes(range, |bytes| {
+                hasher.update(bytes);
+            });
+        }
         let hash = hasher.finalize();
         u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has eight bytes"))
     }

@@ -2,7 +2,9 @@
 
 use super::world::row;
 use super::*;
+use medley_protocol::agent::Assignment;
 use medley_protocol::ledger::{LaneSamples, LedgerEntry};
+use medley_protocol::metrics::StepMetrics;
 
 #[test]
 fn a_part_is_sent_until_it_is_accepted() {
@@ -251,4 +253,48 @@ fn the_ledger_travels_with_its_rows_in_requests_that_are_not_too_large() {
         requests.push(steps);
     }
     assert_eq!(requests, [vec![0, 1], vec![2], vec![3]]);
+}
+
+/// A rank says that it goes on from the state after so many steps.
+fn begins(generation: u64, step: u64) -> FromRank {
+    FromRank::State {
+        generation,
+        state: RankState::Running { committed: step },
+    }
+}
+
+#[test]
+fn rows_of_steps_that_are_computed_again_are_reported_as_they_are_then() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), begins(1, 0));
+    let (asked, _) = only_request(&agent.say(ProcessId(0), committed(0)));
+    for step in 1..10 {
+        agent.say(ProcessId(0), committed(step));
+    }
+    // All that was committed is stored, and then found to be doubtful from step 4 on.
+    let (asked, _) = only_request(&agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 0 }))));
+    let again = Assignment {
+        distrusts: 1,
+        ..assignment(7, 2, &[0], StageKind::Pretrain)
+    };
+    agent.obey(orders(2, vec![again]));
+    agent.exit(ProcessId(0), "was ended by signal 9");
+    agent.say(ProcessId(1), begins(2, 4));
+    // This answer is of the time before: it says nothing of what is stored now.
+    agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 10 })));
+    let redone = StepMetrics { itc: -1.0, ..row(4) };
+    let again = FromRank::Committed {
+        metrics: redone,
+        ledger: None,
+    };
+    agent.say(ProcessId(1), again);
+    let (asked, request) = agent.next_request();
+    assert!(matches!(request, Request::MetricsThrough { .. }), "{request:?}");
+    let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 3 })));
+    let (_, request) = only_request(&outputs);
+    let Request::Metrics { chunk, .. } = request else {
+        panic!("{request:?}")
+    };
+    assert_eq!((chunk.generation, chunk.rows), (2, vec![row(3), redone]));
 }

@@ -112,6 +112,8 @@ struct World {
     // What was said, and seen.
     seen: Option<u64>,
     said_rows: u64,
+    /// The last generation that a process has begun to work in.
+    lineage: u64,
     said_parts: BTreeSet<(u64, u32)>,
     said_results: BTreeSet<LeaseToken>,
 }
@@ -356,6 +358,11 @@ impl World {
         };
         (process.generation, process.rank) = (generation, rank);
         let committed = process.committed;
+        if generation > self.lineage {
+            // Steps from there on are computed again.
+            self.lineage = generation;
+            self.said_rows = self.said_rows.min(committed);
+        }
         let state = RankState::Running { committed };
         self.say(id, FromRank::State { generation, state });
     }

@@ -387,6 +387,18 @@ fn a_process_that_holds_the_others_up_gets_no_seat_and_is_killed() {
 }
 
 #[test]
+fn processes_of_a_generation_that_is_not_trusted_get_no_seat_in_any_later_one() {
+    let mut agent = Agent::registered(2);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Pretrain)]));
+    // It has not heard of the one between.
+    let mut later = assignment(7, 3, &[0, 1], StageKind::Pretrain);
+    later.distrusts = 1;
+    let outputs = agent.obey(orders(3, vec![later]));
+    assert!(calls_of(&outputs).is_empty(), "{outputs:?}");
+    assert_eq!(kills(&outputs), [ProcessId(0), ProcessId(1)]);
+}
+
+#[test]
 fn a_beat_says_for_how_long_a_process_has_said_nothing() {
     let mut agent = Agent::registered(1);
     agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));

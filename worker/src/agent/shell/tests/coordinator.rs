@@ -222,6 +222,7 @@ pub(super) fn assignment(stage: u64, generation: u64, ranks: &[u32], kind: Stage
         inputs: StageInputs::default(),
         checkpoint_after: None,
         without: Vec::new(),
+        distrusts: 0,
         parting: None,
     }
 }
