@@ -13,6 +13,8 @@ pub mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod error;
+pub mod estimate;
+pub mod hardware;
 pub mod ids;
 pub mod inference;
 pub mod ledger;

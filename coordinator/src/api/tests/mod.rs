@@ -3,6 +3,7 @@
 mod cluster;
 mod damage;
 mod failures;
+mod hardware;
 mod node;
 mod refusals;
 mod retention;
