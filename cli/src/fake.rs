@@ -44,6 +44,7 @@ pub(crate) fn job(name: &str) -> JobDetail {
         },
         spec: Spec::from_document(&document).unwrap(),
         stages: Vec::new(),
+        memory: Vec::new(),
     }
 }
 

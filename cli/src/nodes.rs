@@ -2,7 +2,7 @@
 
 use crate::Ending;
 use crate::connect::{Connection, explain};
-use crate::console::{Align, Table, ago, print, print_json};
+use crate::console::{Align, Table, ago, bytes, print, print_json};
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
@@ -79,7 +79,12 @@ async fn list(client: &Client, json: bool) -> Result<()> {
     } else if nodes.is_empty() {
         print("no node has registered: start one with `medley-worker agent`, or a cluster with `medley up`")
     } else {
-        print(&table(&nodes, Utc::now()).plain())
+        let mut page = table(&nodes, Utc::now()).plain();
+        if let Some(gpus) = gpus(&nodes) {
+            page.push('\n');
+            page.push_str(&gpus.plain());
+        }
+        print(&page)
     }
 }
 
@@ -168,10 +173,52 @@ fn table(nodes: &[NodeView], now: DateTime<Utc>) -> Table {
     table
 }
 
+/// The GPUs of all nodes, if there are any.
+fn gpus(nodes: &[NodeView]) -> Option<Table> {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("node", Left),
+        ("gpu", Right),
+        ("model", Left),
+        ("memory", Right),
+        ("used", Right),
+        ("busy", Right),
+        ("°C", Right),
+        ("ecc errors", Right),
+        ("last xid", Right),
+        ("uuid", Left),
+    ]);
+    let mut any = false;
+    for node in nodes {
+        for (number, gpu) in node.hardware.gpus.iter().enumerate() {
+            any = true;
+            table.row([
+                node.name.clone(),
+                number.to_string(),
+                gpu.name.clone(),
+                bytes(gpu.memory_bytes),
+                told(gpu.used_bytes.map(bytes)),
+                told(gpu.utilisation_percent.map(|share| format!("{share} %"))),
+                told(gpu.celsius),
+                told(gpu.uncorrected_errors),
+                told(gpu.last_xid),
+                gpu.uuid.clone(),
+            ]);
+        }
+    }
+    any.then_some(table)
+}
+
+/// What a driver tells, or a dash.
+fn told(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "–".into(), |value| value.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake::moment;
+    use medley_protocol::hardware::{Gpu, Hardware};
     use medley_protocol::ids::NodeId;
 
     fn node() -> NodeView {
@@ -187,6 +234,7 @@ mod tests {
             stragglers: Vec::new(),
             registered_at: moment(0),
             duty: Duty::Serving,
+            hardware: Hardware::default(),
         }
     }
 
@@ -195,6 +243,41 @@ mod tests {
         let text = table(&[node()], moment(65)).plain();
         assert!(text.lines().nth(1).unwrap().starts_with("node-1  lost"), "{text}");
         assert!(text.contains("1m 05s ago"));
+    }
+
+    #[test]
+    fn gpus_are_listed_with_what_their_drivers_tell() {
+        assert!(gpus(&[node()]).is_none());
+        let mut with_gpus = node();
+        with_gpus.hardware.gpus = vec![
+            Gpu {
+                uuid: "GPU-1".into(),
+                name: "NVIDIA H200".into(),
+                memory_bytes: 141 << 30,
+                used_bytes: Some(20 << 30),
+                utilisation_percent: Some(97),
+                celsius: Some(61),
+                uncorrected_errors: Some(0),
+                last_xid: Some(79),
+            },
+            Gpu {
+                uuid: "GPU-2".into(),
+                name: "NVIDIA H200".into(),
+                memory_bytes: 141 << 30,
+                ..Gpu::default()
+            },
+        ];
+        let text = gpus(&[node(), with_gpus]).unwrap().plain();
+        let cells: Vec<Vec<&str>> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        let first = [
+            "node-1", "0", "NVIDIA", "H200", "141", "GiB", "20", "GiB", "97", "%", "61", "0", "79", "GPU-1",
+        ];
+        assert_eq!(cells[0], first, "{text}");
+        assert_eq!(cells[1][6..], ["–", "–", "–", "–", "–", "GPU-2"], "{text}");
     }
 
     #[test]

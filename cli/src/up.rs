@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, Programs, Restarts, Settings, address, make_state_
 use crate::connect::DEFAULT_STATE_DIR;
 use crate::console::{Screen, print, print_json};
 use crate::signals::Signals;
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use medley_protocol::client::Client;
 use medley_protocol::rest::NodeView;
 use serde_json::json;
@@ -32,15 +32,44 @@ pub(crate) struct Args {
     /// Number of nodes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=64))]
     nodes: u32,
-    /// Devices of each node: ranks it runs at once.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
-    devices: u32,
+    /// Devices of each node: ranks that it runs at once on the processor; or `auto`, with --nodes 1: the GPUs of this machine.
+    #[arg(long, value_name = "N|auto", default_value = "2")]
+    devices: Devices,
     /// Threads of each rank.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
     /// Address of the coordinator [default: 127.0.0.1:7700, or a free port if that is taken].
     #[arg(long, env = "MEDLEY_LISTEN")]
     listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Devices {
+    Auto,
+    Processor(u32),
+}
+
+impl std::str::FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(Self::Auto),
+            Ok(devices @ 1..=16) => Ok(Self::Processor(devices)),
+            _ => Err("use auto, or a number from 1 to 16".into()),
+        }
+    }
+}
+
+impl Devices {
+    /// As agents are told: none for what they find.
+    fn on_each_of(self, nodes: u32) -> Result<Option<u32>> {
+        match self {
+            Self::Processor(devices) => Ok(Some(devices)),
+            Self::Auto if nodes <= 1 => Ok(None),
+            Self::Auto => bail!("--devices auto: {nodes} nodes would take the same GPUs; add --nodes 1"),
+        }
+    }
 }
 
 /// Runs the command.
@@ -54,7 +83,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         programs: Programs::beside_this_one()?,
         state_dir: make_state_dir(&args.state_dir)?,
         nodes: args.nodes,
-        devices: args.devices,
+        devices: args.devices.on_each_of(args.nodes)?,
         threads: args.threads,
         listen: address(args.listen),
         restarts: Restarts::Some,
@@ -144,5 +173,20 @@ pub(crate) async fn await_nodes(client: &Client, settings: &Settings, screen: &S
             return;
         }
         tokio::time::sleep(NODES_LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_node_takes_the_gpus_of_a_machine() {
+        let told = |text: &str, nodes| text.parse::<Devices>().unwrap().on_each_of(nodes);
+        assert_eq!((told("auto", 1).unwrap(), told("3", 2).unwrap()), (None, Some(3)));
+        assert!(told("auto", 2).unwrap_err().to_string().contains("--nodes 1"));
+        for wrong in ["0", "17", "all"] {
+            assert!(wrong.parse::<Devices>().unwrap_err().contains("1 to 16"), "{wrong}");
+        }
     }
 }

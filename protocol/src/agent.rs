@@ -7,6 +7,7 @@
 
 use crate::checkpoint::{CheckpointPart, Damage, Manifest, ObjectRef};
 use crate::doubt::Doubt;
+use crate::hardware::Hardware;
 use crate::ids::{CheckpointRequestId, IncarnationId, JobId, NodeId, StageId};
 use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
@@ -29,7 +30,8 @@ pub struct Register {
     pub devices: u32,
     /// Threads of each rank.
     pub threads: u32,
-    /// Numerics fingerprint: build, kernel path, device model. A generation holds one.
+    /// Numerics fingerprint: build, kernel path, device model. A generation holds one. What its ranks compute in besides is the
+    /// job's ([`Spec::precision`]).
     pub fingerprint: String,
 }
 
@@ -64,6 +66,9 @@ pub struct Beat {
     /// Of the nodes that the agent was asked to try, those that it reached at the last try.
     #[serde(default)]
     pub reached: Vec<NodeId>,
+    /// What its ranks compute on.
+    #[serde(default)]
+    pub hardware: Hardware,
 }
 
 /// One rank as its agent sees it.
@@ -333,6 +338,8 @@ pub enum ToRank {
         host: String,
         /// Threads to compute with.
         threads: u32,
+        /// Name of the device to compute on: `cpu`, or `cuda:N` with the format.
+        device: String,
     },
     /// Another generation of the same stage, in which the rank takes part with what it holds in memory: it says that it
     /// listens, and connects once it knows the members. A later one of these replaces an earlier one.

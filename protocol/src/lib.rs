@@ -14,6 +14,8 @@ pub mod checkpoint;
 pub mod client;
 pub mod doubt;
 pub mod error;
+pub mod estimate;
+pub mod hardware;
 pub mod ids;
 pub mod inference;
 pub mod ledger;

@@ -29,6 +29,8 @@
 //! | `POST /tasks/{task}/fail` | [`TaskGivenUp`] → 204 | node |
 
 use crate::checkpoint::{CheckpointPart, ObjectRef};
+use crate::estimate::Estimate;
+use crate::hardware::Hardware;
 use crate::ids::{CheckpointId, CheckpointRequestId, DatasetId, IncarnationId, JobId, LeaseToken, NodeId, StageId};
 use crate::ledger::LedgerEntry;
 use crate::metrics::StepMetrics;
@@ -88,6 +90,9 @@ pub struct DryRun {
     pub idle: Option<String>,
     /// All useful numbers of ranks.
     pub stairs: Vec<Stair>,
+    /// Memory that each stage that trains is foreseen to take: on the ranks it would get, or on as many as it may have.
+    #[serde(default)]
+    pub memory: Vec<Estimate>,
 }
 
 /// Ranks on a node.
@@ -111,6 +116,9 @@ pub struct JobDetail {
     pub spec: Spec,
     /// Stages in topological order.
     pub stages: Vec<StageView>,
+    /// Memory that each kind of stage that trains is foreseen to take, on as many ranks as it may have.
+    #[serde(default)]
+    pub memory: Vec<Estimate>,
 }
 
 /// A stage.
@@ -323,6 +331,9 @@ pub struct NodeView {
     /// Whether it takes work.
     #[serde(default)]
     pub duty: Duty,
+    /// What its ranks compute on, as its agent last said; empty while it does not beat.
+    #[serde(default)]
+    pub hardware: Hardware,
 }
 
 /// Whether a node takes work. It stays so when its agent starts again.

@@ -27,6 +27,11 @@ impl StageKind {
         matches!(self, Self::Pretrain | Self::Captioner | Self::Filter)
     }
 
+    /// Whether ranks run a model.
+    pub const fn computes(self) -> bool {
+        !matches!(self, Self::Index)
+    }
+
     /// The name used in URLs, logs and storage.
     pub const fn name(self) -> &'static str {
         match self {

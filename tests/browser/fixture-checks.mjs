@@ -94,6 +94,19 @@ export async function fixtureChecks(context, server, shot, timeout) {
       await shot(page, "drained");
       return { page, faults };
     },
+    "GPUs show how full, busy and hot they are, and what is wrong with them": async () => {
+      const { page, faults } = await openJob("bootstrap-first");
+      await page.getByText("790 MiB of a GPU").first().waitFor({ timeout });
+      await page.getByRole("link", { name: "Cluster" }).click();
+      const node = page.locator("[data-test=nodes] section").filter({ hasText: "node-g" });
+      await node.getByText("96.0 GiB of 141 GiB").waitFor({ timeout });
+      const shares = await node.getByRole("progressbar").evaluateAll((bars) => bars.map((bar) => bar.ariaValueNow));
+      assert.deepEqual(shares, ["68", "97", "1", "0"]);
+      await node.getByText("2 uncorrected memory errors · last critical error: Xid 79").waitFor({ timeout });
+      assert.equal(await page.locator("[data-test=gpus]").count(), 1);
+      await shot(page, "gpus");
+      return { page, faults };
+    },
     "a job is asked for a checkpoint, and cancelled after a second look": async () => {
       const own = await serve();
       const { page, faults } = await openPage(context, { origin: own.url });

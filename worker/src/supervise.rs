@@ -44,13 +44,20 @@ pub struct RankProcess {
 impl RankProcess {
     /// Starts `program rank` (`program` is a `medley-worker` binary) with piped standard input and output.
     ///
-    /// `stderr` receives the rank's log. `sink` is called for every [`Event`], from the rank's own thread.
+    /// `gpu` is the UUID of the only one that it sees, as its first; without, it sees what this process does. `stderr` receives
+    /// the rank's log. `sink` is called for every [`Event`], from the rank's own thread.
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn spawn(program: &Path, stderr: Stdio, sink: impl FnMut(Event) + Send + 'static) -> io::Result<Self> {
+    pub fn spawn(
+        program: &Path,
+        gpu: Option<&str>,
+        stderr: Stdio,
+        sink: impl FnMut(Event) + Send + 'static,
+    ) -> io::Result<Self> {
         let mut command = Command::new(program);
         command
+            .envs(gpu.map(|uuid| ("CUDA_VISIBLE_DEVICES", uuid)))
             .arg("rank")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -218,7 +225,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (tx, rx) = mpsc::channel();
         let program = script(dir.path(), body);
-        let rank = RankProcess::spawn(&program, Stdio::null(), move |event| {
+        let rank = RankProcess::spawn(&program, Some("GPU-1"), Stdio::null(), move |event| {
             let _ = tx.send(event);
         });
         (dir, rank.unwrap(), rx)
@@ -240,6 +247,13 @@ mod tests {
     fn orders_reach_the_rank() {
         let (_dir, rank, events) = start(r#"read line; test "$line" = '{"to":"stop"}' && exit 7"#);
         rank.tell(&ToRank::Stop).unwrap();
+        let Event::Exited(how) = next(&events) else { panic!() };
+        assert!(how.contains("exit code 7"), "{how}");
+    }
+
+    #[test]
+    fn a_rank_sees_its_own_gpu_alone() {
+        let (_dir, _rank, events) = start(r#"test "$CUDA_VISIBLE_DEVICES" = GPU-1 && exit 7"#);
         let Event::Exited(how) = next(&events) else { panic!() };
         assert!(how.contains("exit code 7"), "{how}");
     }

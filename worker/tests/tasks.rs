@@ -58,7 +58,7 @@ impl Rank {
     fn start(dir: &Path) -> Self {
         let (tx, events) = mpsc::channel();
         let program = Path::new(env!("CARGO_BIN_EXE_medley-worker"));
-        let process = RankProcess::spawn(program, Stdio::inherit(), move |event| {
+        let process = RankProcess::spawn(program, None, Stdio::inherit(), move |event| {
             let _ = tx.send(event);
         });
         let process = process.unwrap();
@@ -67,6 +67,7 @@ impl Rank {
             rank: 0,
             host: "127.0.0.1".into(),
             threads: 1,
+            device: "cpu".into(),
         };
         process.tell(&start).unwrap();
         Self { process, events }

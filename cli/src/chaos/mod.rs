@@ -113,7 +113,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         programs: Programs::beside_this_one()?,
         state_dir: make_state_dir(&args.state_dir)?,
         nodes: args.nodes,
-        devices: args.devices,
+        devices: Some(args.devices),
         threads: 1,
         listen: address(None),
         restarts: Restarts::Always,

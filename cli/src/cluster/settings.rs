@@ -68,8 +68,8 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     /// Number of nodes.
     pub(crate) nodes: u32,
-    /// Devices of each node.
-    pub(crate) devices: u32,
+    /// Devices of each node; none for those that its agent finds, GPUs before the processor.
+    pub(crate) devices: Option<u32>,
     /// Threads of each rank.
     pub(crate) threads: u32,
     /// Where the coordinator listens.
@@ -130,7 +130,9 @@ impl Settings {
             .args([Path::new("--token-file"), &self.state_dir.join("tokens/node")])
             .args([
                 "--devices",
-                &self.devices.to_string(),
+                &self
+                    .devices
+                    .map_or_else(|| "auto".into(), |devices| devices.to_string()),
                 "--threads",
                 &self.threads.to_string(),
             ])

@@ -34,7 +34,7 @@ fn settings(dir: &Path, coordinator: &str, agent: &str) -> Settings {
         },
         state_dir: make_state_dir(&dir.join("state")).unwrap(),
         nodes: 2,
-        devices: 2,
+        devices: Some(2),
         threads: 1,
         listen: "127.0.0.1:0".parse().unwrap(),
         restarts: Restarts::Some,

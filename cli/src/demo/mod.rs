@@ -64,7 +64,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         programs: Programs::beside_this_one()?,
         state_dir,
         nodes: 2,
-        devices: 2,
+        devices: Some(2),
         threads: 1,
         listen: address(args.listen),
         restarts: Restarts::Some,

@@ -1,9 +1,10 @@
 //! `medley submit --dry-run`: what a spec would get of the present cluster.
 
 use crate::connect::explain;
-use crate::console::{Align, Table, percent, print, print_json};
+use crate::console::{Align, Table, bytes, percent, print, print_json};
 use anyhow::Result;
 use medley_protocol::client::Client;
+use medley_protocol::estimate::Estimate;
 use medley_protocol::rest::DryRun;
 use medley_protocol::staircase::Stair;
 use serde_json::Value;
@@ -57,7 +58,31 @@ fn page(answer: &DryRun) -> String {
         );
     }
     let _ = write!(page, "\n{}", table(answer).plain());
+    if !answer.memory.is_empty() {
+        let _ = write!(page, "\nmemory of a rank, about:\n{}", memory(&answer.memory).plain());
+    }
     page
+}
+
+fn memory(estimates: &[Estimate]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("stage", Left),
+        ("lanes", Right),
+        ("on a gpu", Right),
+        ("and its machine", Right),
+        ("on a processor", Right),
+    ]);
+    for estimate in estimates {
+        table.row([
+            estimate.stage.name().to_owned(),
+            estimate.lanes.to_string(),
+            bytes(estimate.gpu_bytes),
+            bytes(estimate.gpu_host_bytes),
+            estimate.host_bytes.map_or_else(|| "not in bf16".into(), bytes),
+        ]);
+    }
+    table
 }
 
 fn table(answer: &DryRun) -> Table {
@@ -96,6 +121,7 @@ mod tests {
     use super::*;
     use medley_protocol::ids::NodeId;
     use medley_protocol::rest::Placed;
+    use medley_protocol::stage::StageKind;
     use medley_protocol::staircase::{idle, stairs};
 
     #[test]
@@ -115,6 +141,13 @@ mod tests {
             next: Some(Stair::of(32, 32)),
             idle: idle(32, 31),
             stairs: stairs(32),
+            memory: vec![Estimate {
+                stage: StageKind::Pretrain,
+                lanes: 2,
+                gpu_bytes: 13 << 30,
+                gpu_host_bytes: 8 << 30,
+                host_bytes: None,
+            }],
         };
         let shown = page(&answer);
         for line in [
@@ -127,6 +160,9 @@ mod tests {
         }
         let marked: Vec<&str> = shown.lines().filter(|line| line.ends_with("now")).collect();
         assert!(marked.len() == 1 && marked[0].trim_start().starts_with("16"), "{shown}");
+
+        let memory = shown.lines().last().unwrap().split_whitespace().collect::<Vec<&str>>();
+        assert_eq!(memory.join(" "), "pretrain 2 13 GiB 8.0 GiB not in bf16", "{shown}");
 
         (answer.present, answer.next, answer.idle) = (None, None, None);
         answer.reason = "no node is alive".into();

@@ -10,6 +10,8 @@ use axum::routing::post;
 use axum::{Json, Router};
 use medley_protocol::agent::{Beat, Orders, Register, Registered};
 use medley_protocol::error::Code;
+use medley_protocol::hardware::Gpu;
+use std::collections::BTreeSet;
 
 /// Most devices of a node.
 const MAX_DEVICES: u32 = 64;
@@ -17,6 +19,9 @@ const MAX_DEVICES: u32 = 64;
 const MAX_THREADS: u32 = 1024;
 /// Most ranks in a beat: present ones, and those that an agent has not been told to forget.
 const MAX_REPORTS: usize = 4096;
+
+/// Longest name or UUID of a GPU.
+const MAX_GPU_NAME: usize = 100;
 
 /// The endpoints of this file.
 pub(super) fn routes() -> Router<App> {
@@ -78,8 +83,32 @@ async fn beat(_: NodeToken, State(app): State<App>, Body(beat): Body<Beat>) -> R
             format!("at most {MAX_REPORTS} ranks fit in a beat"),
         ));
     }
+    check_gpus(&beat.hardware.gpus)?;
     let orders = app.control.beat(beat).map_err(unheard)?;
     Ok(Json((*orders).clone()))
+}
+
+fn check_gpus(gpus: &[Gpu]) -> Result<()> {
+    let refused = |message: String| Err(Error::invalid("hardware.gpus", message));
+    if gpus.len() > MAX_DEVICES as usize {
+        return refused(format!("at most {MAX_DEVICES} GPUs fit in a beat"));
+    }
+    let is_word = |text: &str| (1..=MAX_GPU_NAME).contains(&text.len()) && !text.contains(char::is_control);
+    for gpu in gpus {
+        if !is_word(&gpu.uuid) || !is_word(&gpu.name) {
+            return refused(format!(
+                "uuid and name must have 1 to {MAX_GPU_NAME} characters in one line"
+            ));
+        }
+        if gpu.utilisation_percent > Some(100) {
+            return refused("utilisation_percent is a share of 100".into());
+        }
+    }
+    let uuids: BTreeSet<&str> = gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
+    if uuids.len() < gpus.len() {
+        return refused("two GPUs have the same uuid".into());
+    }
+    Ok(())
 }
 
 fn unheard(reason: Unheard) -> Error {

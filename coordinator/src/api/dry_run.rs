@@ -3,13 +3,16 @@
 use super::auth::Submitter;
 use super::extract::Body;
 use super::{App, Result, submission};
-use crate::plan::{self, Node, Request};
+use crate::plan::{self, Means, Node, Request};
+use crate::reconcile::needs;
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
+use medley_protocol::estimate::Estimate;
 use medley_protocol::ids::StageId;
 use medley_protocol::rest::{DryRun, Placed};
 use medley_protocol::spec::Spec;
+use medley_protocol::stage::StageKind;
 use medley_protocol::staircase::{Stair, idle, next_useful, stairs};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +38,7 @@ async fn dry_run(
                 devices: node.devices,
                 free: node.devices.saturating_sub(pulse.busy),
                 fingerprint: node.fingerprint,
+                means: Means::of(&pulse.hardware, node.devices),
             });
             names.insert(node.id, node.name);
         }
@@ -58,6 +62,7 @@ fn foresee(spec: &Spec, nodes: &[Node]) -> DryRun {
         lanes: Some(lanes),
         keeps: BTreeMap::new(),
         avoids: BTreeSet::new(),
+        needs: needs(spec, StageKind::Pretrain),
     };
     let mut plan = plan::plan(nodes, &[request]);
     let placement = plan.placements.remove(&stage).unwrap_or_default();
@@ -80,6 +85,7 @@ fn foresee(spec: &Spec, nodes: &[Node]) -> DryRun {
             .map(|next| Stair::of(lanes, next)),
         idle: idle(lanes, free).filter(|_| ranks > 0),
         stairs: stairs(lanes),
+        memory: Estimate::of_job(spec, if ranks > 0 { ranks } else { spec.cluster.max_ranks }),
     }
 }
 
@@ -101,6 +107,7 @@ mod tests {
             fingerprint: "a".into(),
             devices: 16,
             free: *free,
+            means: Means::default(),
         };
         (1..).zip(free).map(node).collect()
     }

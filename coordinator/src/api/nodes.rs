@@ -50,6 +50,7 @@ fn feel(app: &App, node: &mut NodeView) {
     let pulse = app.control.pulse(node.id);
     node.alive = pulse.alive;
     node.busy = pulse.busy;
+    node.hardware = pulse.hardware;
     if pulse.leaves {
         node.duty = Duty::Draining;
     }

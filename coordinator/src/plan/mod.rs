@@ -3,9 +3,11 @@
 //! Stages of a higher priority are served first. Stages of one priority share: each first gets the fewest ranks it can
 //! work with, older ones first, then the rest is dealt one device at a time. A training stage is a gang, all or nothing,
 //! of one numerics fingerprint; it takes no rank that would not make it faster, because a step takes
-//! ⌈lanes / ranks⌉ lanes of time. A stage whose ranks hold its state in memory keeps them where it can. For every
-//! stage that has to wait the planner says why in words.
+//! ⌈lanes / ranks⌉ lanes of time. A stage whose ranks hold its state in memory keeps them where it can; one that begins
+//! prefers GPUs. Ranks are put only where they can compute in what the job asks for, and where they would find enough
+//! memory. For every stage that has to wait the planner says why in words.
 
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{NodeId, StageId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,54 @@ pub struct Node {
     pub devices: u32,
     /// Devices that no stage has.
     pub free: u32,
+    /// What they are.
+    pub means: Means,
+}
+
+/// What the devices of a node are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Means {
+    /// Memory of its smallest GPU for each rank on it; none if ranks compute on the processor.
+    pub gpu_bytes: Option<u64>,
+    /// Memory of the machine for all its ranks, if it is known.
+    pub host_bytes: Option<u64>,
+}
+
+/// What a rank needs of a device. Memory that is not known is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// It computes in bf16, which GPUs alone do.
+    pub bf16: bool,
+    /// Of a GPU.
+    pub gpu_bytes: u64,
+    /// Of the machine, if it is on a GPU.
+    pub gpu_host_bytes: u64,
+    /// Of the machine, if it is on the processor.
+    pub host_bytes: u64,
+}
+
+impl Means {
+    /// Those of a node that says this of itself, and runs a rank on each of so many devices.
+    pub fn of(hardware: &Hardware, devices: u32) -> Self {
+        let gpus = hardware.gpus.len() as u64;
+        let smallest = hardware.gpus.iter().map(|gpu| gpu.memory_bytes).min();
+        Self {
+            gpu_bytes: smallest.map(|bytes| bytes / u64::from(devices).div_ceil(gpus).max(1)),
+            host_bytes: hardware.memory_bytes,
+        }
+    }
+
+    /// How many ranks that need this fit on a node.
+    fn room(&self, needs: &Needs) -> u32 {
+        let needed = match self.gpu_bytes {
+            Some(bytes) if needs.gpu_bytes > bytes => return 0,
+            Some(_) => needs.gpu_host_bytes,
+            None if needs.bf16 => return 0,
+            None => needs.host_bytes,
+        };
+        let fit = self.host_bytes.and_then(|bytes| bytes.checked_div(needed));
+        fit.map_or(u32::MAX, |ranks| u32::try_from(ranks).unwrap_or(u32::MAX))
+    }
 }
 
 /// A stage that waits.
@@ -40,11 +90,22 @@ pub struct Request {
     pub keeps: BTreeMap<NodeId, u32>,
     /// Nodes that cannot work with others that it has, or would have.
     pub avoids: BTreeSet<NodeId>,
+    /// What each rank needs.
+    pub needs: Needs,
 }
 
 impl Request {
     fn kept_on(&self, node: &Node) -> u32 {
         self.keeps.get(&node.id).copied().unwrap_or(0)
+    }
+
+    /// Most ranks that it could have of a node.
+    fn room(&self, node: &Node) -> u32 {
+        if self.avoids.contains(&node.id) {
+            0
+        } else {
+            node.means.room(&self.needs)
+        }
     }
 }
 
@@ -116,31 +177,28 @@ impl Hand<'_> {
         self.ranks.iter().sum()
     }
 
-    fn may_use(&self, node: &Node) -> bool {
+    /// Whether it may have another rank of the node with this number.
+    fn may_use(&self, i: usize, node: &Node) -> bool {
         let fits = self
             .fingerprint
             .is_none_or(|fingerprint| fingerprint == node.fingerprint);
-        fits && !self.request.avoids.contains(&node.id)
+        fits && self.ranks[i] < self.request.room(node)
     }
 }
 
 impl<'a> Board<'a> {
     /// Takes the fewest ranks that `request` can work with, or says why that is not possible.
     fn gang(&mut self, request: &'a Request) -> Result<Hand<'a>, String> {
-        let free = |i: usize| {
-            if request.avoids.contains(&self.nodes[i].id) {
-                0
-            } else {
-                self.free[i]
-            }
-        };
+        let free = |i: usize| self.free[i].min(request.room(&self.nodes[i]));
         let free_by_fingerprint = self.sum_by_fingerprint(free);
         let free_in_all: u32 = (0..self.nodes.len()).map(free).sum();
         let (fingerprint, free) = if request.lanes.is_some() {
             let kept = self.sum_by_fingerprint(|i| request.kept_on(&self.nodes[i]));
-            let best = free_by_fingerprint
-                .iter()
-                .max_by_key(|(fingerprint, free)| (**free >= request.min, kept.get(*fingerprint), **free));
+            let on_gpus = self.sum_by_fingerprint(|i| u32::from(self.nodes[i].means.gpu_bytes.is_some()));
+            let best = free_by_fingerprint.iter().max_by_key(|(fingerprint, free)| {
+                let is_gpu = on_gpus.get(*fingerprint) > Some(&0);
+                (**free >= request.min, kept.get(*fingerprint), is_gpu, **free)
+            });
             best.map_or((None, 0), |(fingerprint, free)| (Some(*fingerprint), *free))
         } else {
             (None, free_in_all)
@@ -185,7 +243,9 @@ impl<'a> Board<'a> {
     /// free.
     fn take(&mut self, hand: &mut Hand<'_>) -> bool {
         // Where it took last, it has more than anywhere else that devices are free.
-        let again = hand.last.filter(|i| self.free[*i] > 0 && hand.request.keeps.is_empty());
+        let again = hand
+            .last
+            .filter(|i| self.free[*i] > 0 && hand.request.keeps.is_empty() && hand.may_use(*i, &self.nodes[*i]));
         let Some(node) = again.or_else(|| self.best(hand)) else {
             return false;
         };
@@ -196,7 +256,7 @@ impl<'a> Board<'a> {
     }
 
     fn best(&self, hand: &Hand<'_>) -> Option<usize> {
-        let usable = (0..self.nodes.len()).filter(|i| self.free[*i] > 0 && hand.may_use(&self.nodes[*i]));
+        let usable = (0..self.nodes.len()).filter(|i| self.free[*i] > 0 && hand.may_use(*i, &self.nodes[*i]));
         usable.max_by_key(|i| {
             let is_there = hand.ranks[*i] < hand.request.kept_on(&self.nodes[*i]);
             (is_there, hand.ranks[*i], self.free[*i], Reverse(*i))
@@ -239,18 +299,27 @@ impl<'a> Board<'a> {
         if self.nodes.is_empty() {
             return "waits for a node: none is alive; start agents with `medley-worker agent`".into();
         }
-        let devices: u32 = self.nodes.iter().map(|node| node.devices).sum();
-        let by_fingerprint = self.sum_by_fingerprint(|i| self.nodes[i].devices);
+        let needs = &request.needs;
+        let room = |i: usize| self.nodes[i].means.room(needs);
+        if (0..self.nodes.len()).all(|i| room(i) == 0) {
+            return self.unfit(needs);
+        }
+        let fitting = |i: usize| self.nodes[i].devices.min(room(i));
+        let devices: u32 = (0..self.nodes.len()).map(fitting).sum();
+        let by_fingerprint = self.sum_by_fingerprint(fitting);
         let largest = by_fingerprint.values().copied().max().unwrap_or(0);
         let min = request.min;
+        let format = if needs.bf16 { " with bf16" } else { "" };
         let needs = if min == 1 {
-            "a free device".to_owned()
+            format!("a free device{format}")
         } else {
-            format!("{min} free devices")
+            format!("{min} free devices{format}")
         };
         if request.lanes.is_some() && largest < min {
+            let limited = (0..self.nodes.len()).any(|i| fitting(i) < self.nodes[i].devices);
+            let memory = if limited { " whose memory suffices" } else { "" };
             return format!(
-                "waits for {needs} of one numerics fingerprint: the nodes alive have {devices} in all and at most \
+                "waits for {needs} of one numerics fingerprint{memory}: the nodes alive have {devices} in all and at most \
                  {largest} of one; add nodes, or lower cluster.min_ranks"
             );
         }
@@ -261,6 +330,41 @@ impl<'a> Board<'a> {
         };
         format!("waits for {needs}: {free} of {devices} are free for it, {others}")
     }
+
+    /// Why no node's devices are of use.
+    fn unfit(&self, needs: &Needs) -> String {
+        let largest =
+            |bytes: &dyn Fn(&Means) -> Option<u64>| self.nodes.iter().filter_map(|node| bytes(&node.means)).max();
+        let gpu = largest(&|means: &Means| means.gpu_bytes);
+        if needs.bf16 && gpu.is_none() {
+            return "waits for devices with bf16: pretrain.precision asks for it, GPUs alone compute in it, and no node alive \
+                    has one; start an agent where there are GPUs, or set it to \"fp32\""
+                .into();
+        }
+        let on_gpus = gpu.map(|has| {
+            let (gpu, host) = (size(needs.gpu_bytes), size(needs.gpu_host_bytes));
+            let has = size(has);
+            format!("a rank on a GPU needs about {gpu} of it and {host} of its machine, where the largest has {has} for a rank")
+        });
+        let machine = largest(&|means: &Means| means.gpu_bytes.is_none().then_some(means.host_bytes).flatten());
+        let on_processors = machine.filter(|_| !needs.bf16).map(|has| {
+            let host = size(needs.host_bytes);
+            format!(
+                "a rank on the processor needs about {host}, where the largest machine has {}",
+                size(has)
+            )
+        });
+        let why: Vec<String> = on_gpus.into_iter().chain(on_processors).collect();
+        format!(
+            "waits for devices with more memory: {}; lower lanes.batch (and raise lanes.count), or add larger nodes",
+            why.join("; ")
+        )
+    }
+}
+
+/// A size, for people.
+fn size(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use medley_protocol::hardware::Gpu;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -8,6 +9,7 @@ fn node(id: u128, fingerprint: &str, free: u32) -> Node {
         fingerprint: fingerprint.into(),
         devices: free.max(4),
         free,
+        means: Means::default(),
     }
 }
 
@@ -24,6 +26,7 @@ fn training(id: u128, min: u32, max: u32) -> Request {
         lanes: Some(max),
         keeps: BTreeMap::new(),
         avoids: BTreeSet::new(),
+        needs: Needs::default(),
     }
 }
 
@@ -119,23 +122,139 @@ fn without_nodes_the_reason_says_what_to_start() {
     assert!(waits[&stage(1)].contains("medley-worker agent"), "{waits:?}");
 }
 
+/// A node whose ranks are on GPUs of so many GiB each.
+fn with_gpus(node: Node, gib: u64) -> Node {
+    let means = Means {
+        gpu_bytes: Some(gib << 30),
+        ..node.means
+    };
+    Node { means, ..node }
+}
+
+/// What ranks need that take so many GiB of a GPU, or three times as many of a machine.
+fn needs(gib: u64, bf16: bool) -> Needs {
+    Needs {
+        bf16,
+        gpu_bytes: gib << 30,
+        gpu_host_bytes: gib << 30,
+        host_bytes: (3 * gib) << 30,
+    }
+}
+
+#[test]
+fn bf16_is_computed_on_gpus_alone_and_waited_for() {
+    let request = Request {
+        needs: needs(1, true),
+        ..training(1, 1, 8)
+    };
+    let processors = node(1, "a", 8);
+    let waits = plan(std::slice::from_ref(&processors), std::slice::from_ref(&request)).waits;
+    let reason = &waits[&stage(1)];
+    assert!(
+        reason.starts_with("waits for devices with bf16: pretrain.precision"),
+        "{reason}"
+    );
+    let nodes = [processors, with_gpus(node(2, "g", 2), 80)];
+    let placed = plan(&nodes, std::slice::from_ref(&request));
+    assert_eq!(placed.placements[&stage(1)], [(nodes[1].id, 2)]);
+    let nodes = [nodes[0].clone(), with_gpus(node(2, "g", 0), 80)];
+    let waits = plan(&nodes, std::slice::from_ref(&request)).waits;
+    let reason = &waits[&stage(1)];
+    assert!(reason.contains("a free device with bf16: 0 of 4 are free"), "{reason}");
+    let tasks = Request { lanes: None, ..request };
+    assert!(
+        plan(&nodes, &[tasks]).placements.is_empty(),
+        "nor do tasks compute it elsewhere"
+    );
+}
+
+#[test]
+fn a_stage_that_begins_prefers_gpus_and_one_that_goes_on_what_it_has() {
+    let nodes = [node(1, "a", 8), with_gpus(node(2, "g", 2), 80)];
+    let request = training(1, 1, 8);
+    let placed = plan(&nodes, std::slice::from_ref(&request));
+    assert_eq!(placed.placements[&stage(1)], [(nodes[1].id, 2)]);
+    let holds = Request {
+        keeps: BTreeMap::from([(nodes[0].id, 1)]),
+        ..request
+    };
+    assert_eq!(plan(&nodes, &[holds]).placements[&stage(1)], [(nodes[0].id, 8)]);
+    let many = training(1, 3, 8);
+    assert_eq!(plan(&nodes, &[many]).placements[&stage(1)], [(nodes[0].id, 8)]);
+}
+
+#[test]
+fn ranks_are_put_only_where_their_memory_suffices() {
+    let request = Request {
+        needs: needs(30, false),
+        ..training(1, 1, 8)
+    };
+    let small = with_gpus(node(1, "g", 4), 24);
+    let waits = plan(std::slice::from_ref(&small), std::slice::from_ref(&request)).waits;
+    let reason = &waits[&stage(1)];
+    for part in ["more memory", "30.0 GiB", "24.0 GiB", "lower lanes.batch"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    let mut machine = node(2, "a", 4);
+    machine.means.host_bytes = Some(200 << 30);
+    let nodes = [small, machine];
+    let placed = plan(&nodes, std::slice::from_ref(&request));
+    assert_eq!(
+        placed.placements[&stage(1)],
+        [(nodes[1].id, 2)],
+        "a third would need 270 GiB of the machine"
+    );
+    let more = Request { min: 3, ..request };
+    let waits = plan(&nodes, &[more]).waits;
+    let reason = &waits[&stage(1)];
+    assert!(
+        reason.contains("3 free devices of one numerics fingerprint whose memory suffices"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn ranks_that_share_a_gpu_share_its_memory() {
+    let gpu = |gib: u64| Gpu {
+        memory_bytes: gib << 30,
+        ..Gpu::default()
+    };
+    let hardware = Hardware {
+        memory_bytes: Some(7),
+        gpus: vec![gpu(80), gpu(40)],
+    };
+    let of = |devices| Means::of(&hardware, devices);
+    assert_eq!((of(2).gpu_bytes, of(2).host_bytes), (Some(40 << 30), Some(7)));
+    assert_eq!(of(4).gpu_bytes, Some(20 << 30));
+    assert_eq!(Means::of(&Hardware::default(), 4), Means::default());
+}
+
 fn any_nodes() -> impl Strategy<Value = Vec<Node>> {
-    let parts = (0..5u32, prop::sample::select(vec!["a", "b"]));
+    let memory = prop::option::of(prop::sample::select(vec![2u64, 8]));
+    let parts = (0..5u32, prop::sample::select(vec!["a", "b"]), memory.clone(), memory);
     let nodes = prop::collection::vec(parts, 0..6);
     nodes.prop_map(|parts| {
-        (1u128..)
-            .zip(parts)
-            .map(|(id, (free, print))| node(id, print, free))
-            .collect()
+        type Parts<'a> = (u32, &'a str, Option<u64>, Option<u64>);
+        let node = |(id, (free, print, gpu, host)): (u128, Parts)| {
+            let mut node = node(id, print, free);
+            node.means = Means {
+                gpu_bytes: gpu.map(|gib| gib << 30),
+                host_bytes: host.map(|gib| gib << 30),
+            };
+            node
+        };
+        (1u128..).zip(parts).map(node).collect()
     })
 }
 
 fn any_requests() -> impl Strategy<Value = Vec<Request>> {
-    let parts = (1..5u32, 0..5u32, -1..2i32, any::<bool>());
+    let parts = (1..5u32, 0..5u32, -1..2i32, any::<bool>(), (0..5u64, any::<bool>()));
     let requests = prop::collection::vec(parts, 0..6);
-    let request = |(id, (min, more, priority, gang)): (u128, (u32, u32, i32, bool))| Request {
+    type Parts = (u32, u32, i32, bool, (u64, bool));
+    let request = |(id, (min, more, priority, gang, (gib, bf16))): (u128, Parts)| Request {
         priority,
         lanes: gang.then_some(min + more),
+        needs: needs(gib, bf16),
         ..training(id, min, min + more)
     };
     requests.prop_map(move |parts| (1u128..).zip(parts).map(request).collect())
@@ -158,6 +277,11 @@ proptest! {
             }
             for (id, ranks) in placed {
                 *used.entry(*id).or_default() += ranks;
+                let (means, needs) = (of(id).means, request.needs);
+                prop_assert!(!needs.bf16 || means.gpu_bytes.is_some());
+                prop_assert!(means.gpu_bytes.is_none_or(|bytes| needs.gpu_bytes <= bytes));
+                let needed = if means.gpu_bytes.is_some() { needs.gpu_host_bytes } else { needs.host_bytes };
+                prop_assert!(means.host_bytes.is_none_or(|bytes| u64::from(*ranks) * needed <= bytes));
             }
         }
         for node in &nodes {
@@ -180,12 +304,12 @@ proptest! {
     #[test]
     fn a_stage_waits_only_if_its_fewest_ranks_are_not_left(nodes in any_nodes(), requests in any_requests()) {
         let plan = plan(&nodes, &requests);
-        let mut left: BTreeMap<&str, u32> = BTreeMap::new();
-        for node in &nodes {
-            let used: u32 = plan.placements.values().flatten().filter(|(id, _)| *id == node.id).map(|(_, n)| n).sum();
-            *left.entry(&node.fingerprint).or_default() += node.free - used;
-        }
         for request in requests.iter().filter(|request| plan.waits.contains_key(&request.stage)) {
+            let mut left: BTreeMap<&str, u32> = BTreeMap::new();
+            for node in &nodes {
+                let used: u32 = plan.placements.values().flatten().filter(|(id, _)| *id == node.id).map(|(_, n)| n).sum();
+                *left.entry(&node.fingerprint).or_default() += (node.free - used).min(request.room(node));
+            }
             // An equal that came later may have given back what this one could not get in its turn.
             let trimmed = requests.iter().any(|other| other.lanes.is_some() && other.stage != request.stage);
             let most = left.values().copied().max().unwrap_or(0);

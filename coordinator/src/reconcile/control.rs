@@ -8,6 +8,7 @@ use super::orders::Told;
 use super::sight::{Refused, Seen, Sight};
 use crate::domain::node::KnownNode;
 use medley_protocol::agent::{Beat, Orders, Probe};
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{IncarnationId, NodeId};
 use medley_protocol::rest::Straggler;
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ pub enum Unheard {
 }
 
 /// What is in memory about a node, for people.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pulse {
     /// Whether its agent beats.
     pub alive: bool,
@@ -34,6 +35,8 @@ pub struct Pulse {
     pub busy: u32,
     /// Whether its agent is about to end.
     pub leaves: bool,
+    /// What its ranks compute on; nothing unless it is alive.
+    pub hardware: Hardware,
 }
 
 /// Shared by endpoints and loop. Cheap to clone.
@@ -157,6 +160,7 @@ impl Control {
             alive: seen.is_some(),
             busy: orders.map_or(0, |(_, orders)| orders.busy()),
             leaves: seen.is_some_and(|seen| seen.leaves),
+            hardware: seen.map(|seen| seen.hardware.clone()).unwrap_or_default(),
         }
     }
 

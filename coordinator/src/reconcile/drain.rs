@@ -14,7 +14,7 @@ use super::findings::End;
 use super::placing::by_standing;
 use crate::domain::stage::{Generation, State};
 use crate::domain::{InvalidTransition, Job, Mint, Stage};
-use crate::plan::{self, Placement, Request};
+use crate::plan::{self, Means, Placement, Request};
 use medley_protocol::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -182,12 +182,13 @@ impl Pass<'_> {
         let mut nodes = self.companions(jobs, stage, generation);
         for (node, ranks) in &feeders {
             if nodes.iter().all(|other| other.id != *node) {
-                let seen = &self.evidence.sight.nodes.get(node)?.node;
+                let seen = self.evidence.sight.nodes.get(node)?;
                 nodes.push(plan::Node {
                     id: *node,
-                    fingerprint: seen.fingerprint.clone(),
+                    fingerprint: seen.node.fingerprint.clone(),
                     devices: *ranks,
                     free: *ranks,
+                    means: Means::of(&seen.hardware, seen.node.devices),
                 });
             }
         }

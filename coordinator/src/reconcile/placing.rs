@@ -6,10 +6,11 @@ use super::breaks::Break;
 use super::decide::Pass;
 use super::evidence::Evidence;
 use super::findings::End;
+use super::needs::needs;
 use super::sight::Seen;
 use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage, job};
-use crate::plan::{self, Placement, Plan, Request};
+use crate::plan::{self, Means, Placement, Plan, Request};
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -123,6 +124,7 @@ impl Pass<'_> {
                 BTreeSet::new()
             },
             keeps,
+            needs: needs(&job.spec, stage.kind),
         }
     }
 
@@ -251,6 +253,7 @@ impl Pass<'_> {
                     fingerprint: seen.node.fingerprint.clone(),
                     devices: seen.node.devices,
                     free: seen.node.devices.saturating_sub(used),
+                    means: Means::of(&seen.hardware, seen.node.devices),
                 };
                 (seen.node.name.as_str(), node)
             })

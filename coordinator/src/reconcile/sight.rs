@@ -2,6 +2,7 @@
 
 use crate::domain::node::{KnownNode, Withheld};
 use medley_protocol::agent::{Beat, Connecting, Doing, RankState};
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{NodeId, StageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Seen {
     pub address: Option<String>,
     /// The nodes that it has reached at its last try, of those that it is asked for.
     pub reached: BTreeSet<NodeId>,
+    /// What its ranks compute on.
+    pub hardware: Hardware,
 }
 
 /// What an agent says of a rank.
@@ -84,6 +87,7 @@ impl Sight {
             ranks: BTreeMap::new(),
             address: None,
             reached: BTreeSet::new(),
+            hardware: Hardware::default(),
             node,
         };
         self.nodes.insert(seen.node.id, seen);
@@ -120,6 +124,7 @@ impl Sight {
         news |= reached != seen.reached;
         seen.reached = reached;
         seen.address = beat.address;
+        seen.hardware = beat.hardware;
         seen.ranks = ranks;
         seen.leaves = leaves;
         seen.heard_at = now;
@@ -185,6 +190,7 @@ mod tests {
             leaves_in_ms: None,
             address: None,
             reached: Vec::new(),
+            hardware: Hardware::default(),
         }
     }
 

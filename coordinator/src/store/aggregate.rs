@@ -3,6 +3,7 @@
 use super::value::{count, named, read};
 use super::{Store, checkpoints, datasets, doubts, epochs, jobs, stages, tasks};
 use crate::domain::{Job, Stage, job};
+use medley_protocol::estimate::Estimate;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::rest::{EpochView, JobDetail, StageView};
 use medley_protocol::stage::JobState;
@@ -62,6 +63,7 @@ impl Store {
             .collect::<sqlx::Result<_>>()?;
         Ok(Some(JobDetail {
             job: view,
+            memory: Estimate::of_job(&job.spec, job.spec.cluster.max_ranks),
             spec: (*job.spec).clone(),
             stages,
         }))

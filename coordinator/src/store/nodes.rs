@@ -6,6 +6,7 @@ use crate::domain::Event;
 use crate::domain::node::{KnownNode, Withheld};
 use chrono::{DateTime, Utc};
 use medley_protocol::agent::Register;
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{IncarnationId, NodeId};
 use medley_protocol::rest::{Duty, DutyChange, NodeView};
 use sqlx::PgConnection;
@@ -49,6 +50,7 @@ impl Row {
             stragglers: Vec::new(),
             registered_at: self.registered_at,
             duty: duty(&self.duty),
+            hardware: Hardware::default(),
         }
     }
 }

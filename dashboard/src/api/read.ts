@@ -7,9 +7,12 @@ import type {
   Counts,
   DatasetView,
   Duty,
+  Estimate,
   EpochView,
   Evaluation,
   EventView,
+  Gpu,
+  Hardware,
   Interval,
   JobDetail,
   JobView,
@@ -58,7 +61,23 @@ export function readJob(raw: unknown): JobView {
 
 export function readJobDetail(raw: unknown): JobDetail {
   const job = fields(raw);
-  return { ...readJob(raw), spec: job.spec ?? null, stages: readList(job.stages, readStage) };
+  return {
+    ...readJob(raw),
+    spec: job.spec ?? null,
+    stages: readList(job.stages, readStage),
+    memory: readList(job.memory, readEstimate),
+  };
+}
+
+function readEstimate(raw: unknown): Estimate {
+  const estimate = fields(raw);
+  return {
+    stage: text(estimate.stage) as Estimate["stage"],
+    lanes: number(estimate.lanes),
+    gpu_bytes: number(estimate.gpu_bytes),
+    gpu_host_bytes: number(estimate.gpu_host_bytes),
+    host_bytes: numberOrNull(estimate.host_bytes),
+  };
 }
 
 export function readStage(raw: unknown): StageView {
@@ -212,6 +231,26 @@ export function readNode(raw: unknown): NodeView {
     stragglers: readList(node.stragglers, readStraggler),
     registered_at: text(node.registered_at),
     duty: DUTIES.find((duty) => duty === node.duty) ?? "serving",
+    hardware: readHardware(node.hardware),
+  };
+}
+
+function readHardware(raw: unknown): Hardware {
+  const hardware = fields(raw);
+  return { memory_bytes: numberOrNull(hardware.memory_bytes), gpus: readList(hardware.gpus, readGpu) };
+}
+
+function readGpu(raw: unknown): Gpu {
+  const gpu = fields(raw);
+  return {
+    uuid: text(gpu.uuid),
+    name: text(gpu.name),
+    memory_bytes: number(gpu.memory_bytes),
+    used_bytes: numberOrNull(gpu.used_bytes),
+    utilisation_percent: numberOrNull(gpu.utilisation_percent),
+    celsius: numberOrNull(gpu.celsius),
+    uncorrected_errors: numberOrNull(gpu.uncorrected_errors),
+    last_xid: numberOrNull(gpu.last_xid),
   };
 }
 

@@ -40,6 +40,9 @@ describe("types mirror the protocol", () => {
     ["rest.rs", "DatasetView"],
     ["rest.rs", "EventView"],
     ["rest.rs", "NodeView"],
+    ["hardware.rs", "Hardware"],
+    ["hardware.rs", "Gpu"],
+    ["estimate.rs", "Estimate"],
     ["metrics.rs", "StepMetrics"],
     ["checkpoint.rs", "ObjectRef"],
     ["checkpoint.rs", "CheckpointPart"],
@@ -65,9 +68,9 @@ describe("types mirror the protocol", () => {
     expect(union(mirror)).toEqual(words);
   });
 
-  test("a job's detail is the job with its spec and stages", () => {
-    expect(fieldsOfStruct("rest.rs", "JobDetail")).toEqual(["job", "spec", "stages"]);
+  test("a job's detail is the job with its spec, stages and memory", () => {
+    expect(fieldsOfStruct("rest.rs", "JobDetail")).toEqual(["job", "spec", "stages", "memory"]);
     expect(types).toContain("export interface JobDetail extends JobView {");
-    expect(fieldsOfInterface("JobDetail")).toEqual(["spec", "stages"]);
+    expect(fieldsOfInterface("JobDetail")).toEqual(["spec", "stages", "memory"]);
   });
 });

@@ -26,6 +26,8 @@ export interface JobDetail extends JobView {
   spec: unknown;
   /** In topological order. */
   stages: StageView[];
+  /** For each kind of stage that trains. */
+  memory: Estimate[];
 }
 
 export interface StageView {
@@ -164,6 +166,35 @@ export interface NodeView {
   registered_at: string;
   /** Whether it takes work. */
   duty: Duty;
+  /** What its ranks compute on; empty while its agent is silent. */
+  hardware: Hardware;
+}
+
+export interface Hardware {
+  memory_bytes: number | null;
+  gpus: Gpu[];
+}
+
+/** A GPU; what its driver does not tell is null. */
+export interface Gpu {
+  uuid: string;
+  name: string;
+  memory_bytes: number;
+  used_bytes: number | null;
+  utilisation_percent: number | null;
+  celsius: number | null;
+  uncorrected_errors: number | null;
+  last_xid: number | null;
+}
+
+/** Memory that a rank of a stage is foreseen to take. */
+export interface Estimate {
+  stage: StageKind;
+  lanes: number;
+  gpu_bytes: number;
+  gpu_host_bytes: number;
+  /** Null if the job's precision takes a GPU. */
+  host_bytes: number | null;
 }
 
 /** A figure with its 95 % bootstrap interval. */

@@ -20,7 +20,7 @@ pub use document::{Problem, Problems};
 pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};
 pub use start::StartSpec;
-pub use train::{AugmentSpec, Behaviour, Decay, Length, Negatives, SameImage, TrainSpec};
+pub use train::{AugmentSpec, Behaviour, Decay, Length, Negatives, Precision, SameImage, TrainSpec};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,11 @@ impl Spec {
     /// Longest text of one of this spec's stages, in tokens.
     pub fn max_tokens(&self, stage: &TrainSpec) -> usize {
         self.model.text.max_tokens.unwrap_or(stage.max_tokens) as usize
+    }
+
+    /// What GPUs compute in, in every stage of the job.
+    pub fn precision(&self) -> Precision {
+        self.pretrain.precision.unwrap_or_default()
     }
 
     /// Samples of one training step: lanes × batch per lane.

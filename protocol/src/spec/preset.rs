@@ -48,6 +48,7 @@ impl Preset {
             document[name] = value.clone();
         }
         document["preset"] = json!(self.name());
+        document["pretrain"]["precision"] = json!("fp32");
         document
     }
 }

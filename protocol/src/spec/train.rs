@@ -2,6 +2,27 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What GPUs compute in. Parameters and their gradients are of single precision all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision, as on the processor.
+    #[default]
+    Fp32,
+    /// Activations and matrix products in bf16: on GPUs alone.
+    Bf16,
+}
+
+impl Precision {
+    /// The name users write.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 /// How a model is trained in one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +72,10 @@ pub struct TrainSpec {
     /// Text put before every caption in the language-modelling loss, its tokens not predicted ("a picture of " in
     /// captioning, empty in pre-training).
     pub prompt: String,
+    /// What GPUs compute in: said in pre-training alone, and true of all stages of the job. Read by
+    /// [`Spec::precision`](super::Spec::precision).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
 }
 
 /// What another text of the same image is to ITC and ITM. Images are the same if their files have the same bytes.

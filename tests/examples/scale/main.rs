@@ -18,6 +18,7 @@ use medley_coordinator::reconcile::decide::{Memory, decide};
 use medley_coordinator::reconcile::{Control, Settings, orders};
 use medley_protocol::agent::{Beat, Doing, Orders, Probe, RankReport, RankState, StepPhase};
 use medley_protocol::checkpoint::ObjectRef;
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{IncarnationId, NodeId};
 use medley_protocol::spec::Spec;
 use medley_protocol::stage::StageState;
@@ -223,6 +224,7 @@ impl Cluster {
                 leaves_in_ms: None,
                 address: Some(node.known.name.clone()),
                 reached: node.probes.iter().map(|probe| probe.node).collect(),
+                hardware: Hardware::default(),
             };
             let sent = serde_json::to_vec(&beat)?;
             let control = &self.control;

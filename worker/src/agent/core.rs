@@ -34,6 +34,7 @@ pub use message::{Input, Output, ProcessId, Reply, Request, RequestId, Trouble};
 use courier::{Courier, Lane};
 use link::{Call, Link};
 use medley_protocol::agent::{Beat, Orders, Register, Registered};
+use medley_protocol::hardware::Hardware;
 use medley_protocol::rest::LeaseRequest;
 use message::Meaning;
 use probing::Probing;
@@ -52,6 +53,7 @@ pub struct State {
     /// Where other agents try whether they reach this node.
     address: Option<String>,
     probing: Probing,
+    hardware: Hardware,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +107,16 @@ impl State {
             courier: Courier::default(),
             address: None,
             probing: Probing::default(),
+            hardware: Hardware::default(),
         }
+    }
+
+    /// The same agent, whose ranks compute on this.
+    #[must_use]
+    pub fn equipped_with(mut self, hardware: Hardware) -> Self {
+        self.ranks.on_gpus = !hardware.gpus.is_empty();
+        self.hardware = hardware;
+        self
     }
 
     /// The same agent, which listens under this address (`host:port`) for others that try to reach it.
@@ -136,6 +147,7 @@ pub fn step(mut state: State, input: Input, now: Duration) -> (State, Vec<Output
         Input::Answered { id, answer } => answers::take(&mut state, id, answer, now, &mut out),
         Input::Leave { grace } => leave(&mut state, grace, now, &mut out),
         Input::Probed { node, reached } => state.ranks.news |= state.probing.tried(node, reached, now),
+        Input::Gpus(gpus) => state.hardware.gpus = gpus,
         Input::Stop => stop(&mut state, &mut out),
         Input::Tick => {}
     }
@@ -320,6 +332,7 @@ fn call(state: &mut State, now: Duration, out: &mut Vec<Output>) {
                 leaves_in_ms,
                 address: state.address.clone(),
                 reached: state.probing.reached(),
+                hardware: state.hardware.clone(),
             };
             out.push(Output::Beat { beat, patience });
         }

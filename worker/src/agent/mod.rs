@@ -1,17 +1,23 @@
 //! The agent of a node: the one process on it that talks to the coordinator, and that starts and supervises its ranks.
 //!
 //! [`core`] decides and knows no IO; [`shell`] carries out what it decides, with [`calls`] to the coordinator and
-//! processes of [`supervise`](crate::supervise), and a `door` at which other agents knock.
+//! processes of [`supervise`](crate::supervise), and a `door` at which other agents knock. What the ranks compute on is found
+//! before (`equipment`); [`gpu`] finds and reads GPUs.
 
 pub mod calls;
 pub mod core;
 mod door;
+mod equipment;
+pub mod gpu;
 pub mod shell;
 
-use crate::rank;
+use crate::rank::{self, memory};
 use anyhow::{Context, bail};
 use calls::Coordinators;
+use equipment::{Equipment, Surroundings};
+use medley_model::device::gpu_numerics;
 use medley_protocol::agent::Register;
+use medley_protocol::hardware::{Gpu, Hardware};
 use medley_protocol::ids::IncarnationId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,9 +45,8 @@ pub struct Args {
     /// Host name or address under which other nodes reach this node's ranks
     #[arg(long, env = "MEDLEY_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// Devices of this node: it runs as many ranks at once
-    #[arg(long, env = "MEDLEY_DEVICES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    devices: u32,
+    #[command(flatten)]
+    equipment: equipment::Args,
     /// Threads of each rank
     #[arg(long, env = "MEDLEY_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -67,16 +72,22 @@ pub struct Args {
 /// When a setting is wrong, the token is refused, or another agent of the same name has taken over.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let token = read_token(&args.token_file)?;
+    let Equipment { devices, gpus, source } = equip(&args.equipment)?;
     let settings = shell::Settings {
         coordinators: Coordinators::new(&args.coordinator, &token),
         register: Register {
             name: args.name,
             incarnation: IncarnationId::generate(),
             host: args.host,
-            devices: args.devices,
+            devices,
             threads: args.threads,
-            fingerprint: rank::fingerprint().context(rank::DEVICE)?,
+            fingerprint: rank::node_fingerprint(gpus.first().map(|gpu| gpu.name.as_str())),
         },
+        hardware: Hardware {
+            memory_bytes: memory::machine_bytes(),
+            gpus,
+        },
+        source,
         program: std::env::current_exe().context("cannot find this program's own file, which runs the ranks")?,
         log_dir: args.log_dir,
         grace: Duration::from_secs(args.grace.into()),
@@ -87,6 +98,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     tracing::info!(
         name = settings.register.name,
+        devices,
+        gpus = describe(&settings.hardware.gpus),
         coordinator = args.coordinator.join(" or "),
         "agent starts"
     );
@@ -113,6 +126,28 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     // Requests that still wait for a name to be resolved must not keep the process.
     runtime.shutdown_background();
     result
+}
+
+/// Finds what the ranks are to compute on, and whether they can.
+fn equip(args: &equipment::Args) -> anyhow::Result<Equipment> {
+    let variable = |name| std::env::var(name).ok();
+    let (device, visible) = (variable(rank::DEVICE), variable("CUDA_VISIBLE_DEVICES"));
+    let around = Surroundings {
+        device: device.as_deref(),
+        visible: visible.as_deref(),
+        computes_on_gpus: cfg!(feature = "cuda"),
+    };
+    let found = Equipment::find(args, around, gpu::source).map_err(anyhow::Error::msg)?;
+    if !found.gpus.is_empty() {
+        gpu_numerics("cuda:0").context("there are GPUs, and ranks could not compute on them")?;
+    }
+    Ok(found)
+}
+
+/// GPUs, for people.
+fn describe(gpus: &[Gpu]) -> String {
+    let uuids: Vec<&str> = gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
+    uuids.join(", ")
 }
 
 /// Reads a token file: one line of visible characters.
@@ -197,7 +232,9 @@ mod tests {
     #[test]
     fn wrong_arguments_are_refused_with_what_is_expected() {
         let wrong = [
-            ("--devices", "0", "1..=64"),
+            ("--devices", "0", "from 1 to 64"),
+            ("--ranks-per-gpu", "0", "1..=16"),
+            ("--gpus", "1,all", "nvidia-smi"),
             ("--threads", "0", "1..=1024"),
             ("--grace", "86401", "0..=86400"),
         ];

@@ -7,8 +7,10 @@
 use super::calls::Coordinators;
 use super::core::{Input, Output, ProcessId, State, step};
 use super::door;
+use super::gpu::{self, Source};
 use crate::supervise::{Event, RankProcess};
 use medley_protocol::agent::{Register, ToRank};
+use medley_protocol::hardware::Hardware;
 use std::collections::{HashMap, VecDeque};
 use std::fs::OpenOptions;
 use std::future::Future;
@@ -32,6 +34,10 @@ pub struct Settings {
     pub coordinators: Coordinators,
     /// What this node is.
     pub register: Register,
+    /// What its ranks compute on.
+    pub hardware: Hardware,
+    /// What reads its GPUs, if it has any.
+    pub source: Option<Box<dyn Source>>,
     /// The program that is a rank when called with the argument `rank`.
     pub program: PathBuf,
     /// Folder for the logs of ranks; without it they inherit the agent's standard error.
@@ -54,7 +60,7 @@ pub struct Halted {
 /// # Errors
 /// [`Halted`] when the coordinator refuses this agent for good, or other nodes could not reach this one.
 pub async fn serve(
-    settings: Settings,
+    mut settings: Settings,
     leave: impl Future<Output = ()>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Halted> {
@@ -64,6 +70,12 @@ pub async fn serve(
     let address = door::open(host).map_err(|e| Halted {
         reason: format!("cannot listen for other nodes on --host {host}: {e}"),
     })?;
+    if let Some(source) = settings.source.take() {
+        let watched = gpu::watch(source, settings.hardware.gpus.clone(), inputs.clone());
+        watched.map_err(|e| Halted {
+            reason: format!("no thread can be started that reads the GPUs: {e}"),
+        })?;
+    }
     let mut shell = Shell::new(settings, address, inputs);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,7 +118,7 @@ impl Shell {
         let state = State::new(settings.register.clone());
         Self {
             started: Instant::now(),
-            state: Some(state.reachable_at(address)),
+            state: Some(state.reachable_at(address).equipped_with(settings.hardware.clone())),
             settings,
             processes: HashMap::new(),
             inputs,
@@ -220,7 +232,11 @@ impl Shell {
             }
         };
         let inputs = self.inputs.clone();
-        RankProcess::spawn(&self.settings.program, stderr, move |event| {
+        let gpus = &self.settings.hardware.gpus;
+        let gpu = gpus
+            .get(device as usize % gpus.len().max(1))
+            .map(|gpu| gpu.uuid.as_str());
+        RankProcess::spawn(&self.settings.program, gpu, stderr, move |event| {
             let _ = inputs.blocking_send(Input::Rank { process, event });
         })
     }

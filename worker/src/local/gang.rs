@@ -32,10 +32,10 @@ pub(super) enum News {
 /// Why the first rank gave up, or an error of `tell`.
 pub(super) fn train(
     assignment: &Assignment,
-    threads: u32,
+    (threads, device): (u32, &str),
     mut tell: impl FnMut(News) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (ranks, events) = start(assignment, threads)?;
+    let (ranks, events) = start(assignment, (threads, device))?;
     let mut gang = Gang {
         node: NodeId::generate(),
         addresses: BTreeMap::new(),
@@ -56,7 +56,7 @@ pub(super) fn train(
 
 type Started = (Vec<RankProcess>, Receiver<(u32, Event)>);
 
-fn start(assignment: &Assignment, threads: u32) -> anyhow::Result<Started> {
+fn start(assignment: &Assignment, (threads, device): (u32, &str)) -> anyhow::Result<Started> {
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let (heard, events) = mpsc::channel();
     let mut ranks = Vec::new();
@@ -66,12 +66,13 @@ fn start(assignment: &Assignment, threads: u32) -> anyhow::Result<Started> {
             // Fails only when this process has given up.
             let _ = heard.send((rank, event));
         };
-        let process = RankProcess::spawn(&program, Stdio::inherit(), sink).context("cannot start a rank")?;
+        let process = RankProcess::spawn(&program, None, Stdio::inherit(), sink).context("cannot start a rank")?;
         process.tell(&ToRank::Start {
             assignment: Box::new(assignment.clone()),
             rank,
             host: HOST.into(),
             threads,
+            device: device.to_owned(),
         })?;
         ranks.push(process);
     }

@@ -8,6 +8,7 @@ mod gang;
 mod prepare;
 
 use crate::objects::Objects;
+use crate::rank;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use medley_model::schedule::Schedule;
@@ -15,7 +16,7 @@ use medley_protocol::agent::Assignment;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::ids::{JobId, StageId};
 use medley_protocol::metrics::StepMetrics;
-use medley_protocol::spec::{Spec, TrainSpec};
+use medley_protocol::spec::{Precision, Spec, TrainSpec};
 use medley_protocol::stage::StageKind;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -145,8 +146,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         resume.as_ref().map_or(0, |manifest| manifest.step),
     )?;
     let bar = progress_bar(total);
+    let device = device_for(rank::device_name(), assignment.spec.precision());
     let mut checkpoint = None;
-    gang::train(&assignment, args.threads, |news| match news {
+    gang::train(&assignment, (args.threads, &device), |news| match news {
         gang::News::Committed(metrics) => {
             show(&bar, &metrics);
             serde_json::to_writer(&log, &metrics)?;
@@ -165,6 +167,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     println!("step {total} state {}", digest(&objects, &manifest)?);
     Ok(())
+}
+
+/// A device by its name, with the format that the spec asks for if the name has none.
+fn device_for(mut name: String, precision: Precision) -> String {
+    if precision == Precision::Bf16 && name.starts_with("cuda:") && !name.ends_with(":bf16") {
+        name.push_str(":bf16");
+    }
+    name
 }
 
 /// Reads and completes a spec, TOML or JSON.

@@ -10,9 +10,22 @@ pub fn peak_bytes() -> Option<u64> {
     peak_in(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// Memory of the machine, or of the container that this program runs in; none where the system does not say.
+pub fn machine_bytes() -> Option<u64> {
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse().ok());
+    let machine = kib_in(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")?;
+    Some(limit.map_or(machine, |limit: u64| limit.min(machine)))
+}
+
 /// Reads the high-water mark in the text of a process's `status`.
 fn peak_in(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    kib_in(status, "VmHWM:")
+}
+
+/// The bytes of a line that has this name and counts KiB.
+fn kib_in(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -27,6 +40,11 @@ mod tests {
         assert_eq!(peak_in(status), Some(512 * 1024));
         assert_eq!(peak_in("Name:\tkthreadd\n"), None);
         assert_eq!(peak_in("VmHWM:\tmuch\n"), None);
+    }
+
+    #[test]
+    fn a_machine_has_more_memory_than_this_process() {
+        assert!(machine_bytes() > peak_bytes());
     }
 
     #[test]

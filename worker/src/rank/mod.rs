@@ -13,41 +13,43 @@ pub mod memory;
 pub mod pipes;
 pub mod process;
 
-use medley_model::device::{Device, NoDevice, gpu_numerics};
+use medley_model::device::{NoDevice, gpu_numerics};
 
-/// Names the device of ranks that are started: `cpu`, `cuda:N` or `cuda:N:bf16`. The processor is meant where it is not set.
+/// Names the device of ranks without a cluster: `cpu`, `cuda:N` or `cuda:N:bf16`. The processor is meant where it is not set.
 pub const DEVICE: &str = "MEDLEY_DEVICE";
 
 /// The device that [`DEVICE`] names.
-fn device_name() -> String {
+pub fn device_name() -> String {
     std::env::var(DEVICE).unwrap_or_else(|_| "cpu".into())
 }
 
-/// Opens the device that [`DEVICE`] names.
-///
-/// # Errors
-/// [`NoDevice`].
-pub fn device() -> Result<Device, NoDevice> {
-    device_name().parse()
-}
-
-/// Numerics fingerprint of ranks of this build on this machine: equal ones compute equal bits.
+/// Numerics fingerprint of a rank of this build on this device of this machine: equal ones compute equal bits.
 ///
 /// Kernels follow one path on every x86-64 CPU with AVX2 and FMA, so those count as one. GPUs count by model and format.
 ///
 /// # Errors
-/// [`NoDevice`] if [`DEVICE`] names none that is there.
-pub fn fingerprint() -> Result<String, NoDevice> {
-    let numerics = gpu_numerics(&device_name())?.unwrap_or_else(|| {
-        #[cfg(target_arch = "x86_64")]
-        let path = if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            "fma"
-        } else {
-            "plain"
-        };
-        #[cfg(not(target_arch = "x86_64"))]
-        let path = "plain";
-        format!("cpu {} {path}", std::env::consts::ARCH)
-    });
-    Ok(format!("{} {numerics}", env!("CARGO_PKG_VERSION")))
+/// [`NoDevice`] if the name is that of none that is there.
+pub fn fingerprint(device: &str) -> Result<String, NoDevice> {
+    Ok(match gpu_numerics(device)? {
+        Some(gpu) => node_fingerprint(Some(&gpu)),
+        None => node_fingerprint(None),
+    })
+}
+
+/// What of the fingerprint a node knows by itself: all but the format that GPUs compute in, which is the job's.
+pub fn node_fingerprint(gpu: Option<&str>) -> String {
+    let device = gpu.map_or_else(processor, str::to_owned);
+    format!("{} {device}", env!("CARGO_PKG_VERSION"))
+}
+
+fn processor() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let path = if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        "fma"
+    } else {
+        "plain"
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let path = "plain";
+    format!("cpu {} {path}", std::env::consts::ARCH)
 }

@@ -6,6 +6,7 @@ use crate::objects::Objects;
 use crate::stage;
 use medley_model::device::Device;
 use medley_protocol::agent::{Assignment, RankState, ToRank};
+use medley_protocol::spec::Precision;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Context {
     pub objects: Objects,
     /// Where it computes.
     pub device: Device,
+    /// Its numerics fingerprint.
+    pub fingerprint: String,
 }
 
 /// Runs the rank. The agent has been told why if the exit code is not 0.
@@ -53,6 +56,7 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         rank,
         host,
         threads,
+        device: name,
     }) = first
     else {
         return Err(Failure::passing(format!(
@@ -68,7 +72,12 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         .build_global()
         .map_err(|e| Failure::passing(format!("cannot start {threads} threads: {e}")))?;
     let objects = Objects::open(&assignment.store)?;
-    let device = super::device()?;
+    let device: Device = name.parse()?;
+    if assignment.kind.computes() && assignment.spec.precision() == Precision::Bf16 && !device.rounds() {
+        return Err(Failure::passing(format!(
+            "pretrain.precision is bf16, which GPUs alone compute in, and this rank was put on {name}"
+        )));
+    }
     let context = Context {
         assignment: *assignment,
         rank,
@@ -76,10 +85,11 @@ fn work(voice: &Voice) -> Result<(), Failure> {
         orders,
         voice: voice.clone(),
         objects,
+        fingerprint: super::fingerprint(&name)?,
         device,
     };
     let (stage, generation) = (&context.assignment.stage_name, context.assignment.generation);
-    tracing::info!(stage, generation, rank, threads, "starts");
+    tracing::info!(stage, generation, rank, threads, device = name, "starts");
     if context.assignment.kind.is_training() {
         stage::train::run(context)
     } else {

@@ -167,7 +167,7 @@ impl Cluster {
     fn start(&mut self, assignment: Box<Assignment>, rank: u32) -> usize {
         let (say, number) = (self.say.clone(), self.ranks.len());
         let program = Path::new(env!("CARGO_BIN_EXE_medley-worker"));
-        let process = RankProcess::spawn(program, Stdio::inherit(), move |event| {
+        let process = RankProcess::spawn(program, None, Stdio::inherit(), move |event| {
             let _ = say.send((number, event));
         });
         let process = process.unwrap();
@@ -176,6 +176,7 @@ impl Cluster {
             rank,
             host: "127.0.0.1".into(),
             threads: 1,
+            device: "cpu".into(),
         };
         process.tell(&order).unwrap();
         self.ranks.push(Rank {

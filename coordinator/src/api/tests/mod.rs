@@ -4,6 +4,7 @@ mod cluster;
 mod damage;
 mod doubt;
 mod failures;
+mod hardware;
 mod node;
 mod refusals;
 mod retention;

@@ -4,6 +4,7 @@ use super::cluster::Api;
 use crate::tokens::Role;
 use medley_protocol::agent::{Assignment, Beat, Orders, RankReport, RankState, Register, Registered};
 use medley_protocol::checkpoint::{CheckpointPart, ObjectRef};
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{IncarnationId, NodeId, StageId};
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough, StepMetrics};
 use medley_protocol::rest::{LeaseAnswer, LeaseRequest, PartHandedIn, TaskFinished};
@@ -28,6 +29,7 @@ pub(super) struct Node {
     pub(super) orders: Orders,
     pub(super) ranks: BTreeMap<(StageId, u64, u32), RankState>,
     pub(super) is_alive: bool,
+    pub(super) hardware: Hardware,
 }
 
 impl Node {
@@ -54,6 +56,7 @@ impl Node {
             },
             ranks: BTreeMap::new(),
             is_alive: true,
+            hardware: Hardware::default(),
         }
     }
 
@@ -75,6 +78,7 @@ impl Node {
             leaves_in_ms: None,
             address: Some(format!("{}:1", self.name)),
             reached: self.orders.probes.iter().map(|probe| probe.node).collect(),
+            hardware: self.hardware.clone(),
         }
     }
 

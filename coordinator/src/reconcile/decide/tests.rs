@@ -17,6 +17,7 @@ use super::*;
 use crate::domain::stage::MAX_SETBACKS;
 use crate::reconcile::sight::Report;
 use medley_protocol::agent::{Beat, RankReport};
+use medley_protocol::hardware::Hardware;
 use medley_protocol::stage::JobState;
 use serde_json::json;
 use world::{World, node};

@@ -1,4 +1,4 @@
-use crate::spec::{Collective, OnLoss, Spec};
+use crate::spec::{Collective, OnLoss, Precision, Spec};
 use serde_json::{Value, json};
 
 fn problems(change: &Value) -> Vec<(String, String)> {
@@ -65,6 +65,30 @@ fn only_the_filter_draws_from_all_lanes() {
     assert_eq!(
         problems(&json!({"pretrain": {"negatives": "all"}}))[0].0,
         "pretrain.negatives"
+    );
+}
+
+#[test]
+fn the_precision_is_the_jobs_and_said_once() {
+    let job = |change: Value| {
+        let mut document = json!({"name": "j", "kind": "bootstrap", "preset": "vit-b", "data": {"root": "/d"}});
+        document["pretrain"] = change;
+        Spec::from_document(&document).unwrap()
+    };
+    assert_eq!(job(json!({})).precision(), Precision::Fp32);
+    let spec = job(json!({"precision": "bf16"}));
+    let handed_on: Spec = serde_json::from_value(serde_json::to_value(&spec).unwrap()).unwrap();
+    assert_eq!(
+        (handed_on.precision(), handed_on.filter.precision),
+        (Precision::Bf16, None)
+    );
+    assert_eq!(
+        problems(&json!({"pretrain": {"precision": "fp8"}}))[0].0,
+        "pretrain.precision"
+    );
+    assert_eq!(
+        problems(&json!({"captioner": {"precision": "bf16"}}))[0].0,
+        "captioner.precision"
     );
 }
 

@@ -3,6 +3,7 @@
 use crate::supervise;
 use medley_protocol::agent::{Beat, Orders, Register, Registered, ToRank};
 use medley_protocol::error::Code;
+use medley_protocol::hardware::Gpu;
 use medley_protocol::ids::{NodeId, StageId, TaskId};
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough};
 use medley_protocol::rest::{LeaseRequest, PartHandedIn, PartRefused, TaskFinished, TaskGivenUp, TaskRenewal};
@@ -50,6 +51,8 @@ pub enum Input {
         /// Whether it was reached.
         reached: bool,
     },
+    /// How the node's GPUs were found to be.
+    Gpus(Vec<Gpu>),
     /// The agent is to stop at once.
     Stop,
     /// Time passed.
@@ -72,7 +75,7 @@ pub enum Output {
     Start {
         /// How the core will speak of it.
         process: ProcessId,
-        /// The device it owns, counted from 0; no other process has it.
+        /// The device it owns, counted from 0; no other process has it. A node's GPUs have devices in turns.
         device: u32,
         /// Its first order.
         order: ToRank,

@@ -11,12 +11,15 @@ use super::seating::bare;
 use crate::rank::membership::LEADER;
 use medley_protocol::agent::{Assignment, Connecting, Doing, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
+use medley_protocol::spec::Precision;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub(super) struct Ranks {
     pub(super) devices: u32,
+    /// Whether ranks compute on GPUs.
+    pub(super) on_gpus: bool,
     /// Highest revision seen.
     pub(super) seen: Option<u64>,
     /// By stage and generation.
@@ -90,6 +93,7 @@ impl Ranks {
     pub(super) fn new(devices: u32) -> Self {
         Self {
             devices,
+            on_gpus: false,
             seen: None,
             assignments: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -238,6 +242,7 @@ impl Ranks {
             rank: seat.rank,
             host: me.host.clone(),
             threads: me.threads,
+            device: device_name(self.on_gpus, assignment.spec.precision()).into(),
         };
         let process = id;
         out.push(Output::Start { process, device, order });
@@ -327,6 +332,15 @@ impl Ranks {
         own.for_each(|slot| slot.process = None);
         let process = self.processes.remove(&id)?;
         Some((process, work.unwrap_or_default()))
+    }
+}
+
+/// How a rank calls the device it is started on: of GPUs, it sees one.
+fn device_name(is_gpu: bool, precision: Precision) -> &'static str {
+    match precision {
+        _ if !is_gpu => "cpu",
+        Precision::Fp32 => "cuda:0",
+        Precision::Bf16 => "cuda:0:bf16",
     }
 }
 

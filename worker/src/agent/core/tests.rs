@@ -2,6 +2,7 @@
 
 mod calls;
 mod facts;
+mod hardware;
 mod model;
 mod orders;
 mod tasks;

@@ -4,8 +4,9 @@ mod coordinator;
 
 use super::*;
 use coordinator::{Coordinator, Told, assignment, orders};
-use medley_protocol::agent::RankState;
+use medley_protocol::agent::{RankReport, RankState};
 use medley_protocol::error::Code;
+use medley_protocol::hardware::Gpu;
 use medley_protocol::ids::IncarnationId;
 use medley_protocol::stage::StageKind;
 use std::os::unix::fs::PermissionsExt;
@@ -33,6 +34,11 @@ impl Running {
 
     /// An agent that knows several coordinators.
     fn start_among(urls: &[String], ranks: &str) -> Self {
+        Self::start_on(urls, ranks, Vec::new())
+    }
+
+    /// One whose ranks are on these GPUs, which are hotter each time that they are read.
+    fn start_on(urls: &[String], ranks: &str, gpus: Vec<Gpu>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("worker");
         std::fs::write(&program, format!("#!/bin/sh\ndir={}\n{ranks}\n", dir.path().display())).unwrap();
@@ -46,6 +52,11 @@ impl Running {
                 devices: 2,
                 threads: 1,
                 fingerprint: "f".into(),
+            },
+            source: (!gpus.is_empty()).then(|| Box::new(Oven(40)) as Box<dyn Source>),
+            hardware: Hardware {
+                memory_bytes: None,
+                gpus,
             },
             program,
             log_dir: Some(dir.path().to_owned()),
@@ -77,6 +88,47 @@ impl Running {
     async fn end(self) -> (tempfile::TempDir, Result<(), Halted>) {
         let result = tokio::time::timeout(LONG, self.ended).await.unwrap().unwrap();
         (self.dir, result)
+    }
+}
+
+/// Where GPUs get hotter.
+struct Oven(u32);
+
+impl Source for Oven {
+    fn find(&mut self) -> Result<Vec<Gpu>, String> {
+        Err("nobody looks for them again".into())
+    }
+
+    fn read(&mut self, gpus: &mut [Gpu]) {
+        self.0 += 1;
+        gpus.iter_mut().for_each(|gpu| gpu.celsius = Some(self.0));
+    }
+}
+
+#[tokio::test]
+async fn gpus_are_dealt_to_ranks_and_read_for_every_beat() {
+    let coordinator = Coordinator::start().await;
+    coordinator.order(orders(1, vec![assignment(7, 1, &[0, 1], StageKind::Capfilt)]));
+    let gpu = |uuid: &str| Gpu {
+        uuid: uuid.into(),
+        ..Gpu::default()
+    };
+    let sees = format!("echo \"$CUDA_VISIBLE_DEVICES\" >&2\n{SAY_RUNNING}\n{NAP}");
+    let gpus = vec![gpu("GPU-a"), gpu("GPU-b")];
+    let agent = Running::start_on(std::slice::from_ref(&coordinator.url), &sees, gpus);
+    let read = |told: &Told| {
+        let beat = told.beats.last()?;
+        let run = |report: &RankReport| matches!(report.state, RankState::Running { .. });
+        (beat.ranks.len() == 2 && beat.ranks.iter().all(run)).then_some(())?;
+        let gpus = &beat.hardware.gpus;
+        let is_read = !gpus.is_empty() && gpus.iter().all(|gpu| gpu.celsius >= Some(41));
+        is_read.then(|| gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<String>>())
+    };
+    assert_eq!(coordinator.until(read).await, ["GPU-a", "GPU-b"]);
+    let (dir, result) = agent.stop().await;
+    assert_eq!(result, Ok(()));
+    for (log, uuid) in [("rank-0.log", "GPU-a\n"), ("rank-1.log", "GPU-b\n")] {
+        assert_eq!(std::fs::read_to_string(dir.path().join(log)).unwrap(), uuid);
     }
 }
 

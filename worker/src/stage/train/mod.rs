@@ -75,6 +75,7 @@ pub fn run(context: Context) -> Result<(), Failure> {
         voice,
         objects,
         device,
+        fingerprint,
     } = context;
     let setup = Setup::load(&assignment, &objects)?;
     let mut trainer = Trainer::new(setup, &assignment, device, (objects, voice.clone()));
@@ -84,7 +85,7 @@ pub fn run(context: Context) -> Result<(), Failure> {
     line.listen(trainer.committed());
     loop {
         let call = line.await_members(trainer.committed())?;
-        let ended = part::take(&mut trainer, call, &listener, &mut line);
+        let ended = part::take(&mut trainer, call, (&listener, &fingerprint), &mut line);
         voice.activity().rest();
         match ended {
             Ok(Left::Finished) => tracing::info!("all steps are committed"),

@@ -13,7 +13,6 @@ use crate::collective::tcp::{Hello, Mesh, Timing};
 use crate::rank::beginning::{Beginning, Path, begin};
 use crate::rank::calls::Call;
 use crate::rank::failure::Failure;
-use crate::rank::fingerprint;
 use medley_protocol::agent::Assignment;
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -26,7 +25,12 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// [`Stop`] when it ends before its time.
-pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, line: &mut Line) -> Result<Left, Stop> {
+pub(super) fn take(
+    trainer: &mut Trainer,
+    call: Call,
+    (listener, fingerprint): (&TcpListener, &str),
+    line: &mut Line,
+) -> Result<Left, Stop> {
     let ranks_of_nodes = call.ranks_of_nodes();
     let Call {
         assignment,
@@ -42,7 +46,7 @@ pub(super) fn take(trainer: &mut Trainer, call: Call, listener: &TcpListener, li
         memory: trainer.memory(),
         rank,
         world: deal.ranks(),
-        fingerprint: fingerprint()?,
+        fingerprint: fingerprint.to_owned(),
     };
     let step = plan.limits(trainer.gradient_len(), trainer.largest_share(&deal));
     let limits = Limits {

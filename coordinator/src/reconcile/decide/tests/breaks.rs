@@ -29,6 +29,7 @@ fn a_lasting_failure_that_is_heard_late_still_fails_the_stage() {
         leaves_in_ms: None,
         address: None,
         reached: Vec::new(),
+        hardware: Hardware::default(),
     };
     world.sight.beat(late, world.now).unwrap();
     world.decide();

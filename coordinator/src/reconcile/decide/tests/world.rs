@@ -11,6 +11,7 @@ use crate::reconcile::orders;
 use chrono::DateTime;
 use medley_protocol::agent::{Assignment, Beat, Connecting, Doing, RankReport, StepPhase};
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
+use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{CheckpointId, IncarnationId};
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::Counts;
@@ -237,6 +238,7 @@ impl World {
                 leaves_in_ms: None,
                 address: Some(format!("{node}:1")),
                 reached: self.reached(node),
+                hardware: Hardware::default(),
             };
             self.sight.beat(beat, self.now).unwrap();
         }

@@ -170,6 +170,12 @@ impl Agent {
         agent
     }
 
+    /// The same agent on this hardware.
+    pub(super) fn equipped_with(mut self, hardware: Hardware) -> Self {
+        self.state = self.state.map(|state| state.equipped_with(hardware));
+        self
+    }
+
     pub(super) fn now(&self) -> Duration {
         self.now
     }
