@@ -107,9 +107,6 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
         let lasts = FOR_GOOD;
         return vec![(dice.ms(0, SPAN_MS), Fault::Spin { lasts })];
     }
-    if dice.chance(15) {
-        return flips(dice);
-    }
     let count = 1 + dice.below(MAX_FAULTS);
     // Faults that come close upon each other are the harder ones.
     let span = if dice.chance(40) { 3000 } else { SPAN_MS };
@@ -127,7 +124,7 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
 }
 
 /// Bits that flip, and faults that take no rank away: a rank that is lost takes along what nobody has compared yet.
-fn flips(dice: &mut Dice) -> Vec<(Duration, Fault)> {
+pub(super) fn flips(dice: &mut Dice) -> Vec<(Duration, Fault)> {
     let count = 1 + dice.below(2);
     let mut faults: Vec<(Duration, Fault)> = (0..count).map(|_| (dice.ms(0, SPAN_MS), Fault::Flip)).collect();
     for (at, _) in faults.clone() {

@@ -3,7 +3,7 @@
 use super::agenda::Agenda;
 use super::coordinator::{Ask, Clock, Coordinator};
 use super::dice::Dice;
-use super::faults::{Fault, schedule};
+use super::faults::{Fault, flips, schedule};
 use super::network::Network;
 use super::node::Node;
 use super::objects::Objects;
@@ -167,7 +167,13 @@ impl<'a> World<'a> {
 
     fn plan_faults(&mut self, seed: u64) {
         let mut dice = Dice::new(seed, 3);
-        for (at, fault) in schedule(&mut dice, self.nodes.len()) {
+        let mut of_memory = Dice::new(seed, 4);
+        let faults = if of_memory.chance(15) {
+            flips(&mut of_memory)
+        } else {
+            schedule(&mut dice, self.nodes.len())
+        };
+        for (at, fault) in faults {
             self.calm_at = self.calm_at.max(at + fault.lasts());
             self.agenda.put(at, Happening::Fails(fault));
         }
