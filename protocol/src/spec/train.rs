@@ -51,6 +51,10 @@ pub struct TrainSpec {
     /// Text put before every caption in the language-modelling loss, its tokens not predicted ("a picture of " in
     /// captioning, empty in pre-training).
     pub prompt: String,
+    /// Whether a lane keeps of a block's activations the input alone and computes the others again on the way back: the same bits
+    /// in less memory and more time.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 /// What another text of the same image is to ITC and ITM. Images are the same if their files have the same bytes.
