@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Steps between two checkpoints: more than it takes to compare all of a state.
-const EVERY: u64 = 40;
+const EVERY: u64 = 100;
 /// Bytes by which a piece of a state is recognised.
 const PIECE: usize = 256;
 
