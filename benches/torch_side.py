@@ -17,6 +17,7 @@ depend on them.
 """
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -311,15 +312,16 @@ def check(s):
 
 
 class Transformers:
-    """The captioner and the filter of the library."""
+    """The captioner and the filter of the library, each made when it is first needed."""
 
     def __init__(self, description, batch_image):
         import transformers
 
+        self.library = transformers
         c, vocab = description["config"], description["config"]["vocab"]
         vision, text = c["vision"], c["text"]
         self.description, self.image, self.vocab = description, batch_image, vocab
-        config = transformers.BlipConfig(
+        self.config = transformers.BlipConfig(
             text_config=dict(
                 vocab_size=vocab["size"], hidden_size=text["width"], encoder_hidden_size=vision["width"],
                 intermediate_size=text["ffn"], num_hidden_layers=text["depth"], num_attention_heads=text["heads"],
@@ -332,8 +334,14 @@ class Transformers:
             ),
             image_text_hidden_size=c["embed_dim"], projection_dim=c["embed_dim"],
         )
-        self.captioner = transformers.BlipForConditionalGeneration(config).eval()
-        self.filter = transformers.BlipForImageTextRetrieval(config).eval()
+
+    @functools.cached_property
+    def captioner(self):
+        return self.library.BlipForConditionalGeneration(self.config).eval()
+
+    @functools.cached_property
+    def filter(self):
+        return self.library.BlipForImageTextRetrieval(self.config).eval()
 
     @torch.inference_mode()
     def caption(self, **choice):

@@ -1,15 +1,17 @@
-//! Where a training step's work goes: operations as executed, and CPU time, by part and by kind.
+//! Where work goes, of a training step, of match scores or of captions: operations as executed, and CPU time, by part and by kind.
 //!
-//! `cargo bench -p medley-model --bench flops -- [PRESET] [BATCH] [THREADS]` (defaults: `vit-b`, 4 samples, 1 thread). The first
-//! table compares with the operations of the reference's arrangement (texts padded to 30 tokens, three passes for matching and one
+//! `cargo bench -p medley-model --bench flops -- [PRESET] [BATCH] [THREADS] [WORK]` (defaults: `vit-b`, 4 samples, 1 thread, `step`;
+//! the others are `match`, two texts an image, and `greedy`, captions of 20 tokens). The first table compares a step with the operations of the reference's arrangement (texts padded to 30 tokens, three passes for matching and one
 //! for generation, each projecting the image's keys and values anew); they are known for ViT-B at 224 px.
 
 #![allow(missing_docs, reason = "a program")]
 
 mod fixture;
 mod program;
+mod reading;
 
 use fixture::Fixture;
+use medley_model::generate::nucleus::GREEDY;
 use medley_model::ops::blocks::on_threads;
 use medley_model::ops::meter::{Account, Kind, Part, measure};
 use program::{arguments, cpu_seconds};
@@ -43,13 +45,30 @@ fn main() {
     };
     let (batch, threads) = (number(4), number(1));
     let mut fixture = Fixture::new(&preset, Some(batch), threads, None);
-    fixture.step();
-    let steps = if preset == "vit-b" { 3 } else { 200 };
-    // The account is one thread's: that of the pool which the steps run on.
-    let ((), account) = on_threads(|| measure(cpu_seconds, || (0..steps).for_each(|_| drop(fixture.step()))));
-    println!("{preset}, {batch} samples, {threads} threads, mean of {steps} steps\n");
-    operations(&account, (steps * batch) as f64 * 1e9, preset == "vit-b");
-    times(&account, steps as f64);
+    let work = arguments.next().unwrap_or_else(|| "step".into());
+    let mut once: Box<dyn FnMut() + Send> = match work.as_str() {
+        "step" => Box::new(|| drop(fixture.step())),
+        "match" => {
+            let mut reader = reading::reader(&fixture);
+            Box::new(move || drop(reading::matching(&mut reader, &fixture.samples)))
+        }
+        "greedy" => {
+            let mut reader = reading::reader(&fixture);
+            Box::new(move || drop(reading::captions(&mut reader, &fixture.samples, GREEDY)))
+        }
+        _ => panic!("WORK is step, match or greedy"),
+    };
+    once();
+    let times = if preset == "vit-b" { 3 } else { 200 };
+    // The account is one thread's: that of the pool which the work runs on.
+    let ((), account) = on_threads(|| measure(cpu_seconds, || (0..times).for_each(|_| once())));
+    println!("{preset}, {batch} samples, {threads} threads, mean of {times} times {work}\n");
+    operations(
+        &account,
+        (times * batch) as f64 * 1e9,
+        preset == "vit-b" && work == "step",
+    );
+    spent(&account, times as f64);
 }
 
 fn operations(account: &Account, unit: f64, known: bool) {
@@ -78,8 +97,8 @@ fn operations(account: &Account, unit: f64, known: bool) {
     println!();
 }
 
-fn times(account: &Account, steps: f64) {
-    print!("{:<16}", "CPU ms a step");
+fn spent(account: &Account, times: f64) {
+    print!("{:<16}", "CPU ms a time");
     Kind::ALL.iter().for_each(|kind| print!("{:>10}", format!("{kind:?}")));
     println!("{:>10}{:>8}{:>9}", "all", "share", "GFLOP/s");
     let all = account.total(|_, _| true).seconds;
@@ -87,7 +106,7 @@ fn times(account: &Account, steps: f64) {
         print!("{name:<16}");
         for kind in Kind::ALL {
             let seconds = account.total(|part, k| wanted(part) && k == kind).seconds;
-            print!("{:>10.2}", seconds * 1e3 / steps);
+            print!("{:>10.2}", seconds * 1e3 / times);
         }
         let total = account.total(|part, _| wanted(part));
         let gemm = account.total(|part, kind| wanted(part) && kind == Kind::Gemm);
@@ -98,7 +117,7 @@ fn times(account: &Account, steps: f64) {
         };
         println!(
             "{:>10.2}{:>7.1}%{rate:>9.1}",
-            total.seconds * 1e3 / steps,
+            total.seconds * 1e3 / times,
             100.0 * total.seconds / all
         );
     };

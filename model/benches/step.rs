@@ -1,7 +1,7 @@
 //! Samples per second of one lane's training step and its commit.
 //!
-//! `cargo bench -p medley-model --bench step -- [PRESET] [BATCH] [THREADS]` (defaults: `tiny`, the preset's batch, one thread). The
-//! median of the runs is reported, with the least and the most.
+//! `cargo bench -p medley-model --bench step -- [PRESET] [BATCH] [THREADS] [recompute]` (defaults: `tiny`, the preset's batch, one
+//! thread, activations kept). The median of the runs is reported, with the least and the most.
 
 #![allow(missing_docs, reason = "a program")]
 
@@ -22,6 +22,7 @@ fn main() {
     };
     let (batch, threads) = (number(), number().unwrap_or(1));
     let mut fixture = Fixture::new(&preset, batch, threads, None);
+    fixture.blip.recomputes = arguments.any(|word| word == "recompute");
     fixture.step();
     let (budget, cpu) = (Instant::now(), cpu_seconds());
     let mut seconds = Vec::new();
@@ -34,7 +35,7 @@ fn main() {
     seconds.sort_by(f64::total_cmp);
     let (batch, median) = (fixture.samples.texts.len(), seconds[seconds.len() / 2]);
     println!(
-        "{preset} batch {batch}, {} px, {threads} threads, {} runs: {:.1} ms a step (least {:.1}, most {:.1}; {:.1} of CPU), {:.2} samples/s; activations at most {:.2} GiB",
+        "{preset} batch {batch}, {} px, {threads} threads, {} runs: {:.1} ms a step (least {:.1}, most {:.1}; {:.1} of CPU), {:.2} samples/s; activations at most {:.2} GiB{}",
         fixture.blip.image_size,
         seconds.len(),
         median * 1e3,
@@ -43,5 +44,6 @@ fn main() {
         cpu * 1e3,
         batch as f64 / median,
         fixture.pool.peak_bytes() as f64 / f64::from(1 << 30),
+        if fixture.blip.recomputes { ", recomputed" } else { "" },
     );
 }

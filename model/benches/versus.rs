@@ -7,18 +7,14 @@
 
 mod fixture;
 mod program;
+mod reading;
 
 use fixture::Fixture;
+use medley_model::generate::Reader;
 use medley_model::generate::nucleus::{GREEDY, Sampling};
-use medley_model::generate::{CaptionRequest, Search};
 use program::{arguments, cpu_seconds};
 use serde_json::{Value, json};
 use std::time::Instant;
-
-/// Tokens that every caption grows by: `[SEP]` may not come before.
-const NEW_TOKENS: usize = 20;
-/// Texts scored against each image: the web's and the captioner's.
-const TEXTS_AN_IMAGE: usize = 2;
 
 fn main() {
     let arguments: Vec<String> = arguments().collect();
@@ -28,11 +24,12 @@ fn main() {
     let dropout = dropout.first().map(|rate| rate.parse().expect("DROPOUT is a number"));
     let [batch, threads] = [batch, threads].map(|arg| arg.parse().expect("BATCH and THREADS are numbers"));
     let mut fixture = Fixture::new(preset, Some(batch), threads, dropout);
+    let mut reader = None;
     println!("{}", describe(&fixture));
     for command in std::io::stdin().lines() {
         let command = command.expect("standard input is text");
         let (wall, cpu) = (Instant::now(), cpu_seconds());
-        let done = run(&mut fixture, &command);
+        let done = run(&mut fixture, &mut reader, &command);
         let seconds = json!({"wall": wall.elapsed().as_secs_f64(), "cpu": cpu_seconds() - cpu, "done": done});
         println!("{seconds}");
     }
@@ -53,65 +50,26 @@ fn describe(fixture: &Fixture) -> Value {
         },
         "dropout": text.dropout,
         "max_tokens": fixture.spec.max_tokens(&fixture.spec.pretrain),
-        "new_tokens": NEW_TOKENS.min(text.positions as usize - 1),
-        "texts_an_image": TEXTS_AN_IMAGE,
+        "new_tokens": reading::new_tokens(model),
+        "texts_an_image": reading::TEXTS_AN_IMAGE,
         "texts": fixture.samples.texts,
     })
 }
 
-fn run(fixture: &mut Fixture, command: &str) -> Value {
+/// Does what is asked for. The state for steps, and the reader for the rest, are made when they are first needed.
+fn run(fixture: &mut Fixture, reader: &mut Option<Reader>, command: &str) -> Value {
+    if command == "step" {
+        return json!(fixture.step().losses);
+    }
+    let (reader, samples) = (reader.get_or_insert_with(|| reading::reader(fixture)), &fixture.samples);
+    let mut tokens = |sampling| {
+        let captions = reading::captions(reader, samples, sampling);
+        captions.iter().map(|caption| caption.tokens.len()).collect::<Vec<_>>()
+    };
     match command {
-        "step" => json!(fixture.step().losses),
-        "greedy" => caption(fixture, GREEDY),
-        "nucleus" => caption(fixture, Sampling { top_p: 0.9, ..GREEDY }),
-        "pairs" | "match" => matching(fixture),
+        "greedy" => json!(tokens(GREEDY)),
+        "nucleus" => json!(tokens(Sampling { top_p: 0.9, ..GREEDY })),
+        "pairs" | "match" => json!(reading::matching(reader, samples).len()),
         _ => panic!("unknown command {command}: step, greedy, nucleus, pairs or match"),
     }
-}
-
-fn caption(fixture: &mut Fixture, sampling: Sampling) -> Value {
-    let tokens = 1 + NEW_TOKENS.min(fixture.blip.model.text.positions as usize - 1);
-    let request = CaptionRequest {
-        search: Search::Sample(sampling),
-        count: 1,
-        prompt: &[],
-        min_tokens: tokens,
-        max_tokens: tokens,
-        seed: 1,
-    };
-    let samples: Vec<u64> = (0..fixture.samples.texts.len() as u64).collect();
-    let Fixture {
-        blip,
-        state,
-        samples: images,
-        pool,
-        ..
-    } = fixture;
-    let captions = blip.captions(state.params(), &images.pixels, &samples, &request, pool);
-    json!(captions.iter().map(|caption| caption.tokens.len()).collect::<Vec<_>>())
-}
-
-fn matching(fixture: &mut Fixture) -> Value {
-    let b = fixture.samples.texts.len() as u32;
-    let pairs: Vec<(u32, u32)> = (0..b * TEXTS_AN_IMAGE as u32)
-        .map(|pair| (pair / TEXTS_AN_IMAGE as u32, pair % b))
-        .collect();
-    let Fixture {
-        blip,
-        state,
-        samples,
-        pool,
-        ..
-    } = fixture;
-    json!(
-        blip.match_logits(
-            state.params(),
-            &samples.pixels,
-            b as usize,
-            &samples.texts,
-            &pairs,
-            pool
-        )
-        .len()
-    )
 }

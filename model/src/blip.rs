@@ -45,6 +45,12 @@ impl Towers {
         }
     }
 
+    /// Weights that are factors of products and nothing else.
+    fn factors(&self) -> impl Iterator<Item = ParamId> {
+        let projections = [self.vision_proj.w, self.text_proj.w];
+        self.vision.factors().chain(self.text.factors()).chain(projections)
+    }
+
     /// Unit features of class tokens.
     ///
     /// # Shapes
@@ -86,6 +92,9 @@ pub struct Blip {
     pub itm_head: Pair,
     /// Temperature.
     pub temperature: ParamId,
+    /// Whether a lane keeps of a block's activations the input alone, and computes the others again on the way back: the same bits
+    /// in less memory and more time. A new model keeps them.
+    pub recomputes: bool,
 }
 
 impl Blip {
@@ -104,7 +113,13 @@ impl Blip {
             vocab,
             student_layout,
             momentum_layout,
+            recomputes: false,
         }
+    }
+
+    /// Weights of the student that are factors of products and nothing else.
+    pub(crate) fn factors(&self) -> Vec<ParamId> {
+        self.student.factors().chain([self.itm_head.w]).collect()
     }
 
     /// Runs one lane: its losses and momentum features are returned, the gradient of its mean loss is written to `grad`. Entries
@@ -167,7 +182,7 @@ impl Blip {
             },
         };
         let weights = Weights::new(&self.student_layout, state.params);
-        let mut tape = Tape::training(weights, pool, grad, &trainable);
+        let mut tape = Tape::training(weights, pool, grad, &trainable).recomputing(self.recomputes);
         let Losses { all, taught } = self.losses(&mut tape, batch, step, (taught, queues), negatives);
         let terms: Vec<(Var, f32)> = all.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);

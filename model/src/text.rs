@@ -240,23 +240,15 @@ impl Text {
         layer.norm.norm(tape, y, EPS)
     }
 
-    /// Weights that the decoder reads for every token.
-    pub(crate) fn decoding(&self) -> Vec<ParamId> {
+    /// Weights that are factors of products and nothing else.
+    pub(crate) fn factors(&self) -> impl Iterator<Item = ParamId> {
         let of_layer = |layer: &Layer| {
-            let own = layer.decoder.expect("the momentum encoder has no decoder");
-            let cross = layer.cross.expect("the momentum encoder has no cross-attention");
-            let attentions = [own.query, own.key, own.value, own.dense, cross.query, cross.dense];
-            attentions
-                .into_iter()
-                .chain([layer.intermediate, layer.output])
-                .map(|pair| pair.w)
+            let attentions = [Some(layer.encoder), layer.decoder, layer.cross].into_iter().flatten();
+            let projections = attentions.flat_map(|block| [block.query, block.key, block.value, block.dense]);
+            projections.chain([layer.intermediate, layer.output])
         };
-        let head = self.predictions.expect("the momentum encoder predicts nothing");
-        self.layers
-            .iter()
-            .flat_map(of_layer)
-            .chain([head.dense.w, self.word])
-            .collect()
+        let head = self.predictions.map(|head| head.dense);
+        self.layers.iter().flat_map(of_layer).chain(head).map(|pair| pair.w)
     }
 
     /// Logits over the vocabulary.

@@ -110,6 +110,13 @@ impl Vision {
         }
     }
 
+    /// Weights that are factors of products and nothing else.
+    pub(crate) fn factors(&self) -> impl Iterator<Item = ParamId> {
+        let of_block = |block: &Block| [block.qkv, block.proj, block.fc1, block.fc2];
+        let pairs = self.blocks.iter().flat_map(of_block).chain([self.embed]);
+        pairs.map(|pair| pair.w)
+    }
+
     /// Images cut into patches.
     ///
     /// # Shapes

@@ -6,16 +6,18 @@ mod plain;
 
 use candle_core::{Device, Tensor, Var};
 use medley_model::blip::Blip;
-use medley_model::device::Pool;
+use medley_model::device;
+use medley_model::flat::Flat;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::{GREEDY, Sampling};
-use medley_model::generate::{Caption, CaptionRequest, Search};
+use medley_model::generate::{Caption, CaptionRequest, Reader, Search};
 use medley_model::params::Vocabulary;
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
 use medley_protocol::spec::Spec;
 use plain::formulas::log_softmax;
 use plain::{Plain, TextPass};
+use std::sync::Arc;
 
 const IMAGES: usize = 3;
 const SIDE: usize = 16;
@@ -26,8 +28,8 @@ const DEC: u32 = 4;
 const ENC: u32 = 5;
 
 struct Case {
-    blip: Blip,
-    params: Vec<f32>,
+    blip: Arc<Blip>,
+    params: Flat,
     pixels: Vec<f32>,
 }
 
@@ -50,13 +52,21 @@ impl Case {
         // Fresh weights are nearly indifferent: shake them.
         let noise = |salt: u32| move |i: u32| Stream::new(7, Purpose::Init).normals([i, salt, 0, 0])[0];
         let params = State::fresh(&blip, 3).params;
-        let params = params.iter().zip(0..).map(|(v, i)| v + 0.1 * noise(0)(i)).collect();
+        let params: Vec<f32> = params.iter().zip(0..).map(|(v, i)| v + 0.1 * noise(0)(i)).collect();
         let pixels = (0..(IMAGES * PER_IMAGE) as u32).map(noise(1)).collect();
-        Self { blip, params, pixels }
+        Self {
+            blip: Arc::new(blip),
+            params: Flat::from_slice(&params),
+            pixels,
+        }
     }
 
     fn image(&self, i: usize) -> &[f32] {
         &self.pixels[i * PER_IMAGE..(i + 1) * PER_IMAGE]
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.blip), self.params.clone(), &device::Device::Cpu)
     }
 
     fn plain(&self) -> Plain<'_> {
@@ -81,8 +91,7 @@ impl Case {
 
     fn match_logits(&self, pixels: &[f32], pairs: &[(u32, u32)]) -> Vec<[f32; 2]> {
         let b = pixels.len() / PER_IMAGE;
-        self.blip
-            .match_logits(&self.params, pixels, b, &texts(), pairs, &mut Pool::default())
+        self.reader().match_logits(pixels, b, &texts(), pairs).unwrap()
     }
 
     fn captions(&self, pixels: &[f32], samples: &[u64], search: Search) -> Vec<Caption> {
@@ -94,8 +103,7 @@ impl Case {
             max_tokens: MAX_TOKENS,
             seed: 11,
         };
-        self.blip
-            .captions(&self.params, pixels, samples, &request, &mut Pool::default())
+        self.reader().captions(pixels, samples, &request).unwrap()
     }
 }
 
@@ -137,10 +145,10 @@ fn assert_near(found: &[f32], expected: &[f64]) {
 fn features_agree_with_plain_formulas() {
     let case = Case::new();
     let plain = case.plain();
-    let mut pool = Pool::default();
+    let mut reader = case.reader();
     let width = case.blip.model.embed_dim as usize;
-    let images = case.blip.image_features(&case.params, &case.pixels, IMAGES, &mut pool);
-    let of_texts = case.blip.text_features(&case.params, &texts(), &mut pool);
+    let images = reader.image_features(&case.pixels, IMAGES).unwrap();
+    let of_texts = reader.text_features(&texts()).unwrap();
     for (i, text) in texts().iter().enumerate() {
         let at = i * width..(i + 1) * width;
         let image = plain.feature("vision_proj", &case.plain_image(&plain, i)).unwrap();

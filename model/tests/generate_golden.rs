@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use medley_model::blip::Blip;
-use medley_model::device::Pool;
+use medley_model::device::Device;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::{GREEDY, Sampling};
-use medley_model::generate::{CaptionRequest, Search};
+use medley_model::generate::{CaptionRequest, Reader, Search};
 use medley_model::params::Vocabulary;
 use medley_model::state::State;
 use medley_protocol::spec::Spec;
@@ -101,6 +101,7 @@ fn blip() -> (Blip, State) {
 
 fn assert_golden(golden: &str, length: Length) {
     let (blip, state) = blip();
+    let mut reader = Reader::new(blip, state.params, &Device::Cpu);
     let pixels: Vec<f32> = (0..IMAGES)
         .flat_map(|i| (0..3 * SIDE * SIDE).map(move |j| 2.0 * fraction(&format!("pixels.{i}"), j)))
         .collect();
@@ -115,7 +116,7 @@ fn assert_golden(golden: &str, length: Length) {
             max_tokens: case.max_tokens,
             seed: 0,
         };
-        let captions = blip.captions(&state.params, &pixels, &[0; IMAGES], &request, &mut Pool::default());
+        let captions = reader.captions(&pixels, &[0; IMAGES], &request).unwrap();
         let tokens: Vec<Vec<u32>> = captions.into_iter().map(|caption| caption.tokens).collect();
         assert_eq!(tokens, case.captions, "{case:?}");
     }

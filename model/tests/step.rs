@@ -473,3 +473,27 @@ fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
         );
     }
 }
+
+#[test]
+fn activations_that_are_computed_again_change_no_bit_and_take_less_memory() {
+    let mut model = model(0.1);
+    (model.vision.depth, model.vision.drop_path) = (4, 0.5);
+    let kept = Blip::new(&model, 16, vocabulary());
+    let computed = Blip {
+        recomputes: true,
+        ..Blip::new(&model, 16, vocabulary())
+    };
+    let state = state(&kept);
+    let (pixels, texts) = (pixels((B + 1) * 3 * 16 * 16), texts());
+    for objective in [Objective::Pretrain, Objective::Captioner, Objective::Filter] {
+        let step = step(&Case::of(objective));
+        let [(expected, gradient, most), (found, again, least)] = [&kept, &computed].map(|blip| {
+            let (mut pool, mut gradient) = (Pool::default(), Flat::zeros(blip.student_layout.len()));
+            let output = blip.lane(&state, batch(&pixels, &texts), step, &mut pool, &mut gradient);
+            (output.unwrap(), gradient, pool.peak_bytes())
+        });
+        assert_eq!(found, expected);
+        assert!(gradient.as_bytes() == again.as_bytes(), "{objective:?}");
+        assert!(4 * least < 3 * most, "{objective:?}: {least} of {most} bytes");
+    }
+}

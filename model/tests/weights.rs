@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use medley_model::blip::Blip;
-use medley_model::device::Pool;
+use medley_model::device::{Device, Pool};
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::GREEDY;
-use medley_model::generate::{CaptionRequest, Search};
+use medley_model::generate::{CaptionRequest, Reader, Search};
 use medley_model::params::Vocabulary;
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
@@ -130,14 +130,19 @@ fn caption_logits(blip: &Blip, state: &State, pixels: &[f32]) -> Vec<f32> {
     tape.read(logits)
 }
 
+fn reader(blip: &Blip, state: &State) -> Reader {
+    let blip = Blip::new(&blip.model, blip.image_size, blip.vocab);
+    Reader::new(blip, state.params.clone(), &Device::Cpu)
+}
+
 /// Logits of the matching head, and cosines, for the text and each image.
 fn matching(blip: &Blip, state: &State, pixels: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let mut pool = Pool::default();
+    let mut reader = reader(blip, state);
     let pairs: Vec<(u32, u32)> = (0..IMAGES as u32).map(|image| (image, 0)).collect();
     let texts = [TEXT.to_vec()];
-    let logits = blip.match_logits(&state.params, pixels, IMAGES, &texts, &pairs, &mut pool);
-    let images = blip.image_features(&state.params, pixels, IMAGES, &mut pool);
-    let text = blip.text_features(&state.params, &texts, &mut pool);
+    let logits = reader.match_logits(pixels, IMAGES, &texts, &pairs).unwrap();
+    let images = reader.image_features(pixels, IMAGES).unwrap();
+    let text = reader.text_features(&texts).unwrap();
     let cosine = |image: &[f32]| image.iter().zip(&text).map(|(a, b)| a * b).sum();
     let cosines = images.chunks_exact(text.len()).map(cosine).collect();
     (logits.concat(), cosines)
@@ -523,8 +528,9 @@ fn captions(blip: &Blip, state: &State, searching: Searching) -> serde_json::Val
         max_tokens: searching.max_tokens,
         seed: 0,
     };
-    let (samples, pool) = (&[0; CAPTIONED], &mut Pool::default());
-    let captions = blip.captions(&state.params, &captioned(), samples, &request, pool);
+    let captions = reader(blip, state)
+        .captions(&captioned(), &[0; CAPTIONED], &request)
+        .unwrap();
     let tokens: Vec<Vec<u32>> = captions.into_iter().map(|caption| caption.tokens).collect();
     serde_json::json!({"search": searching, "tokens": tokens})
 }

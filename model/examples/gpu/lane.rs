@@ -1,7 +1,7 @@
 //! A lane of a step and its commit on a GPU, against the processor's.
 
 use crate::fixture::{Fixture, commit_of, lane_step};
-use medley_model::blip::{LaneOutput, Seen};
+use medley_model::blip::{Blip, LaneOutput, Seen};
 use medley_model::device::{Buffer, Device, Pool, SpanMut};
 use medley_model::flat::Flat;
 use medley_model::layout::Layout;
@@ -46,6 +46,10 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
     let fixture = Fixture::new(preset, Some(batch), 0, None);
     let bars = if device.rounds() { ROUNDED } else { EXACT };
     let blip = &fixture.blip;
+    let thrifty = Blip {
+        recomputes: true,
+        ..Blip::new(&blip.model, blip.image_size, blip.vocab)
+    };
     let b = batch as u32;
     let negatives = Negatives {
         image_of_text: (0..b).map(|i| (i + 1) % b).collect(),
@@ -60,12 +64,15 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
     let mut well = true;
     for step in 0..STEPS {
         let given = (step > 0).then_some(&negatives);
-        let plain = run(&fixture, (&host).into(), given, &mut host_pool, (&mut expected).into());
-        let ours = run(&fixture, resident.seen(), given, &mut pool, (&mut gradient).into());
+        let (fixture, expected_of) = (&fixture, (&mut expected).into());
+        let plain = run(fixture, blip, (&host).into(), given, &mut host_pool, expected_of);
+        let ours = run(fixture, blip, resident.seen(), given, &mut pool, (&mut gradient).into());
         let found = device.to_vec(gradient.span());
-        let again = run(&fixture, resident.seen(), given, &mut pool, (&mut gradient).into());
-        let same = again == ours && device.to_vec(gradient.span()) == found;
-        well &= report(&format!("{preset} × {batch}, step {step}: same bits twice"), same, "");
+        for (blip, what) in [(blip, "twice"), (&thrifty, "with activations computed again")] {
+            let again = run(fixture, blip, resident.seen(), given, &mut pool, (&mut gradient).into());
+            let same = again == ours && device.to_vec(gradient.span()) == found;
+            well &= report(&format!("{preset} × {batch}, step {step}: same bits {what}"), same, "");
+        }
         well &= losses(&bars, preset, step, &plain, &ours);
         well &= gradients(&bars, preset, step, layout, &expected, &found);
         let commit = |gradient| commit_of(&plain, gradient);
@@ -91,13 +98,14 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
 
 fn run(
     fixture: &Fixture,
+    blip: &Blip,
     state: Seen,
     negatives: Option<&Negatives>,
     pool: &mut Pool,
     gradient: SpanMut,
 ) -> LaneOutput {
     let (step, batch) = (lane_step(&fixture.spec, 7), fixture.samples.batch());
-    let found = fixture.blip.lane_with(state, batch, step, negatives, pool, gradient);
+    let found = blip.lane_with(state, batch, step, negatives, pool, gradient);
     found.unwrap_or_else(|error| panic!("{error}"))
 }
 

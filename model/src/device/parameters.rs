@@ -13,6 +13,7 @@ pub struct Parameters<'a> {
 }
 
 /// Parameters that somebody owns.
+#[derive(Debug)]
 pub struct OwnParameters {
     exact: Buffer,
     rounded: Option<Buffer>,

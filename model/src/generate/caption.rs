@@ -6,12 +6,11 @@
 use super::beam::{Beam, Beams, Hypothesis};
 use super::decoder::Decoder;
 use super::nucleus::{self, Sampling};
+use super::reader::Reader;
 use crate::blip::Blip;
-use crate::device::{Parameters, Pool};
-use crate::ops::blocks::on_threads;
+use crate::device::DeviceError;
 use crate::ops::sum;
 use crate::random::{Purpose, Stream};
-use crate::tape::{Tape, Turned, Weights};
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,31 +55,27 @@ struct Growing {
     log_probability: f32,
 }
 
-impl Blip {
+impl Reader {
     /// Captions images with the trained decoder. `samples` are the numbers that key the draws. Captions of one image stand
     /// side by side; those of a beam search best first.
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → (b·count) captions
-    pub fn captions<'s>(
-        &self,
-        params: impl Into<Parameters<'s>>,
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn captions(
+        &mut self,
         pixels: &[f32],
         samples: &[u64],
         request: &CaptionRequest,
-        pool: &mut Pool,
-    ) -> Vec<Caption> {
-        let params: Parameters = params.into();
-        let weights = Weights::new(&self.student_layout, params);
-        let turned = Turned::new(weights, self.student.text.decoding(), pool);
-        let captions = on_threads(|| {
-            let tape = Tape::inference(weights, pool).reading(&turned);
-            self.search(Decoder::new(self, tape, pixels, samples.len()), samples, request)
-        });
-        turned.give(pool);
-        captions
+    ) -> Result<Vec<Caption>, DeviceError> {
+        self.turn_words();
+        self.run(|blip, tape| blip.search(Decoder::new(blip, tape, pixels, samples.len()), samples, request))
     }
+}
 
+impl Blip {
     fn search(&self, mut decoder: Decoder, samples: &[u64], request: &CaptionRequest) -> Vec<Caption> {
         let mut start = vec![self.vocab.dec];
         start.extend_from_slice(request.prompt);

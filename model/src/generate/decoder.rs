@@ -6,9 +6,9 @@
 use crate::blip::Blip;
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::Place;
+use crate::ops::meter::{self, Part};
 use crate::tape::Tape;
 use crate::text::{ImageKeys, Packed, Text};
-use crate::vision::Tokens;
 use std::rc::Rc;
 
 /// Texts that grow together, a token at a time.
@@ -37,8 +37,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
     /// # Shapes
     /// pixels: b × 3 × s × s
     pub(super) fn new(blip: &'a Blip, mut tape: Tape<'b>, pixels: &[f32], b: usize) -> Self {
-        let seen = blip.student.vision.forward(&mut tape, pixels, b, None, Tokens::All);
-        let images = blip.student.text.image_keys(&mut tape, seen);
+        let images = blip.look(&mut tape, pixels, b);
         Self {
             mark: tape.mark(),
             caches: blip.student.text.layers.iter().map(|_| Cache::new(b)).collect(),
@@ -83,6 +82,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
     }
 
     fn step(&mut self, tokens: &[u32], predict: bool) -> Vec<f32> {
+        let part = meter::part(Part::Multimodal);
         let (text, tape) = (&self.blip.student.text, &mut self.tape);
         let place = |sample: usize| Place {
             sample: sample as u32,
@@ -116,6 +116,8 @@ impl<'a, 'b> Decoder<'a, 'b> {
             x = Text::output(tape, cross, attended, x, &places, None);
             x = text.feed(tape, (i, layer), x, &places, None);
         }
+        drop(part);
+        let _part = meter::part(Part::Heads);
         let logits = if predict {
             let logits = text.predict(tape, x);
             tape.read(logits)

@@ -1,52 +1,46 @@
 //! Features for retrieval and match probabilities for filtering.
 
+use super::reader::Reader;
 use crate::blip::{Blip, unimodal};
-use crate::device::{Parameters, Pool};
-use crate::ops::blocks::on_threads;
-use crate::tape::{Tape, Var, Weights};
+use crate::device::DeviceError;
+use crate::ops::meter::{self, Part};
+use crate::tape::{Tape, Var};
 use crate::text::{Grounding, ImageKeys, Packed};
 use crate::vision::Tokens;
 
 /// Pairs that go through the multimodal layers together: bounds memory, and does not change a bit of the result.
 const PAIRS_AT_ONCE: usize = 64;
 
-impl Blip {
+impl Reader {
     /// Unit features of images.
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → b × e
-    pub fn image_features<'s>(
-        &self,
-        params: impl Into<Parameters<'s>>,
-        pixels: &[f32],
-        b: usize,
-        pool: &mut Pool,
-    ) -> Vec<f32> {
-        let params: Parameters = params.into();
-        let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
-        let class = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::Class);
-        let features = self.student.image_features(&mut tape, class);
-        tape.read(features)
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn image_features(&mut self, pixels: &[f32], b: usize) -> Result<Vec<f32>, DeviceError> {
+        self.run(|blip, mut tape| {
+            let class = blip.student.vision.forward(&mut tape, pixels, b, None, Tokens::Class);
+            let features = blip.student.image_features(&mut tape, class);
+            tape.read(features)
+        })
     }
 
     /// Unit features of texts (`[CLS]` first, `[SEP]` last).
     ///
     /// # Shapes
     /// t texts → t × e
-    pub fn text_features<'s>(
-        &self,
-        params: impl Into<Parameters<'s>>,
-        texts: &[Vec<u32>],
-        pool: &mut Pool,
-    ) -> Vec<f32> {
-        let params: Parameters = params.into();
-        let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
-        let first = self
-            .student
-            .text
-            .encode(&mut tape, &unimodal(texts, self.vocab.cls), None);
-        let features = self.student.text_features(&mut tape, first);
-        tape.read(features)
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn text_features(&mut self, texts: &[Vec<u32>]) -> Result<Vec<f32>, DeviceError> {
+        self.run(|blip, mut tape| {
+            let texts = unimodal(texts, blip.vocab.cls);
+            let first = blip.student.text.encode(&mut tape, &texts, None);
+            let features = blip.student.text_features(&mut tape, first);
+            tape.read(features)
+        })
     }
 
     /// Matching logits (no match, match) of pairs: `pairs` names an image of the batch and a text of `texts` each. An image's
@@ -54,39 +48,41 @@ impl Blip {
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s; p pairs → p × 2
-    pub fn match_logits<'s>(
-        &self,
-        params: impl Into<Parameters<'s>>,
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn match_logits(
+        &mut self,
         pixels: &[f32],
         b: usize,
         texts: &[Vec<u32>],
         pairs: &[(u32, u32)],
-        pool: &mut Pool,
-    ) -> Vec<[f32; 2]> {
-        let params = params.into();
-        on_threads(|| self.match_all(params, pixels, b, texts, pairs, pool))
+    ) -> Result<Vec<[f32; 2]>, DeviceError> {
+        self.run(|blip, mut tape| {
+            let keys = blip.look(&mut tape, pixels, b);
+            let mark = tape.mark();
+            let mut logits = Vec::with_capacity(pairs.len());
+            for pairs in pairs.chunks(PAIRS_AT_ONCE) {
+                let matched = blip.match_some(&mut tape, &keys, texts, pairs);
+                logits.extend(tape.read(matched).chunks_exact(2).map(|row| [row[0], row[1]]));
+                tape.rewind(mark);
+            }
+            logits
+        })
     }
+}
 
-    fn match_all(
-        &self,
-        params: Parameters,
-        pixels: &[f32],
-        b: usize,
-        texts: &[Vec<u32>],
-        pairs: &[(u32, u32)],
-        pool: &mut Pool,
-    ) -> Vec<[f32; 2]> {
-        let mut tape = Tape::inference(Weights::new(&self.student_layout, params), pool);
-        let images = self.student.vision.forward(&mut tape, pixels, b, None, Tokens::All);
-        let keys = self.student.text.image_keys(&mut tape, images);
-        let mark = tape.mark();
-        let mut logits = Vec::with_capacity(pairs.len());
-        for pairs in pairs.chunks(PAIRS_AT_ONCE) {
-            let matched = self.match_some(&mut tape, &keys, texts, pairs);
-            logits.extend(tape.read(matched).chunks_exact(2).map(|row| [row[0], row[1]]));
-            tape.rewind(mark);
-        }
-        logits
+impl Blip {
+    /// Keys and values of images for whatever texts read them.
+    ///
+    /// # Shapes
+    /// pixels: b × 3 × s × s
+    pub(super) fn look(&self, tape: &mut Tape, pixels: &[f32], b: usize) -> Vec<ImageKeys> {
+        let part = meter::part(Part::Image);
+        let images = self.student.vision.forward(tape, pixels, b, None, Tokens::All);
+        drop(part);
+        let _part = meter::part(Part::ImageKeys);
+        self.student.text.image_keys(tape, images)
     }
 
     /// Matching logits of a few pairs.
@@ -94,6 +90,7 @@ impl Blip {
     /// # Shapes
     /// p pairs → p × 2
     fn match_some(&self, tape: &mut Tape, keys: &[ImageKeys], texts: &[Vec<u32>], pairs: &[(u32, u32)]) -> Var {
+        let _part = meter::part(Part::Multimodal);
         let mut packed = Packed::new();
         for (i, &(_, text)) in pairs.iter().enumerate() {
             packed.push(self.vocab.enc, &texts[text as usize], i as u32);

@@ -1,6 +1,6 @@
 //! Transposed copies.
 
-use super::blocks::for_rows;
+use super::blocks::{BLOCK_ROWS, for_rows};
 
 /// Rows read side by side: what they yield of a column fills a cache line of the result.
 const SIDE_BY_SIDE: usize = 16;
@@ -9,12 +9,15 @@ const SIDE_BY_SIDE: usize = 16;
 pub fn transpose(x: &[f32], cols: usize, y: &mut [f32]) {
     let rows = x.len() / cols;
     for_rows(y, rows, |first, y| {
+        // Rows that are a power of two apart would push each other out of the cache before they are read to the end.
+        let (mut strip, width) = ([[0.0; BLOCK_ROWS]; SIDE_BY_SIDE], y.len() / rows);
         for (j, lines) in x.chunks(SIDE_BY_SIDE * cols).enumerate() {
-            let at = j * SIDE_BY_SIDE;
+            for (strip, line) in strip.iter_mut().zip(lines.chunks_exact(cols)) {
+                strip[..width].copy_from_slice(&line[first..first + width]);
+            }
             for (p, y) in y.chunks_exact_mut(rows).enumerate() {
-                let to = y[at..].iter_mut().take(SIDE_BY_SIDE);
-                for (to, line) in to.zip(lines.chunks_exact(cols)) {
-                    *to = line[first + p];
+                for (to, strip) in y[j * SIDE_BY_SIDE..].iter_mut().zip(&strip) {
+                    *to = strip[p];
                 }
             }
         }

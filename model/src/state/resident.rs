@@ -3,7 +3,7 @@
 use super::State;
 use super::commit::Held;
 use crate::blip::Seen;
-use crate::device::{Buffer, Device, DeviceError, OwnParameters, Parameters, Span};
+use crate::device::{Buffer, Device, DeviceError, OwnParameters, Span};
 
 /// What lanes read of a state, on a device: a copy that follows the state, which is committed elsewhere.
 pub struct Mirror {
@@ -83,11 +83,6 @@ impl Resident {
     /// What a lane reads of it.
     pub fn seen(&self) -> Seen<'_> {
         self.mirror.seen()
-    }
-
-    /// The parameters alone.
-    pub fn params(&self) -> Parameters<'_> {
-        (&self.mirror.params).into()
     }
 
     /// Copies it to a state of the same model, after all that was asked of the device.

@@ -17,7 +17,9 @@ impl<'a> Tape<'a> {
         let mut grad = self.take_exact(1);
         self.device.fill(grad.span_mut(), seed);
         self.values[loss.0 as usize].grad = Some(grad);
-        while let Some(node) = self.nodes.pop() {
+        loop {
+            self.recall();
+            let Some(node) = self.nodes.pop() else { break };
             let output = node.output();
             let _part = meter::part(self.values[output.0 as usize].part);
             if let Some(dy) = self.values[output.0 as usize].grad.take() {

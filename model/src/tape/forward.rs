@@ -2,7 +2,7 @@
 
 use super::node::Head;
 use super::{Node, Tape, Var};
-use crate::device::{Buffer, Factor, Span};
+use crate::device::{Buffer, Factor, Span, SpanMut};
 use crate::layout::ParamId;
 use crate::ops::attention::{Columns, Inputs, Sequence};
 use crate::ops::dropout::{Dropout, Place};
@@ -40,55 +40,56 @@ impl Tape<'_> {
     /// # Shapes
     /// x: rows × in → rows × out
     pub fn linear(&mut self, x: Var, w: ParamId, b: Option<ParamId>) -> Var {
-        let (rows, inner) = self.dims(x);
+        let (y, (rows, inner)) = (self.linear_of(x, w, b), self.dims(x));
         let out = self.weights.layout.entry(w).len / inner;
-        let mut y = self.take(rows * out);
-        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.factor(b)));
-        let turned = self.turned.and_then(|turned| turned.get(w));
-        let right = turned.map_or_else(
-            || Factor::new(self.weights.factor(w), inner).t(),
-            |turned| Factor::new(turned, out),
-        );
-        let left = Factor::new(self.value(x), inner);
-        self.device.gemm(left, right, y.span_mut(), start);
         let trains = self.needs(x) || self.trains(w) || b.is_some_and(|b| self.trains(b));
         let y = self.push(rows, out, y, trains);
         self.record(y, || Node::Linear { x, w, b, y });
         y
     }
 
+    pub(super) fn linear_of(&mut self, x: Var, w: ParamId, b: Option<ParamId>) -> Buffer {
+        let (rows, inner) = self.dims(x);
+        let mut y = self.take(rows * self.weights.layout.entry(w).len / inner);
+        let start = b.map_or(Start::Zero, |b| Start::Bias(self.weights.factor(b)));
+        let (left, right) = (Factor::new(self.value(x), inner), self.weights.right(w, inner));
+        self.device.gemm(left, right, y.span_mut(), start);
+        y
+    }
+
     /// The exact GELU.
     pub fn gelu(&mut self, x: Var) -> Var {
-        let (rows, cols) = self.dims(x);
-        let mut y = self.take(rows * cols);
-        self.device.gelu(self.value(x), y.span_mut());
+        let (y, (rows, cols)) = (self.gelu_of(x), self.dims(x));
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::Gelu { x, y });
         y
     }
 
+    pub(super) fn gelu_of(&mut self, x: Var) -> Buffer {
+        let mut y = self.take_like(x);
+        self.device.gelu(self.value(x), y.span_mut());
+        y
+    }
+
     /// `a + b`, of equal shapes.
     pub fn add(&mut self, a: Var, b: Var) -> Var {
-        let (rows, cols) = self.dims(a);
-        let mut y = self.take(rows * cols);
-        self.device.sum_of(self.value(a), self.value(b), y.span_mut());
+        let (y, (rows, cols)) = (self.sum_of(a, b), self.dims(a));
         let y = self.push(rows, cols, y, self.needs(a) || self.needs(b));
         self.record(y, || Node::Add { a, b, y });
+        y
+    }
+
+    pub(super) fn sum_of(&mut self, a: Var, b: Var) -> Buffer {
+        let mut y = self.take_like(a);
+        self.device.sum_of(self.value(a), self.value(b), y.span_mut());
         y
     }
 
     /// Layer normalisation of each row.
     pub fn layer_norm(&mut self, x: Var, gamma: ParamId, beta: ParamId, eps: f32) -> Var {
         let (rows, cols) = self.dims(x);
-        let (mut y, mut stats) = (self.take(rows * cols), self.take_exact(2 * rows));
-        self.device.layer_norm(
-            self.value(x),
-            self.weights.get(gamma),
-            self.weights.get(beta),
-            eps,
-            y.span_mut(),
-            stats.span_mut(),
-        );
+        let mut stats = self.take_exact(2 * rows);
+        let y = self.layer_norm_of(x, (gamma, beta), eps, stats.span_mut());
         let needs = self.needs(x) || self.trains(gamma) || self.trains(beta);
         let y = self.push(rows, cols, y, needs);
         if self.needs(y) {
@@ -96,6 +97,7 @@ impl Tape<'_> {
                 x,
                 gamma,
                 beta,
+                eps,
                 stats,
                 y,
             });
@@ -105,14 +107,26 @@ impl Tape<'_> {
         y
     }
 
+    pub(super) fn layer_norm_of(
+        &mut self,
+        x: Var,
+        (gamma, beta): (ParamId, ParamId),
+        eps: f32,
+        stats: SpanMut,
+    ) -> Buffer {
+        let mut y = self.take_like(x);
+        let (gain, offset) = (self.weights.get(gamma), self.weights.get(beta));
+        self.device
+            .layer_norm(self.value(x), gain, offset, eps, y.span_mut(), stats);
+        y
+    }
+
     /// Dropout by logical place of each row; `x` itself when the rate is 0.
     pub fn dropout(&mut self, x: Var, dropout: Option<Dropout>, places: &Rc<[Place]>) -> Var {
         let Some(dropout) = dropout else { return x };
         let (rows, cols) = self.dims(x);
         assert_eq!(rows, places.len(), "every row has a place");
-        let mut y = self.take(rows * cols);
-        self.device
-            .dropout_of(&dropout, places, self.value(x), y.span_mut(), cols);
+        let y = self.dropout_of(x, &dropout, places);
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::Dropout {
             x,
@@ -123,13 +137,18 @@ impl Tape<'_> {
         y
     }
 
+    pub(super) fn dropout_of(&mut self, x: Var, dropout: &Dropout, places: &[Place]) -> Buffer {
+        let (mut y, cols) = (self.take_like(x), self.dims(x).1);
+        self.device
+            .dropout_of(dropout, places, self.value(x), y.span_mut(), cols);
+        y
+    }
+
     /// Multiplies the rows of each sample by its factor: 0 or 1 / (1 − rate).
     pub fn drop_path(&mut self, x: Var, factors: &Rc<[f32]>) -> Var {
         let (rows, cols) = self.dims(x);
         let rows_of = rows / factors.len();
-        let mut y = self.take(rows * cols);
-        self.device
-            .scale_samples(self.value(x), y.span_mut(), cols, rows_of, factors);
+        let y = self.drop_path_of(x, rows_of, factors);
         let y = self.push(rows, cols, y, self.needs(x));
         self.record(y, || Node::DropPath {
             x,
@@ -137,6 +156,13 @@ impl Tape<'_> {
             factors: factors.clone(),
             y,
         });
+        y
+    }
+
+    pub(super) fn drop_path_of(&mut self, x: Var, rows_of: usize, factors: &[f32]) -> Buffer {
+        let (mut y, cols) = (self.take_like(x), self.dims(x).1);
+        self.device
+            .scale_samples(self.value(x), y.span_mut(), cols, rows_of, factors);
         y
     }
 
@@ -152,17 +178,10 @@ impl Tape<'_> {
         dropout: Option<Dropout>,
     ) -> Var {
         let rows = self.dims(q.var).0;
-        let mut y = self.take(rows * heads * dim);
         let needs = [q, k, v].iter().any(|h| self.needs(h.var));
         let kept = self.device.kept_by_attention() * heads * rows;
         let mut kept = (needs && kept > 0).then(|| self.take_exact(kept));
-        self.device.attention(
-            self.attention_inputs((q, k, v), (heads, dim)),
-            seqs,
-            dropout.as_ref(),
-            y.span_mut(),
-            kept.as_mut().map(Buffer::span_mut),
-        );
+        let y = self.attention_of((q, k, v), (heads, dim), seqs, dropout.as_ref(), kept.as_mut());
         let y = self.push(rows, heads * dim, y, needs);
         self.record(y, || Node::Attention {
             q,
@@ -175,6 +194,21 @@ impl Tape<'_> {
             kept,
             y,
         });
+        y
+    }
+
+    pub(super) fn attention_of(
+        &mut self,
+        qkv: (Head, Head, Head),
+        (heads, dim): (usize, usize),
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        kept: Option<&mut Buffer>,
+    ) -> Buffer {
+        let mut y = self.take(self.dims(qkv.0.var).0 * heads * dim);
+        let inputs = self.attention_inputs(qkv, (heads, dim));
+        self.device
+            .attention(inputs, seqs, dropout, y.span_mut(), kept.map(Buffer::span_mut));
         y
     }
 
@@ -216,9 +250,7 @@ impl Tape<'_> {
 
     /// `y[i] = x[index[i]]`.
     pub fn rows(&mut self, x: Var, index: &Rc<[u32]>) -> Var {
-        let cols = self.dims(x).1;
-        let mut y = self.take(index.len() * cols);
-        self.device.gather(self.value(x), index, cols, y.span_mut());
+        let (y, cols) = (self.rows_of(x, index), self.dims(x).1);
         let y = self.push(index.len(), cols, y, self.needs(x));
         self.record(y, || Node::Rows {
             x,
@@ -228,16 +260,27 @@ impl Tape<'_> {
         y
     }
 
+    pub(super) fn rows_of(&mut self, x: Var, index: &[u32]) -> Buffer {
+        let cols = self.dims(x).1;
+        let mut y = self.take(index.len() * cols);
+        self.device.gather(self.value(x), index, cols, y.span_mut());
+        y
+    }
+
     /// The rows of `a`, then those of `b`.
     pub fn stack(&mut self, a: Var, b: Var) -> Var {
-        let ((rows_a, cols), (rows_b, _)) = (self.dims(a), self.dims(b));
-        let mut y = self.take((rows_a + rows_b) * cols);
-        let split = rows_a * cols;
-        self.device.copy(self.value(a), y.span_mut().range(0..split));
-        self.device
-            .copy(self.value(b), y.span_mut().range(split..split + rows_b * cols));
-        let y = self.push(rows_a + rows_b, cols, y, self.needs(a) || self.needs(b));
+        let (y, cols) = (self.stack_of(a, b), self.dims(a).1);
+        let y = self.push(y.len() / cols, cols, y, self.needs(a) || self.needs(b));
         self.record(y, || Node::Stack { a, b, y });
+        y
+    }
+
+    pub(super) fn stack_of(&mut self, a: Var, b: Var) -> Buffer {
+        let ((rows_a, cols), (rows_b, _)) = (self.dims(a), self.dims(b));
+        let (split, len) = (rows_a * cols, (rows_a + rows_b) * cols);
+        let mut y = self.take(len);
+        self.device.copy(self.value(a), y.span_mut().range(0..split));
+        self.device.copy(self.value(b), y.span_mut().range(split..len));
         y
     }
 

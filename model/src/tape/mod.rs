@@ -11,19 +11,39 @@ mod backward;
 mod forward;
 mod heads;
 mod node;
+mod recompute;
 mod turned;
 
 pub use heads::Teaching;
 pub use node::{Head, Node};
 pub use turned::Turned;
 
-use crate::device::{Buffer, Device, Parameters, Pool, Span, SpanMut, Use};
+use crate::device::{Buffer, Device, Factor, Parameters, Pool, Span, SpanMut, Use};
 use crate::layout::{Layout, ParamId};
 use crate::ops::meter::{self, Part};
+use recompute::Forgotten;
 
 /// A value on a tape: a matrix of rows × columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Var(u32);
+
+/// What a [`scope`](Tape::scope) yields.
+pub trait Results: Copy {
+    /// The same with other values, in their order.
+    fn map(self, f: impl FnMut(Var) -> Var) -> Self;
+}
+
+impl Results for Var {
+    fn map(self, mut f: impl FnMut(Var) -> Var) -> Self {
+        f(self)
+    }
+}
+
+impl Results for (Option<Var>, Option<Var>) {
+    fn map(self, mut f: impl FnMut(Var) -> Var) -> Self {
+        (self.0.map(&mut f), self.1.map(&mut f))
+    }
+}
 
 /// Parameters: a flat buffer and its layout.
 #[derive(Debug, Clone, Copy)]
@@ -31,17 +51,26 @@ pub struct Weights<'a> {
     /// What lies where.
     pub layout: &'a Layout,
     data: Parameters<'a>,
+    turned: Option<&'a Turned>,
 }
 
 impl<'a> Weights<'a> {
     /// Parameters that lie in `data` as `layout` says, on the device that reads them.
     pub fn new(layout: &'a Layout, data: impl Into<Parameters<'a>>) -> Self {
         let data = data.into();
-        Self { layout, data }
+        Self {
+            layout,
+            data,
+            turned: None,
+        }
     }
 
-    /// The values of one entry.
+    /// The values of one entry, in the order of its shape.
     pub fn get(&self, id: ParamId) -> Span<'a> {
+        debug_assert!(
+            self.turned.is_none_or(|turned| !turned.lies(id)),
+            "a turned weight is a factor only"
+        );
         self.data.exact.range(self.layout.entry(id).range())
     }
 
@@ -49,6 +78,20 @@ impl<'a> Weights<'a> {
     fn factor(&self, id: ParamId) -> Span<'a> {
         let data = self.data.rounded.unwrap_or(self.data.exact);
         data.range(self.layout.entry(id).range())
+    }
+
+    /// A weight as the right factor of `x·wᵀ`, wherever it lies turned.
+    ///
+    /// # Shapes
+    /// in × out
+    fn right(&self, id: ParamId, inner: usize) -> Factor<'a> {
+        let out = self.layout.entry(id).len / inner;
+        let stored = || Factor::new(self.factor(id), inner).t();
+        match self.turned {
+            None => stored(),
+            Some(turned) if turned.lies(id) => Factor::new(self.factor(id), out),
+            Some(turned) => turned.copy(id).map_or_else(stored, |copy| Factor::new(copy, out)),
+        }
     }
 }
 
@@ -70,6 +113,17 @@ struct Value {
     part: Part,
 }
 
+impl Value {
+    /// This value; nothing stays in its place.
+    fn take(&mut self) -> Self {
+        Self {
+            data: self.data.take(),
+            grad: self.grad.take(),
+            ..*self
+        }
+    }
+}
+
 /// A parameter was not written as often as the model declares.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the gradient of {name} was written {written} times in this lane, the model declares {declared}")]
@@ -86,11 +140,12 @@ pub struct WriteCount {
 pub struct Tape<'a> {
     device: Device,
     weights: Weights<'a>,
-    turned: Option<&'a Turned>,
     pool: &'a mut Pool,
     sink: Option<Sink<'a>>,
     values: Vec<Value>,
     nodes: Vec<Node<'a>>,
+    recomputes: bool,
+    forgotten: Vec<Forgotten>,
 }
 
 impl<'a> Tape<'a> {
@@ -99,18 +154,13 @@ impl<'a> Tape<'a> {
         Self {
             device: pool.device().clone(),
             weights,
-            turned: None,
             pool,
             sink: None,
             values: Vec::new(),
             nodes: Vec::new(),
+            recomputes: false,
+            forgotten: Vec::new(),
         }
-    }
-
-    /// This tape, reading some weights from turned copies.
-    pub fn reading(mut self, turned: &'a Turned) -> Self {
-        self.turned = Some(turned);
-        self
     }
 
     /// A tape that records, with gradients going to `grad` (laid out as the weights) for the entries that are `trainable`.
@@ -135,6 +185,12 @@ impl<'a> Tape<'a> {
             writes,
         });
         tape
+    }
+
+    /// This tape, which keeps of a [`scope`](Self::scope) its result alone if `recomputes`: the backward pass computes the rest again.
+    pub fn recomputing(mut self, recomputes: bool) -> Self {
+        self.recomputes = recomputes;
+        self
     }
 
     /// The parameters this tape reads.
@@ -206,17 +262,28 @@ impl<'a> Tape<'a> {
         self.device.to_vec(self.weights.get(id))
     }
 
-    /// Runs `f` and, if nothing is recorded, gives back every value it made but its result.
-    pub fn scope(&mut self, f: impl FnOnce(&mut Self) -> Var) -> Var {
-        let mark = self.values.len();
-        let result = f(self);
-        if self.sink.is_some() || (result.0 as usize) < mark {
-            return result;
+    /// Runs `f` and gives back every value it made but its results: if nothing is recorded, for good; on a tape that is
+    /// [`recomputing`](Self::recomputing), until the backward pass reads them.
+    pub fn scope<R: Results>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        let (mark, node) = (self.values.len(), self.nodes.len());
+        let results = f(self);
+        if self.sink.is_some() {
+            if self.recomputes {
+                self.forget(node, results);
+            }
+            return results;
         }
-        let kept = self.values.swap_remove(result.0 as usize);
+        let mut kept = Vec::new();
+        let results = results.map(|v| {
+            if (v.0 as usize) < mark {
+                return v;
+            }
+            kept.push(self.values[v.0 as usize].take());
+            Var((mark + kept.len() - 1) as u32)
+        });
         self.rewind(mark);
-        self.values.push(kept);
-        Var(mark as u32)
+        self.values.append(&mut kept);
+        results
     }
 
     /// A point to [`rewind`](Self::rewind) to.
@@ -265,6 +332,12 @@ impl<'a> Tape<'a> {
     /// A buffer for an activation.
     fn take(&mut self, len: usize) -> Buffer {
         self.pool.take(len, Use::Activation)
+    }
+
+    /// A buffer for an activation of the shape of `x`.
+    fn take_like(&mut self, x: Var) -> Buffer {
+        let (rows, cols) = self.dims(x);
+        self.take(rows * cols)
     }
 
     /// A buffer for what is kept in single precision.

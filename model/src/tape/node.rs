@@ -36,6 +36,7 @@ pub enum Node<'a> {
         x: Var,
         gamma: ParamId,
         beta: ParamId,
+        eps: f32,
         stats: Buffer,
         y: Var,
     },

@@ -1,80 +1,111 @@
-//! Weights turned for products with few rows.
+//! Weights turned for products.
 //!
-//! A weight is stored (out, in), as everybody stores it, and a product with it first brings it into another order: with many rows
-//! that costs nothing to speak of, with a row for each text that grows it costs several times the product. A decoder that reads
-//! the same weights for every token turns them once. The order of additions, and so every bit, stays.
+//! A weight is stored (out, in), as everybody stores it, and a product with it first brings it into another order. With many rows
+//! that costs little, with a row for each text that grows several times the product. Whoever reads weights and never
+//! changes them turns them once, where they lie. The order of additions, and so every bit, stays.
 
 use super::Weights;
-use crate::device::{Buffer, Pool, Span, Use};
-use crate::layout::ParamId;
+use crate::device::{Buffer, Device, OwnParameters, Span};
+use crate::flat::Flat;
+use crate::layout::{Layout, ParamId};
 use crate::ops::transpose::transpose;
 use std::collections::BTreeMap;
 
-/// Some weights, (in, out).
+/// Parameters of which some weights lie (in, out).
+#[derive(Debug)]
 pub struct Turned {
+    params: OwnParameters,
+    /// Whether an entry lies turned, by its number.
+    lying: Vec<bool>,
+    /// Turned copies of what is also read as it is stored.
     copies: BTreeMap<ParamId, Buffer>,
 }
 
 impl Turned {
-    /// Copies of these weights in memory from the pool; of none, where the device does without.
-    pub fn new(weights: Weights, ids: impl IntoIterator<Item = ParamId>, pool: &mut Pool) -> Self {
-        let turns = pool.device().turns_weights();
-        let turn = |id: ParamId| {
-            let entry = weights.layout.entry(id);
-            let mut copy = pool.take(entry.len, Use::Exact);
-            transpose(weights.get(id).host(), entry.shape[1], copy.span_mut().host());
-            (id, copy)
-        };
+    /// Parameters on a device, these weights of them turned; none, where the device does without. They serve products alone.
+    pub fn new(layout: &Layout, mut params: Flat, weights: &[ParamId], device: &Device) -> Self {
+        let mut lying = vec![false; layout.entries().len()];
+        if device.turns_weights() {
+            let mut stored = Vec::new();
+            for id in weights {
+                let entry = layout.entry(*id);
+                let weight = &mut params[entry.range()];
+                stored.clear();
+                stored.extend_from_slice(weight);
+                transpose(&stored, entry.len / entry.shape[0], weight);
+                lying[id.index()] = true;
+            }
+        }
         Self {
-            copies: ids.into_iter().filter(|_| turns).map(turn).collect(),
+            params: OwnParameters::hold(params, device),
+            lying,
+            copies: BTreeMap::new(),
         }
     }
 
-    /// A weight, if it is among them.
-    pub(super) fn get(&self, id: ParamId) -> Option<Span<'_>> {
-        self.copies.get(&id).map(Buffer::span)
+    /// Turns a copy of a weight that is also read as it is stored, unless there is one.
+    pub fn turn_copy(&mut self, layout: &Layout, id: ParamId, device: &Device) {
+        if device.turns_weights() && !self.copies.contains_key(&id) {
+            let (entry, mut copy) = (layout.entry(id), device.buffer(layout.entry(id).len));
+            let stored = self.params.exact().range(entry.range()).host();
+            transpose(stored, entry.len / entry.shape[0], copy.span_mut().host());
+            self.copies.insert(id, copy);
+        }
     }
 
-    /// Gives the memory back.
-    pub fn give(self, pool: &mut Pool) {
-        self.copies.into_values().for_each(|copy| pool.give(copy));
+    /// As a tape reads them; laid out as when they were turned.
+    pub fn weights<'a>(&'a self, layout: &'a Layout) -> Weights<'a> {
+        Weights {
+            turned: Some(self),
+            ..Weights::new(layout, &self.params)
+        }
+    }
+
+    /// Whether a weight lies turned.
+    pub(super) fn lies(&self, id: ParamId) -> bool {
+        self.lying[id.index()]
+    }
+
+    /// The turned copy of a weight, if there is one.
+    pub(super) fn copy(&self, id: ParamId) -> Option<Span<'_>> {
+        self.copies.get(&id).map(Buffer::span)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::Layout;
+    use crate::device::Pool;
     use crate::random::{Purpose, Stream};
     use crate::tape::Tape;
 
     #[test]
     fn a_turned_weight_gives_the_same_bits() {
         let stream = Stream::new(1, Purpose::Init);
+        let noise = |len: usize, salt: u32| -> Vec<f32> {
+            (0..len as u32).map(|i| stream.normals([i, salt, 0, 0])[0]).collect()
+        };
         for (out, inner) in [(2, 96), (40, 33), (96, 384), (384, 96), (300, 1100)] {
             let mut layout = Layout::default();
             let (w, b) = (layout.add("w", &[out, inner]), layout.add("b", &[out]));
-            let data: Vec<f32> = (0..layout.len())
-                .map(|i| stream.normals([i as u32, 0, 0, 0])[0])
-                .collect();
-            let weights = Weights::new(&layout, &data);
-            let turned = Turned::new(weights, [w], &mut Pool::default());
-            for rows in [1, 2, 4, 8, 50, 130] {
-                let x: Vec<f32> = (0..rows * inner)
-                    .map(|i| stream.normals([i as u32, 1, 0, 0])[0])
-                    .collect();
-                let run = |turned: Option<&Turned>| {
+            let params = Flat::from_slice(&noise(layout.len(), 0));
+            let in_place = Turned::new(&layout, params.clone(), &[w], &Device::Cpu);
+            let mut copied = Turned::new(&layout, params.clone(), &[], &Device::Cpu);
+            copied.turn_copy(&layout, w, &Device::Cpu);
+            for rows in [1, 2, 4, 8, 50, 130, 400] {
+                let x = noise(rows * inner, 1);
+                let run = |weights: Weights| {
                     let mut pool = Pool::default();
-                    let tape = Tape::inference(weights, &mut pool);
-                    let mut tape = match turned {
-                        Some(turned) => tape.reading(turned),
-                        None => tape,
-                    };
+                    let mut tape = Tape::inference(weights, &mut pool);
                     let x = tape.input(&x, inner);
                     let y = tape.linear(x, w, Some(b));
                     tape.read(y)
                 };
-                assert_eq!(run(Some(&turned)), run(None), "{rows} × {inner} → {out}");
+                let stored = run(Weights::new(&layout, &params));
+                for turned in [&in_place, &copied] {
+                    assert!(turned.lies(w) || turned.copy(w).is_some());
+                    assert_eq!(run(turned.weights(&layout)), stored, "{rows} × {inner} → {out}");
+                }
             }
         }
     }

@@ -60,33 +60,46 @@ impl Text {
     ) -> (Option<Var>, Option<Var>) {
         let embedded = self.embed_both(tape, matching.0, generated.0, dropout);
         let (mut m, mut g) = split(tape, embedded, matching.0.ids.len(), generated.0.ids.len());
-        let last = self.layers.len() - 1;
         for (i, layer) in self.layers.iter().enumerate() {
-            let first_only = i == last;
-            let decoder = layer.decoder.as_ref().expect("the momentum encoder has no decoder");
-            m = m.map(|m| self.self_attention(tape, (i, &layer.encoder), m, matching.0, (false, first_only), dropout));
-            g = g.map(|g| self.self_attention(tape, (i, decoder), g, generated.0, (true, false), dropout));
-            let m_rows = m.map_or(0, |m| tape.dims(m).0);
-            let g_rows = g.map_or(0, |g| tape.dims(g).0);
-            let x = join(tape, m, g);
-            let places: Rc<[Place]> = if first_only {
-                matching
-                    .0
-                    .first_places()
-                    .iter()
-                    .chain(&generated.0.places)
-                    .copied()
-                    .collect()
-            } else {
-                matching.0.places.iter().chain(&generated.0.places).copied().collect()
-            };
-            let mut seqs = cross_sequences(matching.0, matching.1, 0, first_only);
-            seqs.extend(cross_sequences(generated.0, generated.1, m_rows, false));
-            let x = self.cross_attention(tape, (i, layer), x, images[i], &seqs.into(), &places, dropout);
-            let x = self.feed(tape, (i, layer), x, &places, dropout);
-            (m, g) = split(tape, x, m_rows, g_rows);
+            let texts = [matching, generated];
+            (m, g) = tape.scope(|tape| self.multimodal_layer(tape, (i, layer), (m, g), texts, images[i], dropout));
         }
         (m, g)
+    }
+
+    /// One of these layers; the last computes of matching texts their first tokens alone.
+    fn multimodal_layer(
+        &self,
+        tape: &mut Tape,
+        (i, layer): (usize, &Layer),
+        (m, g): (Option<Var>, Option<Var>),
+        [matching, generated]: [(&Packed, &Grounding); 2],
+        images: ImageKeys,
+        dropout: Option<Stream>,
+    ) -> (Option<Var>, Option<Var>) {
+        let first_only = i + 1 == self.layers.len();
+        let decoder = layer.decoder.as_ref().expect("the momentum encoder has no decoder");
+        let m = m.map(|m| self.self_attention(tape, (i, &layer.encoder), m, matching.0, (false, first_only), dropout));
+        let g = g.map(|g| self.self_attention(tape, (i, decoder), g, generated.0, (true, false), dropout));
+        let m_rows = m.map_or(0, |m| tape.dims(m).0);
+        let g_rows = g.map_or(0, |g| tape.dims(g).0);
+        let x = join(tape, m, g);
+        let places: Rc<[Place]> = if first_only {
+            matching
+                .0
+                .first_places()
+                .iter()
+                .chain(&generated.0.places)
+                .copied()
+                .collect()
+        } else {
+            matching.0.places.iter().chain(&generated.0.places).copied().collect()
+        };
+        let mut seqs = cross_sequences(matching.0, matching.1, 0, first_only);
+        seqs.extend(cross_sequences(generated.0, generated.1, m_rows, false));
+        let x = self.cross_attention(tape, (i, layer), x, images, &seqs.into(), &places, dropout);
+        let x = self.feed(tape, (i, layer), x, &places, dropout);
+        split(tape, x, m_rows, g_rows)
     }
 
     fn embed_both(&self, tape: &mut Tape, m: &Packed, g: &Packed, dropout: Option<Stream>) -> Var {

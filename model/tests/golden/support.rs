@@ -1,7 +1,9 @@
 //! Goldens, the bars they set, and what is compared with them.
 
 use medley_model::blip::Blip;
-use medley_model::device::Pool;
+use medley_model::device::{Device, Pool};
+use medley_model::flat::Flat;
+use medley_model::generate::Reader;
 use medley_model::layout::Layout;
 use medley_model::replay::{Batch, Config, document, step};
 use medley_model::state::State;
@@ -233,13 +235,15 @@ pub(crate) const FORWARD: [&str; 6] = [
 /// negatives, and language-modelling logits of every token.
 pub(crate) fn forward(blip: &Blip, params: &[f32], batch: &Batch) -> [Vec<f32>; 6] {
     let (b, pool) = (batch.texts.len(), &mut Pool::default());
-    let image_feat = blip.image_features(params, &batch.pixels, b, pool);
-    let text_feat = blip.text_features(params, &batch.texts, pool);
+    let same = Blip::new(&blip.model, blip.image_size, blip.vocab);
+    let mut reader = Reader::new(same, Flat::from_slice(params), &Device::Cpu);
+    let image_feat = reader.image_features(&batch.pixels, b).unwrap();
+    let text_feat = reader.text_features(&batch.texts).unwrap();
     let own = (0..b as u32).map(|i| (i, i));
     let foreign_images = batch.negatives.image_of_text.iter().copied().zip(0..);
     let foreign_texts = (0..).zip(batch.negatives.text_of_image.iter().copied());
     let pairs: Vec<(u32, u32)> = own.chain(foreign_images).chain(foreign_texts).collect();
-    let itm = blip.match_logits(params, &batch.pixels, b, &batch.texts, &pairs, pool);
+    let itm = reader.match_logits(&batch.pixels, b, &batch.texts, &pairs).unwrap();
     let weights = Weights::new(&blip.student_layout, params);
     let mut tape = Tape::inference(weights, pool);
     let (unimodal, generated) = (packed(blip.vocab.cls, batch), packed(blip.vocab.dec, batch));

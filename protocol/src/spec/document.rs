@@ -281,6 +281,17 @@ mod tests {
     }
 
     #[test]
+    fn a_stage_computes_activations_again_only_if_its_section_says_so() {
+        let mut document = minimal();
+        document["captioner"] = json!({"recompute": true});
+        let mut stored = serde_json::to_value(complete(&document).unwrap()).unwrap();
+        stored["filter"].as_object_mut().unwrap().remove("recompute");
+        let spec: Spec = serde_json::from_value(stored).unwrap();
+        let stages = [&spec.pretrain, &spec.captioner, &spec.filter];
+        assert_eq!(stages.map(|stage| stage.recompute), [false, true, false]);
+    }
+
+    #[test]
     fn missing_fields_are_named_all_at_once() {
         assert_eq!(paths(&json!({})), ["name", "kind", "preset", "data.root"]);
     }

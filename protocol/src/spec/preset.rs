@@ -119,6 +119,7 @@ fn small(size: &Small) -> Value {
             "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp, "teacher_temperature": 0.0,
             "same_image": same_image, "negatives": "lane",
             "image_size": 32, "max_tokens": 20, "augment": { "by": "none" }, "prompt": "",
+            "recompute": false,
         })
     };
     json!({
@@ -190,7 +191,7 @@ fn paper(size: &Paper) -> Value {
             "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": ramp, "teacher_temperature": 0.0,
             "same_image": same_image, "negatives": negatives,
             "image_size": 384, "augment": { "by": "reference", "min_crop": 0.5 },
-            "max_tokens": text.0, "prompt": text.1,
+            "max_tokens": text.0, "prompt": text.1, "recompute": false,
         })
     };
     json!({
@@ -213,7 +214,7 @@ fn paper(size: &Paper) -> Value {
             "momentum": 0.995, "alpha": 0.4, "alpha_ramp_epochs": 2.0, "teacher_temperature": 0.0,
             "same_image": "negative", "negatives": "lane",
             "image_size": 224, "augment": { "by": "reference", "min_crop": 0.2 },
-            "max_tokens": 30, "prompt": "",
+            "max_tokens": 30, "prompt": "", "recompute": false,
         },
         "captioner": finetune(5, size.captioner_lr, 0.0, ("negative", "lane"), (40, "a picture of ")),
         "filter": finetune(6, size.filter_lr, 1.0, ("positive", "all"), (35, "")),

@@ -76,6 +76,10 @@ pub struct TrainSpec {
     /// [`Spec::precision`](super::Spec::precision).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
+    /// Whether a lane keeps of a block's activations the input alone and computes the others again on the way back: the same bits
+    /// in less memory and more time.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 /// What another text of the same image is to ITC and ITM. Images are the same if their files have the same bytes.

@@ -121,7 +121,7 @@ impl Model {
             return Ok(Vec::new());
         }
         let decoded: Vec<Arc<Rgb>> = images.iter().map(|image| Arc::clone(&image.pixels)).collect();
-        let view = pixels::squares(&decoded, self.trained.image_size());
+        let view = pixels::squares(&decoded, self.trained.blip().image_size);
         let keys: Vec<u64> = images.iter().map(|image| image.key).collect();
         let captions = self.trained.captions(&view, &keys, request)?;
         ensure!(
@@ -194,7 +194,7 @@ impl Model {
             .iter()
             .map(|text| self.tokenizer.encode(&clean(text), self.max_tokens));
         let tokens: Vec<Vec<u32>> = tokens.collect();
-        let view = pixels::squares(&[pixels], self.trained.image_size());
+        let view = pixels::squares(&[pixels], self.trained.blip().image_size);
         let links: Vec<(u32, u32)> = (0..tokens.len() as u32).map(|text| (0, text)).collect();
         let logits = self.trained.match_logits(&view, 1, &tokens, &links)?;
         let of_image = self.trained.image_features(&view, 1)?;

@@ -2,11 +2,11 @@
 
 use crate::objects::Objects;
 use crate::stage::inputs;
-use crate::stage::tasks::trained::Trained;
 use anyhow::{Context as _, bail, ensure};
 use medley_data::text::{Tokenizer, Vocabulary};
 use medley_model::blip::Blip;
 use medley_model::device::Device;
+use medley_model::generate::Reader;
 use medley_model::params::{self, Objective};
 use medley_model::weights::{Description, Report, Source, Start};
 use medley_protocol::inference::{Checkpoint, Weights, Work};
@@ -27,7 +27,7 @@ pub(super) struct Model {
     /// Longest text in tokens.
     pub(super) max_tokens: usize,
     pub(super) tokenizer: Tokenizer,
-    pub(super) trained: Trained,
+    pub(super) trained: Reader,
 }
 
 impl Model {
@@ -61,7 +61,7 @@ fn of_checkpoint(checkpoint: &Checkpoint, work: &Work) -> anyhow::Result<Model> 
         max_tokens: spec.max_tokens(train),
         spec,
         tokenizer,
-        trained: Trained::new(blip, params, &Device::Cpu),
+        trained: Reader::new(blip, params, &Device::Cpu),
     })
 }
 
@@ -83,7 +83,7 @@ fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
         max_tokens: spec.max_tokens(&spec.filter),
         tokenizer: Tokenizer::new(vocabulary, spec.vocab.specials),
         spec,
-        trained: Trained::new(blip, params, &Device::Cpu),
+        trained: Reader::new(blip, params, &Device::Cpu),
     })
 }
 

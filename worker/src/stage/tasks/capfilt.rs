@@ -4,8 +4,7 @@
 //! company; so an overlay is the same bytes on any rank and for any batch size.
 
 use super::index::version_counts;
-use super::trained::Trained;
-use super::{Given, object_name, pixels, put_json};
+use super::{Given, object_name, pixels, put_json, trained};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::dataset::{Corpus, Overlay, OverlayEntry, Pair, Source, Version};
@@ -14,7 +13,7 @@ use medley_data::loader::Images;
 use medley_data::text::Tokenizer;
 use medley_model::generate::nucleus::Sampling;
 use medley_model::generate::score::match_probability;
-use medley_model::generate::{Caption, CaptionRequest, Search};
+use medley_model::generate::{Caption, CaptionRequest, Reader, Search};
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Set, ShardName, ShardObject, TaskOutput};
 use std::collections::BTreeMap;
@@ -23,8 +22,8 @@ use std::collections::BTreeMap;
 pub(super) struct Tools {
     version: Version,
     tokenizer: Tokenizer,
-    captioner: Trained,
-    filter: Trained,
+    captioner: Reader,
+    filter: Reader,
     /// Tokens that every caption begins with.
     prompt: Vec<u32>,
 }
@@ -36,7 +35,7 @@ impl Tools {
             spec, inputs, objects, ..
         } = given;
         let tokenizer = inputs::tokenizer(objects, &spec.vocab, inputs.vocab.as_ref())?;
-        let load = |image_size, from, role| Trained::load(given, image_size, &tokenizer, from, role);
+        let load = |image_size, from, role| trained::load(given, image_size, &tokenizer, from, role);
         let (captioner, filter) = (inputs.captioner.as_ref(), inputs.filter.as_ref());
         let captioner = load(
             spec.captioner.image_size,
@@ -100,9 +99,9 @@ impl Tools {
         pairs: &[Pair],
     ) -> Result<Vec<OverlayEntry>, Failure> {
         let decoded = pixels::read(images, corpus, pairs)?;
-        let view = pixels::squares(&decoded, self.captioner.image_size());
-        let other_view = (self.filter.image_size() != self.captioner.image_size())
-            .then(|| pixels::squares(&decoded, self.filter.image_size()));
+        let [size, other_size] = [&self.captioner, &self.filter].map(|model| model.blip().image_size);
+        let view = pixels::squares(&decoded, size);
+        let other_view = (other_size != size).then(|| pixels::squares(&decoded, other_size));
         let captions = self.captions(spec, corpus, pairs, &view)?;
         let synthetic: Vec<String> = captions.iter().map(|c| self.tokenizer.decode(&c.tokens)).collect();
         let other_view = other_view.as_ref().unwrap_or(&view);

@@ -5,8 +5,7 @@
 //! texts that are scored against it. Images are the same if their files have the same bytes: each is looked at and captioned
 //! once, and all its texts are true partners.
 
-use super::trained::Trained;
-use super::{Given, pixels, put_json};
+use super::{Given, pixels, put_json, trained};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::dataset::{Corpus, Pair};
@@ -14,7 +13,7 @@ use medley_data::evaluation::{Details, Ranks, Row, best, rank_after, rank_of};
 use medley_data::loader::Images;
 use medley_data::text::Tokenizer;
 use medley_model::generate::nucleus::GREEDY;
-use medley_model::generate::{self, Caption, CaptionRequest};
+use medley_model::generate::{self, Caption, CaptionRequest, Reader};
 use medley_model::ops::sum::dot;
 use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Set, TaskOutput};
@@ -51,7 +50,7 @@ struct Exam<'a> {
     /// Token ids of the texts.
     texts: Vec<Vec<u32>>,
     tokenizer: Tokenizer,
-    model: Trained,
+    model: Reader,
     reader: Images,
 }
 
@@ -95,7 +94,7 @@ impl<'a> Exam<'a> {
             (inputs.start.as_ref(), &spec.start.pretrained[..]),
         );
         Ok(Self {
-            model: Trained::load(given, size, &tokenizer, start, "checkpoint to evaluate")?,
+            model: trained::load(given, size, &tokenizer, start, "checkpoint to evaluate")?,
             texts: texts.collect(),
             spec,
             corpus,
@@ -140,7 +139,7 @@ impl<'a> Exam<'a> {
         let mut seen = Seen {
             image_features: Vec::new(),
             text_features: Vec::new(),
-            width: self.model.width(),
+            width: self.model.blip().model.embed_dim as usize,
             captions: Vec::new(),
         };
         for texts in self.texts.chunks(self.batch()) {
@@ -162,7 +161,7 @@ impl<'a> Exam<'a> {
 
     fn view(&mut self, batch: std::ops::Range<usize>) -> Result<Vec<f32>, Failure> {
         let decoded = pixels::read(&mut self.reader, &self.corpus, &self.images[batch])?;
-        Ok(pixels::squares(&decoded, self.model.image_size()))
+        Ok(pixels::squares(&decoded, self.model.blip().image_size))
     }
 
     fn check_finite(&self, seen: &Seen) -> Result<(), Failure> {

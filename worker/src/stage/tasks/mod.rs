@@ -12,7 +12,7 @@ mod evaluate;
 mod index;
 pub(crate) mod pixels;
 mod pulse;
-pub(crate) mod trained;
+mod trained;
 
 use crate::objects::Objects;
 use crate::rank::failure::Failure;

@@ -9,7 +9,8 @@ use medley_data::decode::{self, Rgb};
 use medley_data::evaluation::{Details, Row, rank_of};
 use medley_data::index::ShardIndex;
 use medley_data::shards;
-use medley_model::device::{Device, Pool};
+use medley_model::device::Device;
+use medley_model::generate::Reader;
 use medley_model::ops::sum::dot;
 use medley_model::weights::export::Kind;
 use medley_protocol::ids::{LeaseToken, TaskId};
@@ -191,15 +192,15 @@ fn ranks_are_those_of_scoring_every_pair_by_itself() {
 /// Cosine, and score of the matching head, of every (image, text), one pair at a time.
 fn all_scores(world: &World, inputs: &StageInputs, rows: &[Row]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     let (blip, state) = world.model(inputs, 32, 3);
-    let (tokenizer, mut pool) = (world.tokenizer(inputs), Pool::default());
+    let (tokenizer, mut reader) = (world.tokenizer(inputs), Reader::new(blip, state.params, &Device::Cpu));
     let (mut itc, mut itm) = (Vec::new(), Vec::new());
     for image in rows {
         let pixels = pixels_of(world, image);
-        let image = blip.image_features(&state.params, &pixels, 1, &mut pool);
+        let image = reader.image_features(&pixels, 1).unwrap();
         let mut of_text = |row: &Row| {
             let text = [tokenizer.encode(&row.text, 20)];
-            let cosine = dot(&image, &blip.text_features(&state.params, &text, &mut pool));
-            let logits = blip.match_logits(&state.params, &pixels, 1, &text, &[(0, 0)], &mut pool);
+            let cosine = dot(&image, &reader.text_features(&text).unwrap());
+            let logits = reader.match_logits(&pixels, 1, &text, &[(0, 0)]).unwrap();
             (cosine, logits[0][1] + cosine)
         };
         let (cosines, scores) = rows.iter().map(&mut of_text).unzip();

@@ -83,7 +83,10 @@ impl Setup {
             max_tokens,
             prompt: train.prompt.clone(),
         };
-        let blip = inputs::blip(spec, train.image_size, tokenizer.vocabulary());
+        let blip = Blip {
+            recomputes: train.recompute,
+            ..inputs::blip(spec, train.image_size, tokenizer.vocabulary())
+        };
         let ledger = spec.ledger.then_some(pairs.len() as u64);
         let loader = Loader::new(Arc::new(corpus), pairs, Arc::new(tokenizer), settings);
         let from_all = objective.understands() && train.negatives == Negatives::All;
