@@ -281,15 +281,15 @@ fn rows_of_steps_that_are_computed_again_are_reported_as_they_are_then() {
     agent.obey(orders(2, vec![again]));
     agent.exit(ProcessId(0), "was ended by signal 9");
     agent.say(ProcessId(1), begins(2, 4));
-    // This answer is of the time before: it says nothing of what is stored now.
-    agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 10 })));
+    // This answer is of the time before and says nothing of what is stored now: that is asked.
+    let late = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 10 })));
+    let (asked, request) = only_request(&late);
     let redone = StepMetrics { itc: -1.0, ..row(4) };
     let again = FromRank::Committed {
         metrics: redone,
         ledger: None,
     };
     agent.say(ProcessId(1), again);
-    let (asked, request) = agent.next_request();
     assert!(matches!(request, Request::MetricsThrough { .. }), "{request:?}");
     let outputs = agent.answer(asked, Ok(Reply::Through(MetricsThrough { next_step: 3 })));
     let (_, request) = only_request(&outputs);
