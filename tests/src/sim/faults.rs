@@ -27,7 +27,10 @@ pub(super) enum Fault {
     /// Two ranks lose their connection.
     Reset,
     /// A bit flips in the state of some rank that trains with others.
-    Flip,
+    Flip {
+        /// Which bit; another one each time: one that flips back before it is compared leaves nothing to be found.
+        bit: u32,
+    },
     /// A node's agent is killed with its ranks and starts anew after a while, or never.
     KillAgent { node: usize, down: Duration },
     /// A node's agent is asked to leave, within a time, and starts anew after a while.
@@ -62,7 +65,7 @@ impl Fault {
             Self::FreezeRank { .. } => "fault: rank stands still",
             Self::Spin { .. } => "fault: rank spins",
             Self::Reset => "fault: connection reset",
-            Self::Flip => "fault: bit flipped",
+            Self::Flip { .. } => "fault: bit flipped",
             Self::KillAgent { down: FOR_GOOD, .. } => "fault: node gone for good",
             Self::KillAgent { .. } => "fault: agent killed",
             Self::Leave { .. } => "fault: agent asked to leave",
@@ -90,7 +93,7 @@ impl Fault {
             | Self::FreezeRank { .. }
             | Self::Spin { .. }
             | Self::Reset
-            | Self::Flip
+            | Self::Flip { .. }
             | Self::Cut { .. }
             | Self::KillAgent { down: FOR_GOOD, .. } => Duration::ZERO,
             Self::KillAgent { down, .. } | Self::KillCoordinator { down, .. } => down,
@@ -126,7 +129,8 @@ pub(super) fn schedule(dice: &mut Dice, nodes: usize) -> Vec<(Duration, Fault)> 
 /// Bits that flip, and faults that take no rank away: a rank that is lost takes along what nobody has compared yet.
 pub(super) fn flips(dice: &mut Dice) -> Vec<(Duration, Fault)> {
     let count = 1 + dice.below(2);
-    let mut faults: Vec<(Duration, Fault)> = (0..count).map(|_| (dice.ms(0, SPAN_MS), Fault::Flip)).collect();
+    let flip = |bit| (dice.ms(0, SPAN_MS), Fault::Flip { bit });
+    let mut faults: Vec<(Duration, Fault)> = (0..count as u32).map(flip).collect();
     for (at, _) in faults.clone() {
         let at = at + dice.ms(0, 3000);
         let down = dice.ms(100, 3000);

@@ -173,9 +173,9 @@ impl Actor {
     }
 
     /// A bit flips in the state that it trains: false if it was not to be found out any more, or trains none.
-    pub(super) fn flip(&mut self) -> bool {
+    pub(super) fn flip(&mut self, bit: u32) -> bool {
         match self {
-            Self::Trainee(trainee) => trainee.flip(),
+            Self::Trainee(trainee) => trainee.flip(bit),
             Self::Clerk(_) => false,
         }
     }

@@ -52,12 +52,12 @@ impl World<'_> {
                     self.lose((peer, of_peer), pid, "connection reset");
                 }
             }
-            Fault::Flip => {
+            Fault::Flip { bit } => {
                 let trains = |process: &Process| process.actor.as_ref().is_some_and(Actor::trains);
                 let Some(pid) = self.some(trains) else { return };
                 let Some((seat, _)) = self.seat(pid) else { return };
                 let process = &mut self.processes[pid];
-                if process.actor.as_mut().is_some_and(Actor::flip) {
+                if process.actor.as_mut().is_some_and(|actor| actor.flip(bit)) {
                     self.witness.flipped(process.place.stage, seat.generation);
                 }
             }

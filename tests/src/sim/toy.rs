@@ -46,9 +46,9 @@ impl Toy {
     }
 
     /// The state after a bit flipped.
-    pub(super) fn flipped(self) -> Self {
+    pub(super) fn flipped(self, bit: u32) -> Self {
         Self {
-            sum: self.sum ^ 1,
+            sum: self.sum ^ (1 << bit),
             ..self
         }
     }

@@ -264,10 +264,10 @@ impl Trainee {
     }
 
     /// A bit flips in its state, unless that would not be found out any more.
-    pub(super) fn flip(&mut self) -> bool {
+    pub(super) fn flip(&mut self, bit: u32) -> bool {
         let total = self.total();
         let toy = self.toy.filter(|toy| self.trains() && toy.step + 1 < total);
-        self.toy = toy.map(Toy::flipped).or(self.toy);
+        self.toy = toy.map(|toy| toy.flipped(bit)).or(self.toy);
         toy.is_some()
     }
 
