@@ -50,7 +50,9 @@ impl Spread {
 struct Effect {
     kind: Kind,
     count: usize,
-    /// Until a rank noticed that its generation was over; counted where one did.
+    /// How many of them ended a generation.
+    ended: usize,
+    /// Until a rank noticed that its generation was over; counted where one was.
     noticed: Option<Spread>,
     /// Until the next step was committed.
     pause: Option<Spread>,
@@ -83,6 +85,8 @@ impl Summary {
         for (i, Blow { fault, at }) in blows.iter().enumerate() {
             kinds.entry(fault.kind).or_default().push((i, *at));
         }
+        let over = |event: &&EventView| event.kind == "generation-over";
+        let ends = |at, until| events.iter().filter(over).any(|event| (at..until).contains(&event.at));
         let effect = |(kind, of_kind): (Kind, Vec<(usize, DateTime<Utc>)>)| {
             let spread = |measure: &dyn Fn(DateTime<Utc>, DateTime<Utc>) -> Option<f64>| {
                 Spread::of(of_kind.iter().filter_map(|(i, at)| measure(*at, end(*i))).collect())
@@ -90,7 +94,9 @@ impl Summary {
             Effect {
                 kind,
                 count: of_kind.len(),
-                noticed: spread(&|at, until| disturbed.noticed(at, until)),
+                ended: of_kind.iter().filter(|(i, at)| ends(*at, end(*i))).count(),
+                // A node that stood still without being missed finds the generation over that it was to join.
+                noticed: spread(&|at, until| disturbed.noticed(at, until).filter(|_| ends(at, until))),
                 pause: spread(&|at, until| disturbed.pause(at, until)),
             }
         };
@@ -99,7 +105,7 @@ impl Summary {
             equal,
             median_step: undisturbed.median_step().unwrap_or(f64::NAN),
             goodput: speed(disturbed) / speed(undisturbed),
-            generations: events.iter().filter(|event| event.kind == "generation-over").count(),
+            generations: events.iter().filter(over).count(),
             effects: kinds.into_iter().map(effect).collect(),
         }
     }
@@ -110,6 +116,7 @@ impl Summary {
         let mut table = Table::new(&[
             ("fault", Left),
             ("times", Right),
+            ("ended a generation", Right),
             ("noticed: median", Right),
             ("p95", Right),
             ("most", Right),
@@ -118,7 +125,8 @@ impl Summary {
             ("most", Right),
         ]);
         for effect in &self.effects {
-            let cells = [effect.kind.to_string(), effect.count.to_string()].into_iter();
+            let counts = [effect.count, effect.ended].map(|count| count.to_string());
+            let cells = [effect.kind.to_string()].into_iter().chain(counts);
             let cells = cells.chain(Spread::cells(effect.noticed));
             table.row(cells.chain(Spread::cells(effect.pause)));
         }
