@@ -4,7 +4,7 @@
 # PYTHON is an interpreter with torch and transformers.
 set -eu
 cd "$(dirname "$0")/.."
-medley=$(cargo bench -p medley-model --bench versus --no-run --message-format json |
+medley=$(cargo bench --workspace --bench versus --no-run --message-format json |
     sed -n 's/.*"executable":"\([^"]*versus-[^"]*\)".*/\1/p')
 # PyTorch gets the allocator settings that Medley makes for itself.
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647

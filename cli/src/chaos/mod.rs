@@ -236,6 +236,7 @@ impl Chaos<'_> {
             "name": name, "kind": "pretrain", "preset": self.args.preset,
             "data": { "root": data, "web": "", "test": "" },
             "lanes": { "count": self.lanes(), "batch": 2 },
+            "cluster": { "max_ranks": self.lanes() },
             "pretrain": { "length": { "by": "steps", "count": steps }, "warmup_steps": 10 },
             "checkpoint": { "every_steps": 500 },
         });
