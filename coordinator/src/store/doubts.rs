@@ -4,7 +4,7 @@
 //! goes: checkpoints are given up as damaged ones are, parts and metrics are forgotten. What they hand in later is old news.
 
 use super::value::{count, stored};
-use super::{epochs, events};
+use super::{epochs, events, retention};
 use crate::domain::Event;
 use medley_protocol::doubt::Doubt;
 use medley_protocol::ids::StageId;
@@ -42,7 +42,7 @@ pub(super) async fn raise(
     if give_up_checkpoints(connection, (stage, generation), doubt).await? > 0 {
         events::add(connection, std::slice::from_ref(event)).await?;
     }
-    forget_parts(connection, stage, doubt.proven).await?;
+    retention::forget_parts(connection, stage, doubt.proven + 1..=u64::MAX).await?;
     forget_metrics(connection, stage, doubt.proven).await?;
     epochs::reopen_from(connection, stage, doubt.proven).await
 }
@@ -92,28 +92,6 @@ async fn give_up_checkpoints(
     .execute(connection)
     .await
     .map(|done| done.rows_affected())
-}
-
-/// What no manifest names of the parts goes once the stage has trained their step again.
-async fn forget_parts(connection: &mut PgConnection, stage: StageId, proven: u64) -> sqlx::Result<()> {
-    sqlx::query(
-        "WITH forgotten AS (
-            DELETE FROM checkpoint_parts
-            WHERE stage = $1 AND step > $2
-            RETURNING step, object ->> 'key' AS object, tensors ->> 'key' AS tensors
-         )
-         INSERT INTO doomed_objects (stage, step, key)
-         SELECT $1, max(step), key
-         FROM forgotten, unnest(ARRAY[object, tensors]) AS key
-         WHERE key IS NOT NULL
-         GROUP BY key
-         ON CONFLICT (stage, key) DO UPDATE SET since = now(), step = greatest(doomed_objects.step, excluded.step)",
-    )
-    .bind(stage.as_uuid())
-    .bind(stored(proven))
-    .execute(connection)
-    .await
-    .map(drop)
 }
 
 /// The rows of a step that led to a doubtful state, with what it has read.

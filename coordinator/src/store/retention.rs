@@ -14,6 +14,7 @@ use medley_protocol::spec::CheckpointSpec;
 use serde_json::Value;
 use sqlx::{PgConnection, Postgres, Transaction};
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -152,27 +153,35 @@ pub(super) async fn drop_surplus(connection: &mut PgConnection, stage: StageId) 
     .bind(gone)
     .execute(&mut *connection)
     .await?;
-    forget_parts(connection, stage).await
+    // Parts up to the last whole checkpoint, which always stays, have served, or will never make a whole one.
+    match held.iter().filter(|one| !one.damaged).map(|one| one.step).max() {
+        Some(last) => forget_parts(connection, stage, 0..=last).await,
+        None => Ok(()),
+    }
 }
 
-/// Parts up to the last whole checkpoint have served, or will never make a whole one. What no manifest names of them goes.
-async fn forget_parts(connection: &mut PgConnection, stage: StageId) -> sqlx::Result<()> {
+/// Forgets the parts of these steps. What no manifest names of them goes, once the stage cannot train their step again.
+pub(super) async fn forget_parts(
+    connection: &mut PgConnection,
+    stage: StageId,
+    steps: RangeInclusive<u64>,
+) -> sqlx::Result<()> {
     sqlx::query(
-        "WITH served AS (
+        "WITH forgotten AS (
             DELETE FROM checkpoint_parts
-            WHERE stage = $1
-              AND step <= (SELECT max(c.step) FROM checkpoints c
-                           WHERE c.stage = $1 AND c.dropped_at IS NULL AND c.damaged_at IS NULL)
+            WHERE stage = $1 AND step BETWEEN $2 AND $3
             RETURNING step, object ->> 'key' AS object, tensors ->> 'key' AS tensors
          )
          INSERT INTO doomed_objects (stage, step, key)
          SELECT $1, max(step), key
-         FROM served, unnest(ARRAY[object, tensors]) AS key
+         FROM forgotten, unnest(ARRAY[object, tensors]) AS key
          WHERE key IS NOT NULL
          GROUP BY key
          ON CONFLICT (stage, key) DO UPDATE SET since = now(), step = greatest(doomed_objects.step, excluded.step)",
     )
     .bind(stage.as_uuid())
+    .bind(stored(*steps.start()))
+    .bind(stored(*steps.end()))
     .execute(connection)
     .await
     .map(drop)
