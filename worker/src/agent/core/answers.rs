@@ -2,6 +2,7 @@
 
 use super::State;
 use super::courier::Lane;
+use super::hearing::is_superseded;
 use super::leases::ASK_PAUSE;
 use super::message::{Meaning, Output, Reply, Request, RequestId, Trouble};
 use medley_protocol::agent::ToRank;
@@ -69,12 +70,12 @@ fn accepted(state: &mut State, request: Request, reply: Reply, now: Duration, ou
     }
 }
 
-/// Whether a request is worth sending again: a fact always, a wish only while somebody has it.
+/// Whether a request is worth sending again: a fact while it is not superseded, a wish while somebody has it.
 fn still_wanted(state: &State, request: &Request) -> bool {
     match request {
         Request::Lease { process, .. } => state.ranks.process(*process).is_some_and(|process| !process.dying),
         Request::Renew { body, .. } => state.ranks.holds(body.token),
-        _ => true,
+        _ => !is_superseded(&state.rings, request),
     }
 }
 
@@ -83,7 +84,7 @@ fn outdated(state: &mut State, lane: Lane, request: Request, detail: &str, now: 
     match request {
         Request::MetricsThrough { stage } | Request::Metrics { stage, .. } => state.rings.conflicted(stage, now),
         Request::Lease { process, .. } => state.ranks.ask_again(process, now + ASK_PAUSE),
-        Request::Part { stage, .. } if state.ranks.lists(stage) => {
+        Request::Part { stage, .. } if state.ranks.lists(stage) && !is_superseded(&state.rings, &request) => {
             out.push(Output::Warn(format!("{} is sent again: {detail}", request.describe())));
             state.courier.push_later(lane, request, now + RETRY_PAUSE);
         }

@@ -154,7 +154,7 @@ impl Courier {
     }
 
     /// Drops waiting requests; those under way are not called back.
-    fn discard(&mut self, unwanted: impl Fn(&Request) -> bool) {
+    pub(super) fn discard(&mut self, unwanted: impl Fn(&Request) -> bool) {
         for queue in self.lanes.values_mut() {
             queue.waiting.retain(|waiting| !unwanted(&waiting.request));
         }

@@ -5,7 +5,7 @@ use super::courier::Lane;
 use super::leases::Work;
 use super::message::{Output, ProcessId, Request};
 use super::ranks::{Process, Seat};
-use super::rings::{Oddity, Row};
+use super::rings::{Oddity, Rings, Row};
 use crate::rank::membership::LEADER;
 use crate::supervise::Event;
 use medley_protocol::agent::{FromRank, RankState};
@@ -30,7 +30,7 @@ pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration
     }
 }
 
-/// Facts count whoever says them; everything else counts only from a rank that is still wanted.
+/// Rows and results count whoever says them; everything else counts only from a rank that is still wanted.
 fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, now: Duration, out: &mut Vec<Output>) {
     let Seat {
         stage,
@@ -42,17 +42,24 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
             generation,
             state: reached,
         } => {
-            if let RankState::Running { committed } = reached {
-                state.rings.begins(stage, generation, committed);
+            let step = match &reached {
+                RankState::Running { committed } => Some(*committed),
+                _ => None,
+            };
+            let works = state.ranks.reached(id, generation, reached);
+            if let Some(step) = step.filter(|_| works) {
+                state.rings.begins(stage, generation, step);
+                let rings = &state.rings;
+                state.courier.discard(|request| is_superseded(rings, request));
             }
-            state.ranks.reached(id, generation, reached);
         }
         FromRank::Pulse { doing, connecting } => state.ranks.pulses(id, doing, connecting.as_ref(), now),
         FromRank::Committed { metrics, ledger } => {
             let step = metrics.step;
             state.ranks.committed(id, step + 1);
             // All ranks say the same: whichever is lost, no row is.
-            let odd = state.rings.push(stage, rank == LEADER, Row { metrics, ledger });
+            let row = Row { metrics, ledger };
+            let odd = state.rings.push(stage, generation, rank == LEADER, row);
             out.extend(odd.map(|odd| Output::Warn(describe(odd, stage, step))));
         }
         FromRank::Part { part, peak_bytes } => {
@@ -61,7 +68,11 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
                 part,
                 peak_bytes,
             };
-            state.courier.push(Lane::Parts(stage), Request::Part { stage, body });
+            let request = Request::Part { stage, body };
+            // What rows it rests on is known only while its stage is here.
+            if !process.dying && !is_superseded(&state.rings, &request) {
+                state.courier.push(Lane::Parts(stage), request);
+            }
         }
         FromRank::PartRefused { step, reason } => {
             let what = process.describe();
@@ -112,6 +123,11 @@ fn said(state: &mut State, id: ProcessId, process: Process, message: FromRank, n
             }
         }
     }
+}
+
+/// Whether a request hands in a part of a checkpoint whose step is computed again.
+pub(super) fn is_superseded(rings: &Rings, request: &Request) -> bool {
+    matches!(request, Request::Part { stage, body } if rings.is_superseded(*stage, body.generation, body.part.step))
 }
 
 fn exited(state: &mut State, id: ProcessId, how: &str, out: &mut Vec<Output>) {

@@ -283,26 +283,29 @@ impl Ranks {
         }
     }
 
-    /// A rank says what it does in a generation.
-    pub(super) fn reached(&mut self, id: ProcessId, generation: u64, state: RankState) {
+    /// A rank says what it does in a generation. True if it works there from now on, or still: one that is unwanted does not.
+    pub(super) fn reached(&mut self, id: ProcessId, generation: u64, state: RankState) -> bool {
         if has_failed(&state) {
-            return self.failed(id, &state);
+            self.failed(id, &state);
+            return false;
         }
         let Some(process) = self.processes.get_mut(&id) else {
-            return;
+            return false;
         };
         let mut own = self.slots.iter_mut().filter(|(_, slot)| slot.process == Some(id));
         let Some((seat, slot)) = own.find(|(seat, _)| seat.generation == generation) else {
-            return;
+            return false;
         };
         if is_final(&slot.state) {
-            return;
+            return false;
         }
-        if matches!(state, RankState::Running { .. }) {
+        let works = matches!(state, RankState::Running { .. });
+        if works {
             process.seat = *seat;
         }
         self.news |= !matches!(state, RankState::Starting | RankState::Running { .. });
         slot.state = state;
+        works
     }
 
     /// A process has failed, in whatever it was to do.

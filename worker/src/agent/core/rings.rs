@@ -5,7 +5,8 @@
 //! functions of the step, so a row that is redone or arrives twice is the same row, and asking again cures every doubt.
 //!
 //! Where a generation goes back to an earlier step, rows from there on are forgotten, and so is what the coordinator said of them:
-//! it may have forgotten them too, because the states that they came of are doubtful.
+//! it may have forgotten them too, because the states that they came of are doubtful. What an earlier generation still says of
+//! steps from there on is superseded: its rows are not taken, and its parts of checkpoints are not handed in.
 //!
 //! A part of a checkpoint is held back until the rows below its step are stored. A checkpoint therefore never outruns
 //! the metrics: whoever goes on from it, even if every agent of today is lost, commits the next row that is wanted.
@@ -46,7 +47,9 @@ struct Ring {
     generation: Option<u64>,
     /// The last generation that began to train here: the rows are its own, or those that it has gone on from; 0 before the first.
     lineage: u64,
-    /// What that was when the coordinator was last asked.
+    /// The step from which it went on.
+    begun: u64,
+    /// What the lineage was when the coordinator was last asked.
     asked_in: u64,
     /// Rows below this step are reported from here: all while this node runs the lowest rank, and what it still had
     /// when it ceased to.
@@ -114,7 +117,7 @@ impl Rings {
     pub(super) fn begins(&mut self, stage: StageId, generation: u64, step: u64) {
         let ring = self.0.get_mut(&stage).filter(|ring| ring.lineage < generation);
         if let Some(ring) = ring {
-            ring.lineage = generation;
+            (ring.lineage, ring.begun) = (generation, step);
             ring.drop_from(step);
             ring.floor = ring.floor.min(step);
             ring.through = Through::Unknown;
@@ -122,9 +125,18 @@ impl Rings {
         }
     }
 
-    /// Adds the row of a step that a local rank has committed, which may be the generation's lowest; every other rank adds the
+    /// Whether a state after `step` steps, reached in a generation, is behind a later one that went on from an earlier state.
+    pub(super) fn is_superseded(&self, stage: StageId, generation: u64, step: u64) -> bool {
+        let ring = self.0.get(&stage);
+        ring.is_some_and(|ring| generation < ring.lineage && step > ring.begun)
+    }
+
+    /// Adds the row of a step that a local rank has committed in a generation, perhaps as its lowest; every other rank adds the
     /// same.
-    pub(super) fn push(&mut self, stage: StageId, by_leader: bool, row: Row) -> Option<Oddity> {
+    pub(super) fn push(&mut self, stage: StageId, generation: u64, by_leader: bool, row: Row) -> Option<Oddity> {
+        if self.is_superseded(stage, generation, row.metrics.step + 1) {
+            return None;
+        }
         if by_leader {
             // The rank may be dying, and its stage gone from here; its row counts nevertheless.
             let ring = self.0.entry(stage).or_insert_with(Ring::new);
@@ -229,6 +241,7 @@ impl Ring {
             samples: 0,
             generation: None,
             lineage: 0,
+            begun: 0,
             asked_in: 0,
             duty: 0,
             listed: false,

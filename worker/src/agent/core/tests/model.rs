@@ -32,7 +32,7 @@ enum Happening {
     BeatLost,
     /// The coordinator has forgotten the node.
     Forgotten,
-    /// A rank that was called to another generation begins to work in it.
+    /// A rank that was started, or called to another generation, begins to work in it.
     Enter(prop::sample::Index),
     /// A rank commits its next step, takes a checkpoint, asks for a task, hands in its task, or ends.
     Commit(prop::sample::Index),
@@ -88,6 +88,8 @@ struct Process {
     /// Generation and rank to which it was called.
     called: Option<(u64, u32)>,
     killed: bool,
+    /// Whether it has begun to work in its generation.
+    works: bool,
     committed: u64,
     lease: Option<Lease>,
 }
@@ -112,8 +114,9 @@ struct World {
     // What was said, and seen.
     seen: Option<u64>,
     said_rows: u64,
-    /// The last generation that a process has begun to work in.
+    /// The last generation that a process has begun to work in, and the step from which it went on.
     lineage: u64,
+    begun: u64,
     said_parts: BTreeSet<(u64, u32)>,
     said_results: BTreeSet<LeaseToken>,
 }
@@ -210,6 +213,7 @@ impl World {
             device,
             called: None,
             killed: false,
+            works: false,
             committed: self.checkpoint,
             lease: None,
         };
@@ -353,35 +357,63 @@ impl World {
     fn enter(&mut self, which: prop::sample::Index) {
         let Some(id) = self.pick(which, TRAINING) else { return };
         let process = self.processes.get_mut(&id).unwrap();
-        let Some((generation, rank)) = process.called.take() else {
+        let called = process.called.take();
+        let first = (!process.works).then_some((process.generation, process.rank));
+        let Some((generation, rank)) = called.or(first) else {
             return;
         };
-        (process.generation, process.rank) = (generation, rank);
-        let committed = process.committed;
-        if generation > self.lineage {
-            // Steps from there on are computed again.
-            self.lineage = generation;
-            self.said_rows = self.said_rows.min(committed);
+        if process.killed {
+            let committed = process.committed;
+            let state = RankState::Running { committed };
+            return self.say(id, FromRank::State { generation, state });
         }
+        // It goes on from where the others do.
+        if generation == self.lineage {
+            process.committed = self.begun;
+        } else if process.generation < self.lineage {
+            process.committed = process.committed.min(self.begun);
+        }
+        (process.generation, process.rank, process.works) = (generation, rank, true);
+        if generation > self.lineage {
+            // Steps from there on are computed again, and what earlier generations did beyond does not count.
+            (self.lineage, self.begun) = (generation, process.committed);
+            self.said_rows = self.said_rows.min(self.begun);
+            self.said_parts.retain(|(step, _)| *step <= self.begun);
+        }
+        let committed = process.committed;
         let state = RankState::Running { committed };
         self.say(id, FromRank::State { generation, state });
     }
 
     fn commit(&mut self, which: prop::sample::Index) {
-        let Some(id) = self.pick(which, TRAINING) else { return };
+        let Some(id) = self.pick(which, TRAINING).filter(|id| self.processes[id].works) else {
+            return;
+        };
         let process = self.processes.get_mut(&id).unwrap();
         let metrics = row(process.committed);
-        process.committed += 1;
-        if process.rank == 0 && !process.killed {
-            self.said_rows = process.committed;
+        // What is heard late of a generation that a later one has taken over from changes nothing.
+        if process.generation >= self.lineage || process.committed < self.begun {
+            process.committed += 1;
+            if process.rank == 0 && !process.killed {
+                self.said_rows = process.committed;
+            }
         }
         self.say(id, FromRank::Committed { metrics, ledger: None });
     }
 
+    /// Whether a later generation computes again what the process has.
+    fn is_superseded(&self, process: &Process) -> bool {
+        process.generation < self.lineage && process.committed > self.begun
+    }
+
     fn take_checkpoint(&mut self, which: prop::sample::Index) {
-        let Some(id) = self.pick(which, TRAINING) else { return };
+        let Some(id) = self.pick(which, TRAINING).filter(|id| self.processes[id].works) else {
+            return;
+        };
         let process = self.processes[&id].clone();
-        self.said_parts.insert((process.committed, process.rank));
+        if !process.killed && !self.is_superseded(&process) {
+            self.said_parts.insert((process.committed, process.rank));
+        }
         let part = part(process.committed, process.rank);
         self.say(id, FromRank::Part { part, peak_bytes: PEAK });
     }
@@ -485,7 +517,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// Two processes never own one rank or device, lower revisions are never obeyed (both checked at every step), and
     /// every fact arrives.
