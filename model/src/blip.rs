@@ -8,7 +8,7 @@ mod lane;
 
 pub use lane::{Candidates, Guest, LaneBatch, LaneError, LaneOutput, LaneStep, Seen};
 
-use crate::device::{Buffer, Pool, SpanMut, Use};
+use crate::device::{Buffer, Pool, Use};
 use crate::flat::Flat;
 use crate::layout::{Layout, ParamId};
 use crate::loss::itm::Negatives;
@@ -18,7 +18,7 @@ use crate::ops::meter::{self, Part};
 use crate::params::{self, Objective, Vocabulary};
 use crate::random::Purpose;
 use crate::state::State;
-use crate::tape::{Tape, Var, Weights};
+use crate::tape::{Gradient, Tape, Var, Watch, Weights};
 use crate::text::{Grounding, Packed, Text};
 use crate::vision::{Pair, Tokens, Vision};
 use lane::Pass;
@@ -125,17 +125,18 @@ impl Blip {
     /// Runs one lane: its losses and momentum features are returned, the gradient of its mean loss is written to `grad`. Entries
     /// that the objective does not train are zeroed. Negatives are drawn from the lane.
     ///
-    /// State, pool and gradient are of one device.
+    /// State, pool and gradient are of one device. A gradient's [`Watch`] hears on the way what is final of it, which holds if the
+    /// lane succeeds.
     ///
     /// # Errors
     /// [`LaneError`] if the device failed, or a parameter's gradient is incomplete, which would be a fault of the model's code.
-    pub fn lane<'s>(
+    pub fn lane<'s, 'g>(
         &self,
         state: impl Into<Seen<'s>>,
         batch: LaneBatch,
         step: LaneStep,
         pool: &mut Pool,
-        grad: impl Into<SpanMut<'s>>,
+        grad: impl Into<Gradient<'g>>,
     ) -> Result<LaneOutput, LaneError> {
         self.lane_with(state, batch, step, None, pool, grad)
     }
@@ -144,14 +145,14 @@ impl Blip {
     ///
     /// # Errors
     /// As [`Blip::lane`].
-    pub fn lane_with<'s>(
+    pub fn lane_with<'s, 'g>(
         &self,
         state: impl Into<Seen<'s>>,
         batch: LaneBatch,
         step: LaneStep,
         negatives: Option<&Negatives>,
         pool: &mut Pool,
-        grad: impl Into<SpanMut<'s>>,
+        grad: impl Into<Gradient<'g>>,
     ) -> Result<LaneOutput, LaneError> {
         let (state, grad) = (state.into(), grad.into());
         on_threads(|| self.run_lane(state, batch, step, negatives, pool, grad))
@@ -164,7 +165,10 @@ impl Blip {
         step: LaneStep,
         negatives: Option<&Negatives>,
         pool: &mut Pool,
-        mut grad: SpanMut,
+        Gradient {
+            values: mut grad,
+            watch,
+        }: Gradient,
     ) -> Result<LaneOutput, LaneError> {
         let declared = params::declared_writes(&self.student_layout, step.objective);
         let trainable = params::trainable(&declared);
@@ -182,7 +186,9 @@ impl Blip {
             },
         };
         let weights = Weights::new(&self.student_layout, state.params);
-        let mut tape = Tape::training(weights, pool, grad, &trainable).recomputing(self.recomputes);
+        let mut tape = Tape::training(weights, pool, grad, &trainable)
+            .recomputing(self.recomputes)
+            .telling(&declared, watch.map(|watch| watch as Watch));
         let Losses { all, taught } = self.losses(&mut tape, batch, step, (taught, queues), negatives);
         let terms: Vec<(Var, f32)> = all.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);

@@ -6,7 +6,7 @@ mod plain;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use medley_model::blip::{Blip, Candidates, Guest, LaneBatch, LaneStep};
-use medley_model::device::Pool;
+use medley_model::device::{Pool, Span};
 use medley_model::flat::Flat;
 use medley_model::layout::Layout;
 use medley_model::loss::itc::Distillation;
@@ -14,6 +14,7 @@ use medley_model::loss::itm;
 use medley_model::params::{Objective, Vocabulary};
 use medley_model::random::{Purpose, Stream};
 use medley_model::state::State;
+use medley_model::tape::Gradient;
 use medley_protocol::spec::{ModelSpec, SameImage, Spec};
 use plain::formulas::{log_softmax, matrix, softmax};
 use plain::{Plain, TextPass};
@@ -495,5 +496,54 @@ fn activations_that_are_computed_again_change_no_bit_and_take_less_memory() {
         assert_eq!(found, expected);
         assert!(gradient.as_bytes() == again.as_bytes(), "{objective:?}");
         assert!(4 * least < 3 * most, "{objective:?}: {least} of {most} bytes");
+    }
+}
+
+#[test]
+fn what_is_told_to_be_final_stays_as_it_is_and_most_is_long_before_the_lane_ends() {
+    let (pixels, texts) = (pixels((B + 1) * 3 * 16 * 16), texts());
+    for (objective, recomputes) in [
+        (Objective::Pretrain, false),
+        (Objective::Pretrain, true),
+        (Objective::Captioner, false),
+        (Objective::Filter, false),
+    ] {
+        let blip = Blip {
+            recomputes,
+            ..Blip::new(&model(0.1), 16, vocabulary())
+        };
+        let mut gradient = Flat::zeros(blip.student_layout.len());
+        let mut told: Vec<(usize, Vec<f32>)> = Vec::new();
+        let mut watch = |from: usize, values: Span| told.push((from, values.host()[from..].to_vec()));
+        let watched = Gradient {
+            values: (&mut gradient).into(),
+            watch: Some(&mut watch),
+        };
+        let step = step(&Case::of(objective));
+        blip.lane(
+            &state(&blip),
+            batch(&pixels, &texts),
+            step,
+            &mut Pool::default(),
+            watched,
+        )
+        .unwrap();
+        assert!(
+            told.is_sorted_by(|(earlier, _), (later, _)| earlier > later),
+            "{objective:?}"
+        );
+        assert_eq!(told.last().map(|(from, _)| *from), Some(0), "in the end all is final");
+        for (from, values) in &told {
+            let same = values
+                .iter()
+                .zip(&gradient[*from..])
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{objective:?}: what was final from {from} on has changed");
+        }
+        let tower = |name: &str| blip.student_layout.entry(blip.student_layout.id(name)).offset;
+        for name in ["visual_encoder.blocks.1.norm1.weight", "visual_encoder.norm.weight"] {
+            let before = told.iter().any(|(from, _)| *from == tower(name));
+            assert!(before, "{objective:?}: {name} is told when it is final");
+        }
     }
 }

@@ -329,8 +329,8 @@ impl<'a> Tape<'a> {
         let Some(mut sink) = self.sink.take() else { return };
         if sink.trainable[id.index()] {
             let fresh = sink.writes[id.index()] == 0;
-            sink.writes[id.index()] += 1;
             f(self, sink.grad.reborrow().range(range), fresh);
+            sink.wrote(id);
         }
         self.sink = Some(sink);
     }

@@ -12,16 +12,19 @@ mod forward;
 mod heads;
 mod node;
 mod recompute;
+mod settled;
 mod turned;
 
 pub use heads::Teaching;
 pub use node::{Head, Node};
+pub use settled::{Gradient, Watch};
 pub use turned::Turned;
 
 use crate::device::{Buffer, Device, Factor, Parameters, Pool, Span, SpanMut, Use};
 use crate::layout::{Layout, ParamId};
 use crate::ops::meter::{self, Part};
 use recompute::Forgotten;
+use settled::Settled;
 
 /// A value on a tape: a matrix of rows × columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +103,19 @@ struct Sink<'a> {
     grad: SpanMut<'a>,
     trainable: &'a [bool],
     writes: Vec<u32>,
+    told: Option<(Settled<'a>, Watch<'a>)>,
+}
+
+impl Sink<'_> {
+    /// Counts a contribution, and tells if more is final by it.
+    fn wrote(&mut self, id: ParamId) {
+        self.writes[id.index()] += 1;
+        if let Some((settled, watch)) = &mut self.told
+            && let Some(from) = settled.wrote(id)
+        {
+            watch(from, self.grad.as_span());
+        }
+    }
 }
 
 struct Value {
@@ -183,8 +199,17 @@ impl<'a> Tape<'a> {
             grad,
             trainable,
             writes,
+            told: None,
         });
         tape
+    }
+
+    /// This tape, which tells `watch` during its backward pass what is final of the gradient: what was written as often as `declared`.
+    pub fn telling(mut self, declared: &[u32], watch: Option<Watch<'a>>) -> Self {
+        if let (Some(sink), Some(watch)) = (&mut self.sink, watch) {
+            sink.told = Some((Settled::new(self.weights.layout, declared), watch));
+        }
+        self
     }
 
     /// This tape, which keeps of a [`scope`](Self::scope) its result alone if `recomputes`: the backward pass computes the rest again.
