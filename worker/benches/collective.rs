@@ -12,7 +12,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{arguments, blip, connected, median};
-use medley_model::device::{Buffer, SpanMut};
+use medley_model::device::Buffer;
+use medley_model::tape::Gradient;
 use medley_worker::collective::deal::{Deal, deal};
 use medley_worker::collective::gradients::Gradients;
 use medley_worker::collective::reduce::{Local, Plan, total};
@@ -114,8 +115,8 @@ fn run(deal: &Deal, len: usize, rounds: usize, ways: &[Way]) -> Outcome {
 }
 
 fn once(way: Way, plan: &Plan, exchange: u64, mesh: &Mesh, pool: &mut Gradients, barrier: &Barrier) -> f64 {
-    let fill = |lane: u32, out: SpanMut| {
-        out.host().fill(lane as f32 + 1.0);
+    let fill = |lane: u32, out: Gradient| {
+        out.values.host().fill(lane as f32 + 1.0);
         Ok::<_, Infallible>(())
     };
     let done = |began: Instant, total: Buffer, pool: &mut Gradients| {
@@ -133,7 +134,7 @@ fn once(way: Way, plan: &Plan, exchange: u64, mesh: &Mesh, pool: &mut Gradients,
         }
         Way::Ring => {
             let mut gradient = pool.take();
-            let Ok(()) = fill(mesh.rank(), gradient.span_mut());
+            let Ok(()) = fill(mesh.rank(), gradient.span_mut().into());
             barrier.wait();
             let began = Instant::now();
             ring(gradient.span_mut().host(), exchange, mesh).expect("peers live");

@@ -1,7 +1,7 @@
 //! A device: what it owns, its errors, and copies to and from it.
 
 use super::blas::Blas;
-use super::driver::{Context, Description, Stream};
+use super::driver::{Context, Description, Event, Stream};
 use super::error::CudaError;
 use super::format::Format;
 use super::gemm::Plans;
@@ -14,16 +14,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A CUDA device with one stream.
+/// A CUDA device with a stream.
 pub struct Cuda {
     // Dropped in this order: the context goes last.
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
     ring: Mutex<Ring>,
     tables: Mutex<Tables>,
-    kernels: Kernels,
+    kernels: Arc<Kernels>,
     stream: Stream,
-    context: Context,
+    context: Arc<Context>,
     failed: AtomicBool,
     waited: AtomicU64,
     error: Mutex<Option<CudaError>>,
@@ -35,9 +35,24 @@ impl Cuda {
     /// # Errors
     /// What is missing on this machine, or what the driver says.
     pub fn open(ordinal: usize) -> Result<Arc<Self>, CudaError> {
-        let context = Context::open(ordinal)?;
+        let context = Arc::new(Context::open(ordinal)?);
+        let kernels = Arc::new(Kernels::load()?);
+        Self::with_stream(context, kernels)
+    }
+
+    /// The same device with a stream of its own: nothing has an order with what this one is asked, unless it
+    /// [`follows`](Self::follow). What fails here has not failed there.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn beside(&self) -> Result<Arc<Self>, CudaError> {
+        self.context.enter()?;
+        Self::with_stream(Arc::clone(&self.context), Arc::clone(&self.kernels))
+    }
+
+    /// A device whose context is current.
+    fn with_stream(context: Arc<Context>, kernels: Arc<Kernels>) -> Result<Arc<Self>, CudaError> {
         let stream = Stream::new()?;
-        let kernels = Kernels::load()?;
         let ring = Mutex::new(Ring::new()?);
         let blas = Blas::new(&stream)?;
         Ok(Arc::new(Self {
@@ -52,6 +67,20 @@ impl Cuda {
             waited: AtomicU64::new(0),
             error: Mutex::default(),
         }))
+    }
+
+    /// What is asked of this stream next comes behind all that `other`, of the same device, was asked so far. Nothing is awaited.
+    ///
+    /// # Errors
+    /// What `other` has failed at, since nothing good would follow; or what the driver says.
+    pub fn follow(&self, other: &Self) -> Result<(), CudaError> {
+        if let Some(error) = other.failure() {
+            return Err(error);
+        }
+        let stream = self.stream();
+        let end = Event::new()?;
+        end.record(other.stream())?;
+        stream.wait(&end)
     }
 
     /// What the device is, and how much of its memory is free.

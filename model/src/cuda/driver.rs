@@ -7,7 +7,7 @@
 
 use super::error::CudaError;
 use cudarc::driver::sys::{
-    self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUmemPool_attribute, CUresult,
+    self, CUdevice_attribute, CUevent_flags, CUevent_wait_flags, CUfunction_attribute, CUmemPool_attribute, CUresult,
 };
 use cudarc::driver::{DriverError, result};
 use std::ffi::{CString, c_void};
@@ -143,7 +143,7 @@ impl Context {
         let raw = unsafe { result::primary_ctx::retain(device) }.map_err(at("make a context"))?;
         let this = Self { device, raw };
         this.enter()?;
-        this.keep_freed_memory().map_err(at("set up the memory pool"))?;
+        this.set_up_pool().map_err(at("set up the memory pool"))?;
         Ok(this)
     }
 
@@ -159,14 +159,17 @@ impl Context {
         uuid(self.device).map_err(|error| CudaError::driver("tell its UUID", error))
     }
 
-    /// Keeps freed memory in the device's pool: giving it back at every wait would cost more than most kernels.
-    fn keep_freed_memory(&self) -> Result<(), DriverError> {
-        let mut threshold = u64::MAX;
-        // SAFETY: the device is valid, and the attribute is a u64.
+    /// Keeps freed memory in the device's pool: giving it back at every wait would cost more than most kernels. And a stream never
+    /// waits for another one that still uses what it has freed: one that computes would wait for one that waits for a peer.
+    fn set_up_pool(&self) -> Result<(), DriverError> {
+        let (mut threshold, mut waits) = (u64::MAX, 0_i32);
+        // SAFETY: the device is valid, and the attributes are a u64 and an int.
         unsafe {
             let pool = result::device::get_default_mem_pool(self.device)?;
             let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-            result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())?;
+            let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut waits).cast())
         }
     }
 
@@ -200,7 +203,7 @@ impl Drop for Context {
     }
 }
 
-/// A stream: all work and all memory of a device.
+/// A stream: work in the order in which it was asked for, and memory that is freed in the same order.
 pub(super) struct Stream {
     raw: sys::CUstream,
 }
@@ -224,7 +227,7 @@ impl Stream {
 
     /// Memory that can be used by whatever is called after this.
     pub(super) fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
-        // SAFETY: the memory is used on this stream only, and freed once by its owner.
+        // SAFETY: the memory is used on this stream, or on one that follows it and was waited for; its owner frees it once.
         let address = unsafe { result::malloc_async(self.raw, bytes) };
         address.map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes },
@@ -237,6 +240,14 @@ impl Stream {
         // SAFETY: the owner of the memory frees it once, when it is dropped.
         let result = unsafe { result::free_async(address, self.raw) };
         result.map_err(|error| CudaError::driver("free memory", error))
+    }
+
+    /// What is called after this comes behind the mark as it is now.
+    pub(super) fn wait(&self, mark: &Event) -> Result<(), CudaError> {
+        // SAFETY: both live; the driver keeps of the event what it needs.
+        let result =
+            unsafe { result::stream::wait_event(self.raw, mark.raw, CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) };
+        result.map_err(|error| CudaError::driver("wait for another stream", error))
     }
 
     /// Copies within the device.

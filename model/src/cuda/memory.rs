@@ -1,7 +1,8 @@
 //! Device memory and borrowed parts of it.
 //!
 //! A slice names elements without access to them, so that borrowing is checked as for host memory: what is written overlaps
-//! nothing else. Freeing is ordered behind the operations called before, so memory may be dropped while they are under way.
+//! nothing else. Freeing is ordered behind the operations called before, so memory may be dropped while they are under way; what
+//! the device's other streams do with it must be over by then.
 
 use super::Cuda;
 use super::format::Format;

@@ -1,6 +1,6 @@
 //! The operations of [`ops`](crate::ops) on a CUDA device.
 //!
-//! [`Cuda`] owns a device, one stream and everything in it. Its operations compute the formulas of `ops` on [`Slice`]s of device
+//! [`Cuda`] owns a device, a stream and everything in it (a second stream is another [`Cuda`] [`beside`](Cuda::beside) it). Its operations compute the formulas of `ops` on [`Slice`]s of device
 //! [`Memory`], one after the other in the order of the calls, and return before they are done. They may be called from any
 //! thread, but by one at a time: what several threads call at once has no order. They return nothing: the first error sticks,
 //! later operations do nothing, and [`Cuda::check`] tells. Host arrays that an

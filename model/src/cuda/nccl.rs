@@ -3,10 +3,10 @@
 //! The library is loaded when it is first asked for. Packages bring it as `libnccl.so.2`, a name that `cudarc` does not look for,
 //! and without a library `cudarc` panics; so the few functions are declared here.
 //!
-//! What a communicator does goes into the device's one stream, in the order of all else. So sums are complete when they are
-//! sent, what was received can be added at once, and freed memory is used again only behind the exchange. Whoever waits for an
-//! exchange asks [`has_passed`](Communicator::has_passed), again and again, and never waits for the stream: a peer that is gone
-//! would hold it for ever.
+//! What a communicator does goes into a stream of its own, which [`follows`](Cuda::follow) that of the lanes where it reads what they
+//! have made. So exchanges go on while lanes are computed, and what was received can be added at once, in the
+//! same stream. Whoever waits for an exchange asks [`has_passed`](Communicator::has_passed), again and again, and never waits for
+//! the stream: a peer that is gone would hold it for ever.
 
 #![expect(unsafe_code, reason = "NCCL is a C library")]
 
@@ -224,8 +224,12 @@ pub struct Communicator {
     end: Event,
 }
 
+// SAFETY: the library lets any thread call, one at a time.
+unsafe impl Send for Communicator {}
+
 impl Communicator {
-    /// Begins to connect with the other ranks that know `id`; [`is_ready`](Self::is_ready) says when that is done.
+    /// Begins to connect with the other ranks that know `id`; [`is_ready`](Self::is_ready) says when that is done. Exchanges go into
+    /// the stream of `cuda`, which nobody else uses without asking whether that is so.
     ///
     /// # Errors
     /// What is missing on this machine, or what the library says.
@@ -248,7 +252,7 @@ impl Communicator {
         Ok(this)
     }
 
-    /// Whether what was asked so far has been handed to the device; until then nothing else may be asked, nor the device.
+    /// Whether what was asked so far has been handed to the device; until then nothing else may be asked, nor of its stream.
     ///
     /// # Errors
     /// What has gone wrong, here or at a peer: what was received so far is worthless.
@@ -284,7 +288,7 @@ impl Communicator {
         );
         let stream = self.cuda.stream().raw().cast();
         let library = self.library;
-        // SAFETY: addresses are those of slices that live until their memory is freed, which happens on this stream.
+        // SAFETY: addresses are those of slices whose memory is freed on this stream, or once it was waited for.
         unsafe {
             library.done("begin a group", (library.group_start)())?;
             let mut asked = Ok(true);

@@ -2,7 +2,8 @@
 //!
 //! Pure: the [`tree`] fixes the order of addition, [`deal`] says who runs which lanes, [`route`] who sends what to
 //! whom, [`rounds`] puts that in steps which all go through together. Around them: [`reduce`] carries routes out on
-//! [`gradients`], [`tcp`] transports them, and between GPUs [`nccl`] does.
+//! [`gradients`], and [`tcp`] transports them; between GPUs [`underway`] carries out rounds, while the last lane goes on, and
+//! [`nccl`] transports them.
 
 pub mod deal;
 pub mod gradients;
@@ -12,3 +13,4 @@ pub mod rounds;
 pub mod route;
 pub mod tcp;
 pub mod tree;
+pub mod underway;

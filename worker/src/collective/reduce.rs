@@ -1,8 +1,8 @@
 //! A step's collective: the sum of all lanes' gradients on every rank, and what each lane contributes to all.
 //!
 //! [`Local`] adds a rank's own lanes as they are finished, so that few gradients exist at a time; [`total`] carries out
-//! the rank's [`route`](super::route) on what is left, over the mesh, and [`total_by`] the same route in [`rounds`](super::rounds)
-//! by a [`Group`] of devices; [`share`] gives everyone everyone's features and losses.
+//! the rank's [`route`](super::route) on what is left, over the mesh (between devices, [`underway`](super::underway) does both);
+//! [`share`] gives everyone everyone's features and losses.
 //!
 //! Sums lie where [`Gradients`] say, and additions are the device's: one fp32 addition has the same bits everywhere.
 
@@ -14,6 +14,7 @@ use super::tcp::{Kind, Lost, Mesh, Tag, mesh::Limits};
 use super::tree::{Subtree, fold};
 use bytes::Bytes;
 use medley_model::device::{Buffer, Device, Span, SpanMut};
+use medley_model::tape::Gradient;
 use std::collections::BTreeMap;
 
 /// What a rank does in every step: a function of the deal and of the gradient's size.
@@ -21,8 +22,8 @@ use std::collections::BTreeMap;
 pub struct Plan {
     rank: u32,
     root: Subtree,
-    own: Vec<Subtree>,
-    slices: Slices,
+    pub(super) own: Vec<Subtree>,
+    pub(super) slices: Slices,
     ops: Vec<Op>,
     /// Most partial sums of one slice that come from one peer.
     most_partials: usize,
@@ -75,22 +76,34 @@ impl Local {
     pub fn collect<E>(
         plan: &Plan,
         gradients: &mut Gradients,
-        mut lane: impl FnMut(u32, SpanMut) -> Result<(), E>,
+        mut lane: impl FnMut(u32, Gradient) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let device = gradients.device().clone();
-        let gradients = std::cell::RefCell::new(gradients);
-        let mut leaf = |number| {
-            let mut gradient = gradients.borrow_mut().take();
-            lane(number, gradient.span_mut()).map(|()| gradient)
-        };
-        let mut add = |mut left: Buffer, right: Buffer| {
-            device.add(right.span(), left.span_mut());
-            gradients.borrow_mut().give(right);
-            left
-        };
-        let sums = plan.own.iter().map(|subtree| fold(*subtree, &mut leaf, &mut add));
+        let sums = plan.own.iter().map(|subtree| sum_of(*subtree, gradients, &mut lane));
         sums.collect::<Result<_, _>>().map(Self)
     }
+}
+
+/// The sum of a subtree's lanes.
+///
+/// # Errors
+/// The first error of `lane`.
+pub(super) fn sum_of<E>(
+    subtree: Subtree,
+    gradients: &mut Gradients,
+    lane: &mut impl FnMut(u32, Gradient) -> Result<(), E>,
+) -> Result<Buffer, E> {
+    let device = gradients.device().clone();
+    let gradients = std::cell::RefCell::new(gradients);
+    let mut leaf = |number| {
+        let mut gradient = gradients.borrow_mut().take();
+        lane(number, gradient.span_mut().into()).map(|()| gradient)
+    };
+    let mut add = |mut left: Buffer, right: Buffer| {
+        device.add(right.span(), left.span_mut());
+        gradients.borrow_mut().give(right);
+        left
+    };
+    fold(subtree, &mut leaf, &mut add)
 }
 
 /// Turns the local sums into the sum over all lanes, the same bits on every rank, over the mesh: they lie in the memory of the
@@ -99,8 +112,7 @@ impl Local {
 /// # Errors
 /// [`Lost`] when a peer does not deliver.
 pub fn total(plan: &Plan, local: Local, exchange: u64, mesh: &Mesh, gradients: &mut Gradients) -> Result<Buffer, Lost> {
-    let process = Device::Cpu;
-    let mut sums = Sums::new(plan, &process, local);
+    let mut sums = Sums::new(plan, Device::Cpu, local.0);
     let tag = |what: Partial| Tag {
         kind: Kind::Partial,
         exchange,
@@ -130,65 +142,18 @@ pub fn total(plan: &Plan, local: Local, exchange: u64, mesh: &Mesh, gradients: &
     Ok(sums.into_total(gradients))
 }
 
-/// Moves sums between devices. What all ranks ask for in a round goes at once, and a rank's round ends when its peers' have
-/// begun; what was moved is there for whatever the device is asked next.
-pub trait Group {
-    /// Moves the sums of a round: what is sent to whom, and what is received from whom; between two ranks in this order.
-    ///
-    /// # Errors
-    /// [`Lost`] when a peer, or this rank's part of the group, fails. Nothing is under way then.
-    fn exchange(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Lost>;
-
-    /// Waits until everything has been moved, and made of what was moved.
-    ///
-    /// # Errors
-    /// [`Lost`] when something was not: what was received is worthless.
-    fn finish(&mut self) -> Result<(), Lost>;
-}
-
-/// As [`total`], by a group of devices, on which the local sums and the total lie.
-///
-/// # Errors
-/// [`Lost`] when a peer does not deliver.
-pub fn total_by(
-    group: &mut dyn Group,
-    (plan, rounds): (&Plan, &[Round]),
-    local: Local,
-    gradients: &mut Gradients,
-) -> Result<Buffer, Lost> {
-    let device = gradients.device().clone();
-    let mut sums = Sums::new(plan, &device, local);
-    for round in rounds {
-        round.adds.iter().for_each(|what| sums.make(*what));
-        let room = |(_, what): &(u32, Partial)| device.buffer(plan.slices.range(what.slice).len());
-        let mut received: Vec<Buffer> = round.receives.iter().map(room).collect();
-        let sends: Vec<_> = round.sends.iter().map(|(to, what)| (*to, sums.value(*what))).collect();
-        let receives = round.receives.iter().zip(&mut received);
-        let receives = receives.map(|((from, _), buffer)| (*from, buffer.span_mut())).collect();
-        group.exchange(&sends, receives)?;
-        // As over the mesh.
-        for (_, what) in &round.sends {
-            sums.made.remove(what);
-        }
-        for ((_, what), buffer) in round.receives.iter().zip(received) {
-            sums.keep(*what, buffer);
-        }
-    }
-    group.finish()?;
-    Ok(sums.into_total(gradients))
-}
-
 /// The partial sums of a rank in one execution of its plan.
-struct Sums<'a> {
-    plan: &'a Plan,
-    device: &'a Device,
-    own: Vec<Buffer>,
+pub(super) struct Sums<'a> {
+    pub(super) plan: &'a Plan,
+    /// What adds.
+    pub(super) device: Device,
+    pub(super) own: Vec<Buffer>,
     /// Partial sums that were received or made here, except totals.
-    made: BTreeMap<Partial, Buffer>,
+    pub(super) made: BTreeMap<Partial, Buffer>,
 }
 
 impl<'a> Sums<'a> {
-    fn new(plan: &'a Plan, device: &'a Device, Local(own): Local) -> Self {
+    pub(super) fn new(plan: &'a Plan, device: Device, own: Vec<Buffer>) -> Self {
         Self {
             plan,
             device,
@@ -199,7 +164,7 @@ impl<'a> Sums<'a> {
 
     /// left + right; a value that was received or made here is used up. fp32 addition commutes, so it does not matter
     /// which of the two holds the result.
-    fn make(&mut self, what: Partial) {
+    pub(super) fn make(&mut self, what: Partial) {
         let (left, right) = what.subtree.children().expect("only inner nodes are made");
         let child = |subtree| Partial { subtree, ..what };
         let (into, other) = if self.made.contains_key(&child(left)) {
@@ -220,7 +185,7 @@ impl<'a> Sums<'a> {
         copy
     }
 
-    fn value(&self, what: Partial) -> Span<'_> {
+    pub(super) fn value(&self, what: Partial) -> Span<'_> {
         if let Some(value) = self.made.get(&what) {
             return value.span();
         }
@@ -255,9 +220,9 @@ impl<'a> Sums<'a> {
         Ok(())
     }
 
-    fn keep(&mut self, what: Partial, value: Buffer) {
+    pub(super) fn keep(&mut self, what: Partial, value: Buffer) {
         if what.subtree == self.plan.root {
-            let device = self.device;
+            let device = self.device.clone();
             device.copy(value.span(), self.place_of_total(what.slice));
         } else {
             self.made.insert(what, value);
@@ -270,7 +235,7 @@ impl<'a> Sums<'a> {
     }
 
     /// By now the first buffer holds the total: each slice was written there when it became complete.
-    fn into_total(self, gradients: &mut Gradients) -> Buffer {
+    pub(super) fn into_total(self, gradients: &mut Gradients) -> Buffer {
         let mut own = self.own.into_iter();
         let total = own.next().expect("every rank has a subtree");
         own.for_each(|buffer| gradients.give(buffer));

@@ -5,15 +5,22 @@
 //! order among those between the two. So a transport may end a round at a rank as late as when all its peers have begun
 //! theirs: the lowest round that anybody is in can always go on.
 //!
+//! The rounds of one turn of slices come before those of the next, and turns go from the end of the gradient to its beginning, as
+//! the backward pass does. So a round can begin while later ones still wait for their part of the gradient; but when it begins
+//! changes nothing about which comes next.
+//!
 //! A rank's rounds depend on what others do, so each rank lays out all routes, which takes milliseconds, once in a generation.
 
 use super::deal::Deal;
 use super::route::{Op, Partial, Slices, route};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// What a rank does in one round: first the additions, in order, then all transfers at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Round {
+    /// The gradient is needed from this element on.
+    pub first: usize,
     /// Sums that are made from their two children, left + right.
     pub adds: Vec<Partial>,
     /// Sums that are sent, and to whom.
@@ -24,8 +31,28 @@ pub struct Round {
 
 /// The rounds of all ranks; some rounds of a rank may be empty.
 pub fn rounds(deal: &Deal, slices: Slices) -> Vec<Vec<Round>> {
-    let mut walks: Vec<Walk> = (0..deal.ranks())
-        .map(|rank| Walk::new(route(deal, slices, rank)))
+    let routes: Vec<Vec<Op>> = (0..deal.ranks()).map(|rank| route(deal, slices, rank)).collect();
+    let mut all = vec![Vec::new(); routes.len()];
+    for turn in slices.turns() {
+        let first = slices.range(turn.start).start;
+        for (rounds, more) in all.iter_mut().zip(rounds_of(&routes, &turn)) {
+            rounds.extend(more.into_iter().map(|round| Round { first, ..round }));
+        }
+    }
+    all
+}
+
+/// How many of the rounds can begin once the gradient is final from this element on.
+pub fn open(rounds: &[Round], from: usize) -> usize {
+    rounds.partition_point(|round| round.first >= from)
+}
+
+/// The rounds in which all ranks go through one turn of slices.
+fn rounds_of(routes: &[Vec<Op>], turn: &Range<u32>) -> Vec<Vec<Round>> {
+    let of_turn = |op: &&Op| turn.contains(&op.what().slice);
+    let mut walks: Vec<Walk> = routes
+        .iter()
+        .map(|route| Walk::new(route.iter().filter(of_turn).cloned().collect()))
         .collect();
     // In which round a sum is on its way from whom to whom.
     let mut wire = BTreeMap::new();
@@ -207,6 +234,29 @@ mod tests {
                         assert_eq!(total, want, "{lanes} lanes on {map:?}, slice {slice}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn turns_go_from_the_end_to_the_beginning_and_a_round_needs_nothing_before_its_first_element() {
+        for map in [&[2][..], &[1, 1], &[2, 2], &[3, 1]] {
+            let deal = deal(8, map).unwrap();
+            let slices = Slices::new(&deal, 100_000);
+            for rounds in rounds(&deal, slices) {
+                let turns = slices.turns().count();
+                assert_eq!(turns > 1, map.len() > 1, "{map:?}");
+                assert!(rounds.is_sorted_by(|one, next| one.first >= next.first));
+                for round in &rounds {
+                    let moved = round.sends.iter().chain(&round.receives).map(|(_, what)| what);
+                    let mut all = round.adds.iter().chain(moved);
+                    assert!(all.all(|what| slices.range(what.slice).start >= round.first));
+                }
+                let all = rounds.len();
+                assert_eq!((open(&rounds, 100_000), open(&rounds, 0)), (0, all));
+                let late = open(&rounds, 1);
+                assert_eq!(late > 0, turns > 1, "all turns but the last can begin before");
+                assert!(late < all);
             }
         }
     }

@@ -65,6 +65,7 @@ pub struct Slices {
     len: usize,
     width: usize,
     count: u32,
+    turn: u32,
 }
 
 impl Slices {
@@ -77,7 +78,12 @@ impl Slices {
         let rounds = len.div_ceil(round * MAX_SLICE).max(fewest.div_ceil(round));
         let count = (round * rounds) as u32;
         let width = len.div_ceil(count as usize).next_multiple_of(ALIGN);
-        Self { len, width, count }
+        Self {
+            len,
+            width,
+            count,
+            turn: round as u32,
+        }
     }
 
     /// Number of slices; the last ones may be empty.
@@ -89,6 +95,22 @@ impl Slices {
     pub fn range(self, slice: u32) -> Range<usize> {
         let first = self.width * slice as usize;
         first.min(self.len)..(first + self.width).min(self.len)
+    }
+
+    /// The slices in turns that give each rank its share of them, where nodes are alike. The first turn is at the end of the
+    /// buffer, where a gradient is final first.
+    pub fn turns(self) -> impl Iterator<Item = Range<u32>> {
+        let turn = self.turn;
+        (0..self.count / turn).rev().map(move |i| i * turn..(i + 1) * turn)
+    }
+}
+
+impl Op {
+    /// The sum that it moves or makes.
+    pub const fn what(&self) -> Partial {
+        match self {
+            Self::Send { what, .. } | Self::Receive { what, .. } | Self::Add(what) => *what,
+        }
     }
 }
 

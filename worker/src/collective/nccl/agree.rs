@@ -1,8 +1,9 @@
 //! How the members of a generation come to a communicator, or to the mesh, all alike.
 
 use super::offer::{Choice, Offer, decide};
-use crate::collective::reduce::{Group, tell_all};
+use crate::collective::reduce::tell_all;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
+use crate::collective::underway::Group;
 use bytes::Bytes;
 use medley_protocol::spec::Collective;
 use serde::Serialize;
@@ -138,7 +139,7 @@ mod tests {
     use crate::collective::nccl::offer::Version;
     use crate::collective::reduce::tests::meshed;
     use crate::collective::tcp::mesh::Limits;
-    use medley_model::device::{Span, SpanMut};
+    use medley_model::device::{Device, Span, SpanMut};
     use std::time::Duration;
 
     const LIMITS: Limits = Limits {
@@ -186,6 +187,14 @@ mod tests {
     struct Idle;
 
     impl Group for Idle {
+        fn device(&self) -> Device {
+            Device::Cpu
+        }
+
+        fn begin(&mut self, _waits: bool) -> Result<bool, Lost> {
+            Ok(true)
+        }
+
         fn exchange(&mut self, _sends: &[(u32, Span)], _receives: Vec<(u32, SpanMut)>) -> Result<(), Lost> {
             Ok(())
         }
@@ -193,6 +202,8 @@ mod tests {
         fn finish(&mut self) -> Result<(), Lost> {
             Ok(())
         }
+
+        fn give_up(&mut self) {}
     }
 
     /// Whether each of three ranks has a group, or why it refuses.

@@ -3,8 +3,8 @@
 use super::fuse::Fuse;
 use super::offer::{Offer, SHARING, Version};
 use super::{Library, Nccl};
-use crate::collective::reduce::Group;
 use crate::collective::tcp::{Lost, Mesh};
+use crate::collective::underway::Group;
 use medley_model::cuda::nccl::{Communicator, UniqueId, version};
 use medley_model::cuda::{Cuda, CudaError};
 use medley_model::device::{Device, Span, SpanMut};
@@ -19,6 +19,8 @@ const START: Duration = Duration::from_mins(1);
 const CONNECT: Duration = Duration::from_mins(1);
 /// Time between two looks at what the device has done.
 const LOOK: Duration = Duration::from_micros(100);
+/// If 0, all exchanges begin when the last lane is done.
+const OVERLAP: &str = "MEDLEY_NCCL_OVERLAP";
 /// Makes every call wait, which this room is not built for.
 const BLOCKING: &str = "NCCL_COMM_BLOCKING";
 
@@ -60,7 +62,7 @@ impl Library for Nccl {
     }
 
     fn connect<'a>(&self, id: &[u8], mesh: &'a Mesh) -> Result<Result<Box<dyn Group + 'a>, String>, Lost> {
-        let Device::Cuda(cuda, _) = &self.device else {
+        let Device::Cuda(lanes, format) = &self.device else {
             return Ok(Err("it computes on the processor".into()));
         };
         let Ok(id) = id.try_into().map(UniqueId) else {
@@ -68,10 +70,19 @@ impl Library for Nccl {
         };
         let fuse = self.fuse();
         let place = (mesh.rank(), mesh.others().count() as u32 + 1);
-        let begun = fuse.within(START, "begin a communicator", || Communicator::begin(cuda, id, place));
+        let beside = match lanes.beside() {
+            Ok(beside) => beside,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let begun = fuse.within(START, "begin a communicator", || {
+            Communicator::begin(&beside, id, place)
+        });
         let mut link = Link {
             communicator: None,
-            cuda: cuda.clone(),
+            lanes: Arc::clone(lanes),
+            device: Device::Cuda(Arc::clone(&beside), *format),
+            beside,
+            overlaps: std::env::var(OVERLAP).map_or(true, |value| value != "0"),
             mesh,
             fuse,
             fault: Arc::clone(&self.fault),
@@ -93,7 +104,13 @@ impl Library for Nccl {
 struct Link<'a> {
     /// None once it was given up.
     communicator: Option<Communicator>,
-    cuda: Arc<Cuda>,
+    /// The GPU, as lanes use it.
+    lanes: Arc<Cuda>,
+    /// The same with a stream for exchanges and what is made of them.
+    beside: Arc<Cuda>,
+    device: Device,
+    /// Whether exchanges go on while a lane is computed.
+    overlaps: bool,
     mesh: &'a Mesh,
     fuse: Arc<Fuse>,
     fault: Arc<OnceLock<String>>,
@@ -131,7 +148,7 @@ impl Link<'_> {
         let deadline = Instant::now() + patience;
         while !self.call(what, |communicator| is_so(communicator))? {
             if let Err(lost) = self.mesh.watch(LOOK) {
-                self.give_up();
+                self.end();
                 return Err(Ended::Lost(lost));
             }
             if Instant::now() >= deadline {
@@ -144,20 +161,24 @@ impl Link<'_> {
 
     /// Gives up after a failure. NCCL notices a dead peer earlier than the mesh does, so the mesh has time to tell.
     fn failed(&mut self, why: String) -> Ended {
-        self.give_up();
+        self.end();
         let timing = self.mesh.timing();
         let told = self.mesh.watch(timing.silence + timing.beat);
         told.map_or_else(Ended::Lost, |()| Ended::Failed(why))
     }
 
     /// Ends whatever is under way, on the device too; or ends the process.
-    fn give_up(&mut self) {
+    fn end(&mut self) {
         let Some(communicator) = self.communicator.take() else {
             return;
         };
+        // An exchange may still be waiting for a lane. Lanes wait for no exchange, so they come to an end, and then all that is left
+        // is NCCL's.
+        let step = self.mesh.timing().step;
+        self.fuse.within(step, "finish a lane", || self.lanes.synchronize());
         let left = self.fuse.within(CALL, "abort", || {
             drop(communicator);
-            self.cuda.check()
+            self.beside.check()
         });
         if let Err(error) = left {
             tracing::warn!("the device as NCCL has left it: {error}");
@@ -181,17 +202,29 @@ impl Link<'_> {
         }
     }
 
+    /// Begins a round, if the one before is on its way, behind what lanes were asked so far.
+    fn open(&mut self, waits: bool) -> Result<bool, Ended> {
+        let what = "begin an exchange";
+        if waits {
+            // A peer that it connects with for the first time may be in the middle of its lanes.
+            self.until(what, self.mesh.timing().step, Communicator::is_ready)?;
+        } else if !self.overlaps || !self.call(what, |communicator| communicator.is_ready())? {
+            return Ok(false);
+        }
+        let (beside, lanes) = (Arc::clone(&self.beside), Arc::clone(&self.lanes));
+        self.call("follow the lanes", move |_| beside.follow(&lanes))?;
+        Ok(true)
+    }
+
     fn move_all(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Ended> {
         if sends.is_empty() && receives.is_empty() {
             return Ok(());
         }
         let sends: Vec<_> = sends.iter().map(|(to, x)| (*to, on_gpu(*x))).collect();
         let mut receives: Vec<_> = receives.into_iter().map(|(from, y)| (from, on_gpu_mut(y))).collect();
-        self.call("begin an exchange", |communicator| {
+        self.call("ask for an exchange", |communicator| {
             communicator.exchange(&sends, &mut receives)
-        })?;
-        // A peer may be in the middle of its lanes.
-        self.until("begin an exchange", self.mesh.timing().step, Communicator::is_ready)
+        })
     }
 
     fn settle(&mut self) -> Result<(), Ended> {
@@ -201,6 +234,14 @@ impl Link<'_> {
 }
 
 impl Group for Link<'_> {
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn begin(&mut self, waits: bool) -> Result<bool, Lost> {
+        self.open(waits).map_err(|ended| self.loss(ended))
+    }
+
     fn exchange(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Lost> {
         self.move_all(sends, receives).map_err(|ended| self.loss(ended))
     }
@@ -208,11 +249,15 @@ impl Group for Link<'_> {
     fn finish(&mut self) -> Result<(), Lost> {
         self.settle().map_err(|ended| self.loss(ended))
     }
+
+    fn give_up(&mut self) {
+        self.end();
+    }
 }
 
 impl Drop for Link<'_> {
     fn drop(&mut self) {
-        self.give_up();
+        self.end();
     }
 }
 

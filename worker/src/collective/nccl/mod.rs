@@ -4,6 +4,8 @@
 //! what it can do, a pure function of all answers decides ([`offer`]), the lowest rank makes the id, all connect, and all say
 //! whether they did. Membership, agreement on commits, features, losses and states stay on the mesh.
 //!
+//! Exchanges begin while the last lane is computed ([`underway`](super::underway)), in a stream of their own beside that of the lanes.
+//!
 //! No call of the library waits; whoever waits for its work looks at the mesh meanwhile, so a lost peer or a generation that was
 //! called off ends the wait, and the communicator is aborted. A collective that was aborted *returns as if it had succeeded*. Nothing
 //! comes of it: the wait has already ended with the loss, so this rank is never prepared for the step, and none commits what not
@@ -72,7 +74,7 @@ impl Library for Nccl {
         &self,
         _id: &[u8],
         _mesh: &'a super::tcp::Mesh,
-    ) -> Result<Result<Box<dyn super::reduce::Group + 'a>, String>, super::tcp::Lost> {
+    ) -> Result<Result<Box<dyn super::underway::Group + 'a>, String>, super::tcp::Lost> {
         Ok(Err("this program was built without GPUs".into()))
     }
 }

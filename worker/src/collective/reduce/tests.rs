@@ -4,23 +4,21 @@ use super::*;
 use crate::collective::deal::deal;
 use crate::collective::tcp::{Fence, Hello, Timing};
 use medley_protocol::ids::StageId;
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::TcpListener;
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-const LEN: usize = 100_000;
+pub(crate) const LEN: usize = 100_000;
 
 /// Values of very different size, so that another order of addition gives other bits.
-fn gradient(lane: u32, out: &mut [f32]) {
+pub(crate) fn gradient(lane: u32, out: &mut [f32]) {
     for (i, value) in out.iter_mut().enumerate() {
         let word = (i as u32 ^ lane.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
         *value = (word as f32 - 2e9) * 2_f32.powi((word % 23) as i32 - 11);
     }
 }
 
-fn expected(lanes: u32) -> Vec<u32> {
+pub(crate) fn expected(lanes: u32) -> Vec<u32> {
     let mut leaf = |lane| {
         let mut values = vec![0.0; LEN];
         gradient(lane, &mut values);
@@ -32,7 +30,7 @@ fn expected(lanes: u32) -> Vec<u32> {
     bits(&sum.unwrap())
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
@@ -64,7 +62,7 @@ pub(crate) fn meshed<T: Send>(ranks: u32, limits: Limits, f: impl Fn(Mesh) -> T 
 /// The sums of a rank's lanes.
 fn local(plan: &Plan, gradients: &mut Gradients) -> Local {
     let Ok(local) = Local::collect(plan, gradients, |lane, out| {
-        gradient(lane, out.host());
+        gradient(lane, out.values.host());
         Ok::<_, Infallible>(())
     });
     local
@@ -102,128 +100,24 @@ fn run(lanes: u32, nodes: &[u32]) -> Vec<Outcome> {
     })
 }
 
-/// A place where devices meet: a sum moves when both ends have asked for it, and a group ends when all of it has moved.
-#[derive(Default)]
-struct Meeting {
-    asked: Mutex<Asked>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Asked {
-    /// What is sent and not yet taken, by sender and receiver, in the order in which it was asked for.
-    sends: BTreeMap<(u32, u32), VecDeque<Vec<f32>>>,
-    /// How many of them the receiver has taken.
-    taken: BTreeMap<(u32, u32), usize>,
-}
-
-/// A rank at the meeting.
-struct Guest<'a> {
-    rank: u32,
-    meeting: &'a Meeting,
-    /// How many sums it has sent to each peer so far.
-    sent: BTreeMap<u32, usize>,
-    /// How often all was waited for.
-    finished: u32,
-}
-
-impl Group for Guest<'_> {
-    fn exchange(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Lost> {
-        let mut asked = self.meeting.asked.lock().unwrap();
-        for (to, sum) in sends {
-            let road = asked.sends.entry((self.rank, *to)).or_default();
-            road.push_back(sum.host().to_vec());
-            *self.sent.entry(*to).or_default() += 1;
-        }
-        self.meeting.changed.notify_all();
-        for (from, place) in receives {
-            let road = (from, self.rank);
-            let sum = loop {
-                if let Some(sum) = asked.sends.get_mut(&road).and_then(VecDeque::pop_front) {
-                    break sum;
-                }
-                asked = self.meeting.wait(asked);
-            };
-            *asked.taken.entry(road).or_default() += 1;
-            self.meeting.changed.notify_all();
-            place.host().copy_from_slice(&sum);
-        }
-        let is_over = |asked: &Asked, to: &u32, sent: &usize| asked.taken.get(&(self.rank, *to)) == Some(sent);
-        while !self.sent.iter().all(|(to, sent)| is_over(&asked, to, sent)) {
-            asked = self.meeting.wait(asked);
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Lost> {
-        self.finished += 1;
-        Ok(())
-    }
-}
-
-impl Meeting {
-    fn wait<'m>(&'m self, asked: MutexGuard<'m, Asked>) -> MutexGuard<'m, Asked> {
-        let (asked, late) = self.changed.wait_timeout(asked, Duration::from_secs(20)).unwrap();
-        assert!(!late.timed_out(), "a rank waits for ever");
-        asked
-    }
-}
-
-/// Bits of two totals of each rank, made by groups that wait for each other.
-fn run_by_groups(lanes: u32, nodes: &[u32]) -> Vec<Vec<u32>> {
-    let deal = deal(lanes, nodes).unwrap();
-    let meeting = Meeting::default();
-    let one = |rank: u32| {
-        let plan = Plan::new(&deal, rank, LEN);
-        let rounds = plan.rounds(&deal);
-        let mut gradients = Gradients::new(LEN);
-        let mut guest = Guest {
-            rank,
-            meeting: &meeting,
-            sent: BTreeMap::new(),
-            finished: 0,
-        };
-        let mut totals = Vec::new();
-        for step in 0..2 {
-            let local = local(&plan, &mut gradients);
-            let total = total_by(&mut guest, (&plan, &rounds), local, &mut gradients).unwrap();
-            assert_eq!(guest.finished, step + 1, "a total is used only when all has been moved");
-            totals.extend(bits(total.span().host()));
-            gradients.give(total);
-        }
-        totals
-    };
-    std::thread::scope(|scope| {
-        let one = &one;
-        let ranks: Vec<_> = (0..deal.ranks()).map(|rank| scope.spawn(move || one(rank))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
+/// Lanes, and the ranks of nodes that they are dealt to.
+pub(crate) fn worlds() -> impl Iterator<Item = (u32, Vec<u32>)> {
+    let eight: [&[u32]; 8] = [&[1], &[2], &[3], &[1, 1], &[2, 2], &[5], &[1, 3, 1], &[4, 4]];
+    let seven: [&[u32]; 4] = [&[1], &[2, 1], &[7], &[1; 7]];
+    let of = |lanes, map: &[u32]| (lanes, map.to_vec());
+    let eight = eight.into_iter().map(move |map| of(8, map));
+    eight.chain(seven.into_iter().map(move |map| of(7, map)))
 }
 
 #[test]
-fn the_sum_has_the_same_bits_on_any_number_of_ranks_and_nodes_and_in_either_way() {
-    for (lanes, maps) in [
-        (
-            8,
-            vec![
-                vec![1],
-                vec![2],
-                vec![3],
-                vec![2, 2],
-                vec![5],
-                vec![1, 3, 1],
-                vec![4, 4],
-            ],
-        ),
-        (7, vec![vec![1], vec![2, 1], vec![7]]),
-    ] {
+fn the_sum_has_the_same_bits_on_any_number_of_ranks_and_nodes() {
+    for (lanes, map) in worlds() {
         let want = expected(lanes).repeat(2);
-        for map in maps {
-            let by_mesh = run(lanes, &map).into_iter().map(|outcome| outcome.totals);
-            for (rank, got) in by_mesh.chain(run_by_groups(lanes, &map)).enumerate() {
-                let rank = rank as u32 % map.iter().sum::<u32>();
-                assert!(got == want, "{lanes} lanes on {map:?}: rank {rank} has other bits");
-            }
+        for (rank, outcome) in run(lanes, &map).into_iter().enumerate() {
+            assert!(
+                outcome.totals == want,
+                "{lanes} lanes on {map:?}: rank {rank} has other bits"
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ use medley_model::blip::{Blip, LaneBatch, LaneError, LaneOutput, LaneStep, Seen}
 use medley_model::device::{Buffer, Device, Pool, SpanMut};
 use medley_model::loss::itm::Negatives;
 use medley_model::state::{Mirror, State};
+use medley_model::tape::Gradient;
 
 /// Computes lanes.
 pub(super) struct Lanes {
@@ -51,7 +52,7 @@ impl Lanes {
         batch: LaneBatch,
         step: LaneStep,
         negatives: Option<&Negatives>,
-        gradient: SpanMut,
+        gradient: Gradient,
     ) -> Result<LaneOutput, LaneError> {
         let (activations, there) = self.follow(state);
         let Some(there) = there else {
@@ -59,7 +60,10 @@ impl Lanes {
         };
         let seen = there.mirror.seen();
         let output = match gradient {
-            SpanMut::Host(home) => {
+            Gradient {
+                values: SpanMut::Host(home),
+                ..
+            } => {
                 let device = activations.device().clone();
                 let own = there.gradient.get_or_insert_with(|| device.buffer(home.len()));
                 let output = blip.lane_with(seen, batch, step, negatives, activations, &mut *own)?;
@@ -67,7 +71,7 @@ impl Lanes {
                 output
             }
             #[cfg(feature = "cuda")]
-            gradient @ SpanMut::Cuda(_) => blip.lane_with(seen, batch, step, negatives, activations, gradient)?,
+            gradient => blip.lane_with(seen, batch, step, negatives, activations, gradient)?,
         };
         activations.check()?;
         Ok(output)

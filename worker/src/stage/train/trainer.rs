@@ -15,9 +15,10 @@ use crate::checkpoint::{is_planned, part_range};
 use crate::collective::deal::Deal;
 use crate::collective::gradients::Gradients;
 use crate::collective::nccl::Nccl;
-use crate::collective::reduce::{Group, Local, Plan, share, total, total_by};
+use crate::collective::reduce::{Local, Plan, share, total};
 use crate::collective::rounds::Round;
 use crate::collective::tcp::{Lost, Mesh};
+use crate::collective::underway::{Group, Underway};
 use crate::objects::Objects;
 use crate::rank::activity::Activity;
 use crate::rank::beginning::{Memory, Path};
@@ -32,6 +33,7 @@ use medley_model::loss::itc::Distillation;
 use medley_model::params::Objective;
 use medley_model::schedule::Schedule;
 use medley_model::state::{Commit, State, gradient_norm};
+use medley_model::tape::Gradient;
 use medley_protocol::agent::{Assignment, FromRank, RankState, StepPhase};
 use medley_protocol::doubt::{COMPARED_WITHIN, Doubt};
 use medley_protocol::ids::StageId;
@@ -108,6 +110,14 @@ impl<'a> Place<'a> {
     fn lanes(&self) -> impl Iterator<Item = u32> + '_ {
         self.deal.lanes(self.mesh.rank())
     }
+}
+
+/// A step's gradients on their way to their sum.
+enum Way<'a> {
+    /// Of the rank's lanes, for the mesh.
+    Mesh(Local),
+    /// Between GPUs.
+    Devices(Underway<'a>),
 }
 
 /// What a committed step reports.
@@ -292,13 +302,13 @@ impl Trainer {
     pub(super) fn run(&mut self, mut speaker: Speaker, place: &mut Place, line: &mut Line) -> Result<Left, Stop> {
         while self.state.step < self.schedule.total_steps() {
             let prepared = self.prepare_finite(place)?;
-            self.note(StepPhase::Agreeing, place);
+            self.note(StepPhase::Agreeing, place.exchange);
             let digest = self.digest(self.compared(prepared.gathered.identities.len()));
             let planned = self.is_planned(self.state.step + 1);
             // Should the generation break now, the next one may commit it.
             self.prepared = Some(prepared);
             let agreed = speaker.agree(place.mesh, line, digest, planned)?;
-            self.note(StepPhase::Computing, place);
+            self.note(StepPhase::Computing, place.exchange);
             let report = self.prepared.take().map(|prepared| self.commit(prepared));
             // None, if this rank has a part in what follows.
             let leaves = agreed.then.and_then(|next| line.leaves_before(next));
@@ -314,7 +324,7 @@ impl Trainer {
                 return Ok(if leaves.is_some() { Left::ForGood } else { Left::ForNext });
             }
         }
-        self.note(StepPhase::Saving, place);
+        self.note(StepPhase::Saving, place.exchange);
         self.finish_writing()?;
         let committed = self.state.step;
         self.voice.state(RankState::Finished { committed });
@@ -376,7 +386,7 @@ impl Trainer {
     fn prepare(&mut self, place: &mut Place) -> Result<Prepared, Stop> {
         let mut looked = self.look(place)?;
         place.exchange += 1;
-        self.note(StepPhase::Computing, place);
+        self.note(StepPhase::Computing, place.exchange);
         let steps: Vec<LaneStep> = (0..self.lanes).map(|lane| self.lane_step(lane)).collect();
         let mut outputs = Vec::new();
         let Self {
@@ -388,7 +398,7 @@ impl Trainer {
             lane_share,
             ..
         } = self;
-        let local = Local::collect(&place.plan, &mut self.gradients, |lane, gradient| {
+        let lane = |lane: u32, gradient: Gradient| {
             let step = steps[lane as usize];
             let waiting = looked.as_mut().and_then(|looked| looked.batches.pop_front());
             let mut batch = waiting.map_or_else(|| next(samples, step), Ok)?;
@@ -404,13 +414,22 @@ impl Trainer {
             let output = device.run((blip, state), lane, step, negatives, gradient)?;
             outputs.push((output, lane_share.words(&batch)));
             Ok::<(), Failure>(())
-        })?;
-        self.note(StepPhase::Exchanging, place);
-        let shares = share(self.lane_share.encode(&outputs), place.exchange, place.mesh)?;
+        };
+        let (plan, gradients) = (&place.plan, &mut self.gradients);
+        let mut way = match &mut place.devices {
+            None => Way::Mesh(Local::collect(plan, gradients, lane)?),
+            Some((rounds, group)) => Way::Devices(Underway::collect(&mut **group, (plan, rounds), gradients, lane)?),
+        };
+        let (exchange, mesh) = (place.exchange, place.mesh);
+        self.note(StepPhase::Exchanging, exchange);
+        if let Way::Devices(underway) = &mut way {
+            underway.ask_all()?;
+        }
+        let shares = share(self.lane_share.encode(&outputs), exchange, mesh)?;
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
-        let total = match &mut place.devices {
-            Some((rounds, group)) => total_by(&mut **group, (&place.plan, rounds), local, &mut self.gradients)?,
-            None => total(&place.plan, local, place.exchange, place.mesh, &mut self.gradients)?,
+        let total = match way {
+            Way::Mesh(local) => total(plan, local, exchange, mesh, &mut self.gradients)?,
+            Way::Devices(underway) => underway.finish(&mut self.gradients)?,
         };
         let gradient = self.gradients.bring_home(total)?;
         Ok(Prepared {
@@ -426,7 +445,7 @@ impl Trainer {
             return Ok(None);
         }
         place.exchange += 1;
-        self.note(StepPhase::Computing, place);
+        self.note(StepPhase::Computing, place.exchange);
         let (mut batches, mut views) = (VecDeque::new(), Vec::new());
         for lane in place.lanes() {
             let step = self.lane_step(lane);
@@ -434,7 +453,7 @@ impl Trainer {
             views.push(negatives::look(&mut self.own, (&self.blip, &self.state), &batch, step));
             batches.push_back(batch);
         }
-        self.note(StepPhase::Exchanging, place);
+        self.note(StepPhase::Exchanging, place.exchange);
         let shares = share(self.lane_share.encode_views(&views), place.exchange, place.mesh)?;
         let all = self.lane_share.gather_views(&place.deal, &shares)?;
         let reader = self.foreign.iter();
@@ -447,8 +466,8 @@ impl Trainer {
     }
 
     /// Notes where in a step this rank is.
-    fn note(&self, phase: StepPhase, place: &Place) {
-        self.voice.activity().enter(self.state.step, phase, place.exchange);
+    fn note(&self, phase: StepPhase, exchange: u64) {
+        self.voice.activity().enter(self.state.step, phase, exchange);
     }
 
     fn lane_step(&self, lane: u32) -> LaneStep {
@@ -509,7 +528,7 @@ impl Trainer {
 
     /// Hands this rank's part to the threads that copy and write it.
     fn take_checkpoint(&mut self, place: &Place) -> Result<(), Failure> {
-        self.note(StepPhase::Saving, place);
+        self.note(StepPhase::Saving, place.exchange);
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.start_writer()?,
