@@ -42,11 +42,17 @@ part_lanes() {
   done
 }
 
-# train DEVICE RANKS SPEC: prints the digest of the last state.
+out=/tmp/medley-ranks
+
+# go_on DEVICE RANKS SPEC: trains from where it was left; prints the digest of the last state.
+go_on() {
+  MEDLEY_DEVICE=$1 timeout 100 "$programs/medley-worker" train --out $out --ranks "$2" --threads 2 "$3" 2>$out.log | tail -n 1
+}
+
+# train DEVICE RANKS SPEC: the same from the start.
 train() {
-  rm -rf "/tmp/medley-ranks"
-  MEDLEY_DEVICE=$1 timeout 100 "$programs/medley-worker" train --out /tmp/medley-ranks --ranks "$2" --threads 2 "$3" \
-    2>/tmp/medley-ranks.log | tail -n 1
+  rm -rf $out
+  go_on "$@"
 }
 
 # The same training by 1, 2 and 4 processes that share the device must end with the same bytes. FOLDER/spec.json says which.
@@ -60,33 +66,82 @@ part_ranks() {
       first=${first:-$state}
       if [ -z "$state" ] || [ "$state" != "$first" ]; then
         failed+=("$ranks ranks$format")
-        tail -n 3 /tmp/medley-ranks.log
+        tail -n 3 $out.log
       fi
     done
   done
 }
 
-# The same training over TCP, and over NCCL by one rank and by two that share the device, must end with the same bytes.
+# same NAME STATE: notes a training that did not end with the bytes of the `first`.
+same() {
+  printf '%s: %s\n' "$1" "$2"
+  first=${first:-$2}
+  if [ -z "$2" ] || [ "$2" != "$first" ]; then
+    failed+=("$1")
+    tail -n 5 $out.log
+  fi
+}
+
+# The same training over TCP, and over NCCL by one rank and by two and four that share the device, must end with the same bytes, whether
+# exchanges go on during the last lane or begin behind it. The model is wide enough for several turns of slices by four ranks.
 part_nccl() {
-  local way ranks first="" state
-  export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8}
+  local way ranks first=""
+  export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8} RUST_LOG=info,medley_worker::collective=debug
   for way in tcp nccl; do
     python3 - "$programs/spec.json" $way >/tmp/medley-$way.json <<'PYTHON'
 import json, sys
+def merge(into, values):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            merge(into.setdefault(name, {}), value)
+        else:
+            into[name] = value
 spec = json.load(open(sys.argv[1]))
-spec.setdefault("cluster", {})["collective"] = sys.argv[2]
+merge(spec, {
+    "cluster": {"collective": sys.argv[2]},
+    "model": {"vision": {"width": 768, "heads": 12, "mlp": 3072, "depth": 6}, "text": {"width": 768, "heads": 12, "ffn": 3072}},
+    "pretrain": {"length": {"by": "steps", "count": 30}},
+    "checkpoint": {"every_steps": 10},
+})
 json.dump(spec, sys.stdout)
 PYTHON
-    for ranks in 1 2; do
-      state=$(train cuda:0 $ranks /tmp/medley-$way.json)
-      printf '%s ranks over %s: %s\n' "$ranks" "$way" "$state"
-      first=${first:-$state}
-      if [ -z "$state" ] || [ "$state" != "$first" ]; then
-        failed+=("$ranks ranks over $way")
-        tail -n 5 /tmp/medley-ranks.log
-      fi
+  done
+  same "2 ranks over tcp" "$(train cuda:0 2 /tmp/medley-tcp.json)"
+  for ranks in 1 2 4; do
+    for way in 0 1; do
+      same "$ranks ranks over nccl, overlap $way" "$(MEDLEY_NCCL_OVERLAP=$way train cuda:0 $ranks /tmp/medley-nccl.json)"
+      grep -o 'begun with the last lane.*' $out.log | sort | uniq -c | sort -n | tail -n 3
     done
   done
+  lose_a_rank
+  same "2 ranks over nccl, after a lost one" "$(go_on cuda:0 2 /tmp/medley-nccl.json)"
+}
+
+# A rank that stands still in the middle of a step: the other one must give up the exchange that is under way and say so, which it can
+# only if the abort has returned.
+lose_a_rank() {
+  local training lost steps=0
+  rm -rf $out
+  MEDLEY_DEVICE=cuda:0 "$programs/medley-worker" train --out $out --ranks 2 --threads 2 /tmp/medley-nccl.json >/dev/null 2>$out.log &
+  training=$!
+  for _ in $(seq 600); do
+    steps=$(cat $out/metrics.jsonl 2>/dev/null | wc -l)
+    [ "$steps" -ge 12 ] && break
+    sleep 0.1
+  done
+  lost=$(pgrep -P $training | tail -n 1)
+  kill -STOP "$lost"
+  # Peers are lost after 15 s of silence.
+  if ! timeout 60 tail --pid=$training -f /dev/null; then
+    failed+=("a rank that lost its peer hangs")
+    kill -KILL $training
+  elif [ "$steps" -lt 12 ] || grep -q 'does not come back' $out.log || ! grep -q '^error: rank [01]: ' $out.log; then
+    failed+=("abort of an exchange that is under way")
+  fi
+  wait $training 2>/dev/null
+  kill -KILL "$lost" 2>/dev/null
+  printf 'a rank stood still after %s steps; the other one:\n' "$steps"
+  tail -n 3 $out.log
 }
 
 part_sanitizer() {
