@@ -111,7 +111,10 @@ impl Evidence<'_> {
     /// Whether a rank waits for a connection for so long that a node which is silent as well must be lost, such as one that
     /// stood still when it was about to join.
     fn is_lacked(&self, stage: &Stage, generation: &Generation) -> bool {
-        let reports = generation.seats.iter().filter_map(|seat| self.report(stage, generation, seat));
+        let reports = generation
+            .seats
+            .iter()
+            .filter_map(|seat| self.report(stage, generation, seat));
         let limit = self.settings.fresh.as_millis();
         let mut connecting = reports.filter_map(|report| report.connecting.as_ref());
         connecting.any(|connecting| !connecting.lacks.is_empty() && u128::from(connecting.for_ms) >= limit)

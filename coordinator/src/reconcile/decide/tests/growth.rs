@@ -112,7 +112,10 @@ fn a_node_that_stands_still_when_it_joins_is_lost_as_soon_as_its_silence_is_long
     world.round();
     assert_eq!((world.stage().generation, world.seats()), (3, vec![node(1); 2]));
     let over = world.story("generation-over")[0];
-    assert!(over.contains("node n2 has been silent for 2.0 s, and its peers miss it"), "{over}");
+    assert!(
+        over.contains("node n2 has been silent for 2.0 s, and its peers miss it"),
+        "{over}"
+    );
 }
 
 #[test]
