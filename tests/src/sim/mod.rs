@@ -3,7 +3,7 @@
 //! The decisions are the product's own: [`decide`](medley_coordinator::reconcile::decide) with its orders and its
 //! handle for heartbeats, the agent's [`core`](medley_worker::agent::core), a rank's
 //! [`membership`](medley_worker::rank::membership) and the deal of lanes. Everything around them is played: the job table
-//! is in memory (`table`), the network (`network`) delays, repeats and drops, processes are small actors that
+//! is in memory (`table`, with its `leases`), the network (`network`) delays, repeats and drops, processes are small actors that
 //! follow the pipe protocol (`trainee`, `clerk`), and instead of a model they train a number that remembers
 //! every sample of every step (`toy`).
 //!
@@ -18,6 +18,7 @@ mod clerk;
 mod coordinator;
 mod dice;
 mod faults;
+mod leases;
 mod network;
 mod node;
 mod objects;

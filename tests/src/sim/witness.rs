@@ -13,9 +13,10 @@
 //! - Generations grow, and no job fails for such faults as are played here.
 //! - At the end every task is done, with the result that it always has, and every shard is merged once.
 
+use super::leases::TaskState;
 use super::objects::Objects;
 use super::process::{How, Pid, Place, Process, Seat};
-use super::table::{Table, TaskState};
+use super::table::Table;
 use super::toy::Toy;
 use medley_coordinator::domain::decision::{Decision, Effect};
 use medley_coordinator::domain::job;
