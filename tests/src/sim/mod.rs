@@ -9,7 +9,7 @@
 //!
 //! A seed fixes the cluster, all delays and the faults (`faults`, and what they do: `strike`), so a run can be repeated exactly. A run without
 //! faults gives the [`Record`] that every other run has to reproduce; `witness` watches the rules that hold at every
-//! moment. `world` puts it all together, one happening after the other;
+//! moment, `ending` those that hold at the end. `world` puts it all together, one happening after the other;
 //! [`campaign`] plays many seeds.
 
 mod agenda;
@@ -17,6 +17,7 @@ mod campaign;
 mod clerk;
 mod coordinator;
 mod dice;
+mod ending;
 mod faults;
 mod leases;
 mod network;
@@ -24,6 +25,7 @@ mod node;
 mod objects;
 mod perform;
 mod process;
+mod record;
 mod strike;
 mod table;
 mod toy;
@@ -32,7 +34,7 @@ mod witness;
 mod world;
 
 pub use campaign::{Campaign, campaign};
-pub use witness::{Coverage, Record};
+pub use record::{Coverage, Record};
 
 use std::fmt;
 use std::time::Duration;
