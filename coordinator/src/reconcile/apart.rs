@@ -11,11 +11,11 @@
 use super::evidence::Evidence;
 use super::findings::{Apart, End};
 use super::sight::{Report, Sight};
-use super::standstill::QUIET;
 use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
 use medley_protocol::agent::RankState;
 use medley_protocol::ids::NodeId;
+use medley_protocol::vigil::QUIET;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
