@@ -166,8 +166,10 @@ impl Evidence<'_> {
         pairs
     }
 
-    /// The report of a rank that makes its connections, or has made them, and has made none for long.
+    /// The report of a rank that makes its connections, or has made them, and has made none for long. A node that is silent says
+    /// nothing of the network.
     fn tried(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<&Report> {
+        self.seen(seat, self.settings.fresh).ok()?;
         let report = self.report(stage, generation, seat)?;
         let for_long = match (&report.connecting, &report.state) {
             (Some(connecting), _) => Duration::from_millis(connecting.for_ms),
