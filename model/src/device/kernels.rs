@@ -8,6 +8,7 @@ use crate::ops::dropout::{self, Dropout, Place};
 use crate::ops::gemm::{self, Mat, Start};
 use crate::ops::optim::{self, AdamW};
 use crate::ops::{blocks, cross_entropy, elementwise, embedding, norm, patches, sum};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A dense, row-major factor of a matrix product.
@@ -429,6 +430,42 @@ impl Device {
                 optim::momentum_average(&mut e[to..to + len], &p[from..from + len], momentum);
             }
         }, cuda => cuda.momentum_all(segments, e.cuda(), p.cuda(), momentum, rounded.map(SpanMut::cuda)));
+    }
+
+    /// [`adamw`](Self::adamw), and the [`momentum_average`](Self::momentum_average) of what it leaves; on the processor, a segment
+    /// of averages that is a range of the step is made in the same pass over memory.
+    pub(crate) fn adamw_and_average(
+        &self,
+        steps: &[(Range<usize>, AdamW)],
+        (p, p_rounded): (SpanMut, Option<SpanMut>),
+        (g, scale): (Span, f32),
+        [m, v]: [SpanMut; 2],
+        segments: &[(usize, usize, usize)],
+        (e, e_rounded): (SpanMut, Option<SpanMut>),
+        momentum: f64,
+    ) {
+        on!(self, {
+            let _ = (p_rounded, e_rounded);
+            let (p, g, m, v, e) = (p.host(), g.host(), m.host(), v.host(), e.host());
+            let mut averages: BTreeMap<_, _> = segments.iter().map(|(to, from, len)| ((*from, *len), *to)).collect();
+            for (at, step) in steps {
+                let (m, v) = (&mut m[at.clone()], &mut v[at.clone()]);
+                let (p, g) = (&mut p[at.clone()], &g[at.clone()]);
+                if let Some(to) = averages.remove(&(at.start, at.len())) {
+                    step.apply_and_average(p, g, scale, m, v, (&mut e[to..to + at.len()], momentum));
+                } else {
+                    step.apply(p, g, scale, m, v);
+                }
+            }
+            for ((from, len), to) in averages {
+                optim::momentum_average(&mut e[to..to + len], &p[from..from + len], momentum);
+            }
+        }, cuda => {
+            let mut p = p.cuda();
+            let rounded = p_rounded.map(SpanMut::cuda);
+            cuda.adamw_all(steps, p.reborrow(), g.cuda(), scale, m.cuda(), v.cuda(), rounded);
+            cuda.momentum_all(segments, e.cuda(), p.as_slice(), momentum, e_rounded.map(SpanMut::cuda));
+        });
     }
 
     pub(crate) fn clamp(&self, y: SpanMut, min: f32, max: f32) {
