@@ -249,6 +249,24 @@ impl Device {
             cuda => cuda.layer_norm(x.cuda(), gamma.cuda(), beta.cuda(), eps, y.cuda(), stats.cuda()));
     }
 
+    /// `sum = a + b`, and its layer norm.
+    pub(crate) fn add_norm(
+        &self,
+        (a, b): (Span, Span),
+        (gamma, beta, eps): (Span, Span, f32),
+        sum: SpanMut,
+        y: SpanMut,
+        stats: SpanMut,
+    ) {
+        on!(self, {
+            let affine = (gamma.host(), beta.host(), eps);
+            norm::add_norm((a.host(), b.host()), affine, sum.host(), y.host(), stats.host());
+        }, cuda => {
+            let affine = (gamma.cuda(), beta.cuda(), eps);
+            cuda.add_norm((a.cuda(), b.cuda()), None, affine, sum.cuda(), y.cuda(), stats.cuda());
+        });
+    }
+
     pub(crate) fn layer_norm_backward(&self, x: Span, stats: Span, gamma: Span, dy: Span, dx: SpanMut, fresh: bool) {
         on!(self, norm::layer_norm_backward(x.host(), stats.host(), gamma.host(), dy.host(), dx.host(), fresh),
             cuda => cuda.layer_norm_backward(x.cuda(), stats.cuda(), gamma.cuda(), dy.cuda(), dx.cuda(), fresh));
@@ -257,6 +275,27 @@ impl Device {
     pub(crate) fn layer_norm_params(&self, x: Span, stats: Span, dy: Span, cols: usize, both: SpanMut) {
         on!(self, norm::layer_norm_params(x.host(), stats.host(), dy.host(), cols, both.host()),
             cuda => cuda.layer_norm_params(x.cuda(), stats.cuda(), dy.cuda(), cols, both.cuda()));
+    }
+
+    /// [`layer_norm_backward`](Self::layer_norm_backward) and [`layer_norm_params`](Self::layer_norm_params); in one pass on the
+    /// processor.
+    pub(crate) fn layer_norm_gradients(
+        &self,
+        x: Span,
+        stats: Span,
+        gamma: Span,
+        dy: Span,
+        (dx, fresh): (SpanMut, bool),
+        both: SpanMut,
+    ) {
+        on!(self, {
+            let dx = (dx.host(), fresh);
+            norm::layer_norm_gradients(x.host(), stats.host(), gamma.host(), dy.host(), dx, both.host());
+        }, cuda => {
+            let (x, stats, gamma, dy) = (x.cuda(), stats.cuda(), gamma.cuda(), dy.cuda());
+            cuda.layer_norm_params(x, stats, dy, gamma.len(), both.cuda());
+            cuda.layer_norm_backward(x, stats, gamma, dy, dx.cuda(), fresh);
+        });
     }
 
     pub(crate) fn l2_norm(&self, x: Span, cols: usize, y: SpanMut, norms: SpanMut) {

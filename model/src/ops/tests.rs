@@ -1,6 +1,19 @@
 //! Kernels that do the work of two in one pass, against the two.
 
 use super::optim::{self, AdamW};
+use super::{elementwise, norm};
+
+/// Rows and columns around the blocks of 64 rows, shared among threads and not.
+const SHAPES: [(usize, usize); 8] = [
+    (1, 1),
+    (1, 770),
+    (2, 33),
+    (63, 96),
+    (64, 7),
+    (65, 768),
+    (130, 300),
+    (400, 129),
+];
 
 /// Numbers without a pattern, which differ by `salt`.
 fn noise(len: usize, salt: u64) -> Vec<f32> {
@@ -34,5 +47,52 @@ fn a_step_with_its_average_has_the_bits_of_one_after_the_other() {
             adamw.apply_and_average(p, &g, 0.25, m, v, (e, 0.995));
             state
         });
+    }
+}
+
+#[test]
+fn a_sum_with_its_norm_has_the_bits_of_one_after_the_other() {
+    for (rows, cols) in SHAPES {
+        let (a, b) = (noise(rows * cols, 1), noise(rows * cols, 2));
+        let (gamma, beta) = (noise(cols, 3), noise(cols, 4));
+        let empty = || {
+            (
+                vec![f32::NAN; rows * cols],
+                vec![f32::NAN; rows * cols],
+                vec![f32::NAN; 2 * rows],
+            )
+        };
+        let mut expected = empty();
+        let (sum, y, stats) = &mut expected;
+        elementwise::sum_of(&a, &b, sum);
+        norm::layer_norm(sum, &gamma, &beta, 1e-6, y, stats);
+        check(&expected, &format!("{rows} × {cols}"), || {
+            let mut outputs = empty();
+            let (sum, y, stats) = &mut outputs;
+            norm::add_norm((&a, &b), (&gamma, &beta, 1e-6), sum, y, stats);
+            outputs
+        });
+    }
+}
+
+#[test]
+fn the_gradients_of_a_norm_have_the_same_bits_together_and_one_by_one() {
+    for (rows, cols) in SHAPES {
+        for fresh in [true, false] {
+            let [x, dy, residual] = [1, 2, 3].map(|salt| noise(rows * cols, salt));
+            let (gamma, mut stats) = (noise(cols, 4), vec![0.0; 2 * rows]);
+            norm::layer_norm(&x, &gamma, &gamma, 1e-6, &mut vec![0.0; rows * cols], &mut stats);
+            let start = (residual, vec![f32::NAN; 2 * cols]);
+            let mut expected = start.clone();
+            let (dx, both) = &mut expected;
+            norm::layer_norm_params(&x, &stats, &dy, cols, both);
+            norm::layer_norm_backward(&x, &stats, &gamma, &dy, dx, fresh);
+            check(&expected, &format!("{rows} × {cols}, fresh {fresh}"), || {
+                let mut grads = start.clone();
+                let (dx, both) = &mut grads;
+                norm::layer_norm_gradients(&x, &stats, &gamma, &dy, (dx, fresh), both);
+                grads
+            });
+        }
     }
 }

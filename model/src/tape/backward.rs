@@ -182,21 +182,31 @@ impl<'a> Tape<'a> {
         self.device.scatter_add(dy.span(), index, cols, d);
     }
 
+    /// The gradients of gain, offset and input, which counts beside what else the input is for, in one pass where all are wanted.
     fn layer_norm_backward(&mut self, x: Var, gamma: ParamId, beta: ParamId, stats: Span, dy: Buffer) {
-        let cols = self.dims(x).1;
+        let (cols, gain) = (self.dims(x).1, self.weights.get(gamma));
         if self.trains(gamma) || self.trains(beta) {
             let mut both = self.take_exact(2 * cols);
-            self.device
-                .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
+            if self.needs(x) {
+                self.contribute(x, |tape, d, fresh| {
+                    let x = tape.value(x);
+                    tape.device
+                        .layer_norm_gradients(x, stats, gain, dy.span(), (d, fresh), both.span_mut());
+                });
+            } else {
+                self.device
+                    .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
+            }
             let (gain, offset) = (both.span().range(0..cols), both.span().range(cols..2 * cols));
             self.param(gamma, |tape, d, fresh| tape.device.put(gain, d, fresh));
             self.param(beta, |tape, d, fresh| tape.device.put(offset, d, fresh));
             self.pool.give(both);
+        } else {
+            self.contribute(x, |tape, d, fresh| {
+                tape.device
+                    .layer_norm_backward(tape.value(x), stats, gain, dy.span(), d, fresh);
+            });
         }
-        self.contribute(x, |tape, d, fresh| {
-            let (x, gain) = (tape.value(x), tape.weights.get(gamma));
-            tape.device.layer_norm_backward(x, stats, gain, dy.span(), d, fresh);
-        });
         self.pool.give(dy);
     }
 

@@ -137,10 +137,34 @@ fn norms() -> Vec<Case> {
             })
             .plain(move |of| layer_norm(&of("x"), &of("gamma"), &of("beta"), f64::from(eps)))
     };
+    let residual = |rows: usize, cols: usize, reads_sum: bool| {
+        let what = if reads_sum { "a sum beside its norm" } else { "of a sum" };
+        Case::new(format!("{what}, {rows} × {cols}"))
+            .input("a", &[rows, cols])
+            .input("b", &[rows, cols])
+            .input("gamma", &[cols])
+            .input("beta", &[cols])
+            .ours(move |t| {
+                let (a, b, gamma, beta) = (t.var("a"), t.var("b"), t.id("gamma"), t.id("beta"));
+                let (sum, y) = t.tape.add_norm(a, b, gamma, beta, 1e-6);
+                if reads_sum { t.tape.add(sum, y) } else { y }
+            })
+            .plain(move |of| {
+                let sum = (of("a") + of("b"))?;
+                let y = layer_norm(&sum, &of("gamma"), &of("beta"), 1e-6)?;
+                if reads_sum { sum + y } else { Ok(y) }
+            })
+    };
     let shapes = ROWS.into_iter().zip([64, 70, 768, 17, 128, 96]);
-    shapes
-        .flat_map(|(rows, cols)| [case(rows, cols, 1e-6), case(rows, cols, 1e-12)])
-        .collect()
+    let cases = shapes.flat_map(|(rows, cols)| {
+        [
+            case(rows, cols, 1e-6),
+            case(rows, cols, 1e-12),
+            residual(rows, cols, false),
+            residual(rows, cols, true),
+        ]
+    });
+    cases.collect()
 }
 
 fn dropouts() -> Vec<Case> {
