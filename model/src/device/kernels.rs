@@ -145,6 +145,15 @@ impl Device {
         on!(self, elementwise::gelu_backward(x.host(), d.host()), cuda => cuda.gelu_backward(x.cuda(), d.cuda()));
     }
 
+    /// [`gelu_backward`](Self::gelu_backward), and the column sums of what it yields; in one pass on the processor.
+    pub(crate) fn gelu_backward_columns(&self, x: Span, d: SpanMut, sums: SpanMut, fresh: bool) {
+        on!(self, elementwise::gelu_backward_columns(x.host(), d.host(), sums.host(), fresh), cuda => {
+            let mut d = d.cuda();
+            cuda.gelu_backward(x.cuda(), d.reborrow());
+            cuda.sum_columns(d.as_slice(), sums.cuda(), fresh);
+        });
+    }
+
     pub(crate) fn add_columns(&self, x: Span, cols: usize, y: SpanMut, at: (usize, usize)) {
         on!(self, elementwise::add_columns(x.host(), cols, y.host(), at),
             cuda => cuda.add_columns(x.cuda(), cols, y.cuda(), at));

@@ -1,7 +1,7 @@
 //! Kernels that do the work of two in one pass, against the two.
 
 use super::optim::{self, AdamW};
-use super::{elementwise, norm};
+use super::{blocks, elementwise, norm};
 
 /// Rows and columns around the blocks of 64 rows, shared among threads and not.
 const SHAPES: [(usize, usize); 8] = [
@@ -91,6 +91,26 @@ fn the_gradients_of_a_norm_have_the_same_bits_together_and_one_by_one() {
                 let mut grads = start.clone();
                 let (dx, both) = &mut grads;
                 norm::layer_norm_gradients(&x, &stats, &gamma, &dy, (dx, fresh), both);
+                grads
+            });
+        }
+    }
+}
+
+#[test]
+fn a_slope_with_the_sums_of_columns_has_the_bits_of_one_after_the_other() {
+    for (rows, cols) in SHAPES {
+        for fresh in [true, false] {
+            let x: Vec<f32> = noise(rows * cols, 1).into_iter().map(|x| 4.0 * x).collect();
+            let start = (noise(rows * cols, 2), noise(cols, 3));
+            let mut expected = start.clone();
+            let (d, sums) = &mut expected;
+            elementwise::gelu_backward(&x, d);
+            blocks::sum_columns(d, sums, fresh);
+            check(&expected, &format!("{rows} × {cols}, fresh {fresh}"), || {
+                let mut grads = start.clone();
+                let (d, sums) = &mut grads;
+                elementwise::gelu_backward_columns(&x, d, sums, fresh);
                 grads
             });
         }

@@ -40,11 +40,7 @@ impl<'a> Tape<'a> {
     fn node(&mut self, node: &Node<'a>, dy: Buffer) {
         match node {
             Node::Linear { x, w, b, .. } => self.linear_backward(*x, *w, *b, dy),
-            Node::Gelu { x, .. } => {
-                let mut dy = dy;
-                self.device.gelu_backward(self.value(*x), dy.span_mut());
-                self.pass(*x, dy);
-            }
+            Node::Gelu { x, .. } => self.gelu_backward(*x, dy),
             Node::Add { a, b, .. } => {
                 // The second contribution copies; the first, most often of a residual stream, is moved.
                 if self.needs(*b) {
@@ -155,6 +151,30 @@ impl<'a> Tape<'a> {
                 self.pool.give(dy);
             }
         }
+    }
+
+    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the bias's is summed in
+    /// the same pass.
+    fn gelu_backward(&mut self, x: Var, mut dy: Buffer) {
+        if let Some(b) = self.take_bias_of(x) {
+            self.param(b, |tape, sums, fresh| {
+                tape.device
+                    .gelu_backward_columns(tape.value(x), dy.span_mut(), sums, fresh);
+            });
+        } else {
+            self.device.gelu_backward(self.value(x), dy.span_mut());
+        }
+        self.pass(x, dy);
+    }
+
+    /// Takes the bias off the product that is next, if it trains and the product's result is `x`, which has no gradient yet. Such
+    /// a product is not computed again: its result is just being read.
+    fn take_bias_of(&mut self, x: Var) -> Option<ParamId> {
+        let (first, sink) = (self.values[x.0 as usize].grad.is_none(), self.sink.as_ref()?);
+        let Some(Node::Linear { b, y, .. }) = self.nodes.last_mut() else {
+            return None;
+        };
+        b.take_if(|b| first && *y == x && sink.trainable[b.index()])
     }
 
     fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: Buffer) {

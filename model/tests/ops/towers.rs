@@ -91,7 +91,34 @@ fn gelus() -> Vec<Case> {
             })
             .plain(|of| gelu(&of("x")))
     };
-    ROWS.into_iter().map(|rows| case(rows, 70)).collect()
+    let biased = |rows: usize| {
+        Case::new(format!("of a linear layer, {rows} rows"))
+            .input("x", &[rows, 40])
+            .input("w", &[70, 40])
+            .input("b", &[70])
+            .ours(|t| {
+                let (x, w, b) = (t.var("x"), t.id("w"), t.id("b"));
+                let hidden = t.tape.linear(x, w, Some(b));
+                t.tape.gelu(hidden)
+            })
+            .plain(|of| gelu(&linear(&of("x"), &of("w"), &of("b"))?))
+    };
+    let twice = Case::new("beside what it is of")
+        .input("x", &[65, 40])
+        .input("w", &[70, 40])
+        .input("b", &[70])
+        .ours(|t| {
+            let (x, w, b) = (t.var("x"), t.id("w"), t.id("b"));
+            let hidden = t.tape.linear(x, w, Some(b));
+            let active = t.tape.gelu(hidden);
+            t.tape.add(active, hidden)
+        })
+        .plain(|of| {
+            let hidden = linear(&of("x"), &of("w"), &of("b"))?;
+            gelu(&hidden)? + hidden
+        });
+    let plain = ROWS.into_iter().map(|rows| case(rows, 70));
+    plain.chain(ROWS.into_iter().map(biased)).chain([twice]).collect()
 }
 
 fn adds() -> Vec<Case> {
