@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # All that is to be shown on a machine with a GPU, from the programs that `make gpu-bin` built: `benches/gpu/run.sh FOLDER [PART…]`.
 #
-# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, nccl, sanitizer, speed, torch; all of them if none
-# is named. `torch` compares with PyTorch and needs a python3 that has it. What fails is listed last, and makes the exit status 1.
+# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, nccl, sanitizer, speed, torch, compiled; all of them if
+# none is named. `torch` compares with PyTorch, `compiled` with towers through `torch.compile`, which takes minutes; they need a python3 that
+# has it. What fails is listed last, and makes the exit status 1.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 programs=$(realpath "${1:?the folder of the programs}")
 shift
 parts=("$@")
-if [ $# = 0 ]; then parts=(info ops lanes ranks nccl sanitizer speed torch); fi
+if [ $# = 0 ]; then parts=(info ops lanes ranks nccl sanitizer speed torch compiled); fi
 failed=()
 
 # CUDA's libraries may be those of a Python package.
@@ -165,6 +166,13 @@ part_torch() {
   export MEDLEY_DEVICE=cuda:0:bf16
   try "torch bf16" 300 python3 benches/compare.py "$programs/versus" vit-b "$batch" --rounds 5 --only step \
     --torch "--device cuda --bf16"
+}
+
+part_compiled() {
+  local batch=${MEDLEY_BATCH:-90}
+  export MEDLEY_DEVICE=cuda:0:bf16
+  try "torch compiled" 560 python3 benches/compare.py "$programs/versus" vit-b "$batch" --rounds 5 --only reference \
+    --torch "--device cuda --bf16 --compile"
 }
 
 for part in "${parts[@]}"; do "part_$part"; done

@@ -219,8 +219,7 @@ impl Text {
     ) -> Var {
         let y = block.dense.linear(tape, attended);
         let y = tape.dropout(y, dropout, places);
-        let y = tape.add(y, residual);
-        block.norm.norm(tape, y, EPS)
+        block.norm.add_norm(tape, y, residual, EPS).1
     }
 
     /// Feed-forward block of one layer.
@@ -236,8 +235,7 @@ impl Text {
         let hidden = tape.gelu(hidden);
         let y = layer.output.linear(tape, hidden);
         let y = tape.dropout(y, self.dropout(dropout, index, Site::Feed), places);
-        let y = tape.add(y, x);
-        layer.norm.norm(tape, y, EPS)
+        layer.norm.add_norm(tape, y, x, EPS).1
     }
 
     /// Weights that are factors of products and nothing else.

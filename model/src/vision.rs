@@ -40,6 +40,11 @@ impl Pair {
     pub fn norm(self, tape: &mut Tape, x: Var, eps: f32) -> Var {
         tape.layer_norm(x, self.w, self.b, eps)
     }
+
+    /// `a + b`, and its layer norm.
+    pub fn add_norm(self, tape: &mut Tape, a: Var, b: Var, eps: f32) -> (Var, Var) {
+        tape.add_norm(a, b, self.w, self.b, eps)
+    }
 }
 
 struct Block {
@@ -198,8 +203,7 @@ impl Vision {
         let attended = tape.attention((q, k, v), (self.heads, self.width / self.heads), &seqs, None);
         let branch = block.proj.linear(tape, attended);
         let branch = factors.map_or(branch, |f| tape.drop_path(branch, &f[0]));
-        let x = tape.add(x, branch);
-        let normed = block.norm2.norm(tape, x, EPS);
+        let (x, normed) = block.norm2.add_norm(tape, x, branch, EPS);
         let hidden = block.fc1.linear(tape, normed);
         let hidden = tape.gelu(hidden);
         let branch = block.fc2.linear(tape, hidden);

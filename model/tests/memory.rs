@@ -1,60 +1,30 @@
 //! The memory that is foreseen for a lane, against what its pass takes.
 
-use medley_model::blip::{Blip, LaneBatch, LaneStep, gradient_buffer};
+#[path = "../benches/fixture/lane.rs"]
+mod lane;
+
+use lane::{Samples, lane_step, model};
+use medley_model::blip::{LaneStep, gradient_buffer};
 use medley_model::device::Pool;
-use medley_model::loss::itc::Distillation;
-use medley_model::params::{Objective, Vocabulary};
-use medley_model::random::{Purpose, Stream};
+use medley_model::params::Objective;
 use medley_model::state::State;
 use medley_protocol::estimate::Estimate;
-use medley_protocol::spec::{SameImage, Spec};
+use medley_protocol::spec::Spec;
 use medley_protocol::stage::StageKind;
 
 /// Most bytes of activations that are in use at once in a lane, with texts of half the length that they may have.
 fn taken(spec: &Spec, objective: Objective) -> usize {
-    let size = spec.vocab.max_size;
-    let vocab = Vocabulary {
-        size,
-        pad: 0,
-        cls: 1,
-        sep: 2,
-        dec: 3,
-        enc: 4,
-    };
-    let blip = Blip::new(&spec.model, spec.pretrain.image_size, vocab);
+    let blip = model(spec);
     let state = State::fresh(&blip, 1);
-    let (batch, side) = (spec.lanes.batch as usize, spec.pretrain.image_size as usize);
-    let noise = Stream::new(1, Purpose::Init);
-    let pixels: Vec<f32> = (0..batch * 3 * side * side)
-        .map(|at| noise.normals([at as u32, 0, 0, 0])[0])
-        .collect();
-    let words = spec.pretrain.max_tokens.div_ceil(2) - 2;
-    let text = |i: usize| {
-        let words = (0..words).map(|word| 5 + (7 * i as u32 + word) % (size - 5));
-        [1].into_iter().chain(words).chain([2]).collect()
-    };
-    let texts: Vec<Vec<u32>> = (0..batch).map(text).collect();
-    let lane = LaneBatch {
-        pixels: &pixels,
-        texts: &texts,
-        identities: &[],
-        guests: &[],
-    };
+    let length = spec.pretrain.max_tokens.div_ceil(2);
+    let samples = Samples::new(&blip, (0..spec.lanes.batch).map(|_| length));
     let step = LaneStep {
         objective,
-        seed: 1,
-        step: 0,
-        lane: 0,
-        distillation: Distillation {
-            alpha: 0.4,
-            temperature: None,
-        },
-        same_image: SameImage::Negative,
-        prompt_tokens: 0,
+        ..lane_step(spec, 0)
     };
     let mut pool = Pool::default();
     let mut gradient = gradient_buffer(&blip);
-    let output = blip.lane(&state, lane, step, &mut pool, &mut gradient);
+    let output = blip.lane(&state, samples.batch(), step, &mut pool, &mut gradient);
     output.expect("every declared gradient is written");
     pool.peak_bytes()
 }

@@ -62,6 +62,18 @@ impl fmt::Display for Fault {
     }
 }
 
+impl Kind {
+    /// Seconds, about, until a training of a small model has all its ranks again.
+    pub(super) fn heals_after(self) -> f64 {
+        match self {
+            Self::KillCoordinator | Self::KillDatabase => 1.0,
+            Self::KillRank => 2.0,
+            Self::HangRank | Self::KillNode => 4.0,
+            Self::PauseNode => f64::midpoint(STANDS_STILL.0, STANDS_STILL.1) + 3.0,
+        }
+    }
+}
+
 /// The faults of a seed, one after the other.
 #[derive(Debug)]
 pub(super) struct Plan {

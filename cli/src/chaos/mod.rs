@@ -24,7 +24,7 @@ use medley_data::synth::{self, SynthSpec};
 use medley_protocol::client::Client;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::{CheckpointView, JobDetail};
-use medley_protocol::stage::JobState;
+use medley_protocol::stage::{JobState, StageState};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,13 +55,13 @@ pub(crate) struct Args {
     /// Length of the disturbed training, about.
     #[arg(long, default_value_t = 5.0, value_parser = minutes, conflicts_with = "count")]
     minutes: f64,
-    /// Ends the faults after so many of each kind; the training is made long enough for them.
+    /// Ends the faults after so many of each kind, struck one by one when the training has all its ranks; it is made long enough.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: Option<u32>,
     /// Draws the faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Mean time between two faults in seconds.
+    /// Mean time between two faults in seconds, or from the end of one to the next if they are counted.
     #[arg(long, default_value_t = 15.0, value_parser = seconds)]
     every: f64,
     /// Kinds of faults.
@@ -223,7 +223,10 @@ impl Chaos<'_> {
             count, every, faults, ..
         } = self.args;
         // A node that stands still leaves its processors to the others: they are faster meanwhile.
-        let counted = count.map(|count| f64::from(count) * faults.len() as f64 * every / SHARE);
+        let counted = count.map(|count| {
+            let times = faults.iter().map(|kind| every + kind.heals_after());
+            f64::from(count) * times.sum::<f64>()
+        });
         counted.unwrap_or(self.args.minutes * 60.0 * SHARE)
     }
 
@@ -245,21 +248,27 @@ impl Chaos<'_> {
         Ok(job.id)
     }
 
-    /// Strikes until the job is over.
+    /// Strikes until the job is over. Faults that are counted are measured one by one: the training first has all its ranks again.
     async fn disturb(&self, job: JobId) -> Result<Vec<Blow>> {
         let mut plan = Plan::new(self.args.seed, self.args.every, &self.args.faults, self.args.count);
         let mut blows = Vec::new();
         let deadline = Instant::now() + self.patience();
-        let mut next = Instant::now() + plan.pause();
+        let mut pause = plan.pause();
+        let mut next = Instant::now() + pause;
         let mut stopped: Vec<(Instant, Vec<u32>)> = Vec::new();
         loop {
-            let is_late = Instant::now() > deadline;
-            if is_late || self.is_over(job).await? {
+            let detail = self.look(job).await?;
+            let is_over = detail.as_ref().is_some_and(|detail| detail.job.state.is_final());
+            if is_over || Instant::now() > deadline {
                 processes::go_on(&stopped.into_iter().flat_map(|(_, pids)| pids).collect::<Vec<_>>());
                 return Ok(blows);
             }
             for (_, pids) in stopped.extract_if(.., |(until, _)| *until <= Instant::now()) {
                 processes::go_on(&pids);
+            }
+            let is_whole = stopped.is_empty() && detail.is_some_and(|detail| self.has_all_ranks(&detail));
+            if self.args.count.is_some() && !is_whole {
+                next = Instant::now() + pause;
             }
             if Instant::now() >= next {
                 if let Some(fault) = plan.fault()
@@ -273,21 +282,28 @@ impl Chaos<'_> {
                         stopped.push((Instant::now() + lasts, pids));
                     }
                 }
-                next = Instant::now() + plan.pause();
+                pause = plan.pause();
+                next = Instant::now() + pause;
             }
             tokio::time::sleep(LOOK.min(next.saturating_duration_since(Instant::now()))).await;
         }
+    }
+
+    fn has_all_ranks(&self, detail: &JobDetail) -> bool {
+        let all = self.args.nodes * self.args.devices;
+        let mut running = detail.stages.iter().filter(|stage| stage.state == StageState::Running);
+        running.any(|stage| stage.kind.is_training() && stage.world == all.min(self.lanes()))
     }
 
     fn patience(&self) -> Duration {
         Duration::from_secs_f64(self.quiet_seconds() / SHARE * 3.0) + PATIENCE
     }
 
-    /// Whether the job has reached a final state; the coordinator may be down just now.
-    async fn is_over(&self, job: JobId) -> Result<bool> {
-        match self.client.get::<JobDetail>(&format!("/jobs/{job}")).await {
-            Ok(detail) => Ok(detail.job.state.is_final()),
-            Err(error) if error.is_transient() => Ok(false),
+    /// The job, unless the coordinator is down just now.
+    async fn look(&self, job: JobId) -> Result<Option<JobDetail>> {
+        match self.client.get(&format!("/jobs/{job}")).await {
+            Ok(detail) => Ok(Some(detail)),
+            Err(error) if error.is_transient() => Ok(None),
             Err(error) => Err(explain(error)),
         }
     }
@@ -295,13 +311,15 @@ impl Chaos<'_> {
     /// Waits for the end of a job; the digest of its last state.
     async fn finish(&self, job: JobId) -> Result<blake3::Hash> {
         let deadline = Instant::now() + self.patience();
-        while !self.is_over(job).await? {
+        let detail = loop {
+            if let Some(detail) = self.look(job).await?.filter(|detail| detail.job.state.is_final()) {
+                break detail;
+            }
             if Instant::now() > deadline {
                 bail!("job {job} is not over in time: see {}", self.settings.logs().display());
             }
             tokio::time::sleep(LOOK).await;
-        }
-        let detail: JobDetail = self.client.get(&format!("/jobs/{job}")).await.map_err(explain)?;
+        };
         if detail.job.state != JobState::Succeeded {
             bail!("job {job} failed: {}", detail.job.reason);
         }

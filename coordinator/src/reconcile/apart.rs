@@ -11,11 +11,11 @@
 use super::evidence::Evidence;
 use super::findings::{Apart, End};
 use super::sight::{Report, Sight};
-use super::standstill::QUIET;
 use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
 use medley_protocol::agent::RankState;
 use medley_protocol::ids::NodeId;
+use medley_protocol::vigil::QUIET;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -166,8 +166,10 @@ impl Evidence<'_> {
         pairs
     }
 
-    /// The report of a rank that makes its connections, or has made them, and has made none for long.
+    /// The report of a rank that makes its connections, or has made them, and has made none for long. A node that is silent says
+    /// nothing of the network.
     fn tried(&self, stage: &Stage, generation: &Generation, seat: &Seat) -> Option<&Report> {
+        self.seen(seat, self.settings.fresh).ok()?;
         let report = self.report(stage, generation, seat)?;
         let for_long = match (&report.connecting, &report.state) {
             (Some(connecting), _) => Duration::from_millis(connecting.for_ms),

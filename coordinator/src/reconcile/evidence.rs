@@ -98,11 +98,26 @@ impl Evidence<'_> {
                 return findings;
             }
         }
+        if findings.is_empty() && self.is_lacked(stage, generation) {
+            return within(self.settings.fresh);
+        }
         if !findings.is_empty() || looks.len() < generation.seats.len() {
             return findings;
         }
         let cause = standstill::cause(&looks);
         cause.map_or_else(Vec::new, |cause| self.held_up(stage, generation, cause))
+    }
+
+    /// Whether a rank waits for a connection for so long that a node which is silent as well must be lost, such as one that
+    /// stood still when it was about to join.
+    fn is_lacked(&self, stage: &Stage, generation: &Generation) -> bool {
+        let reports = generation
+            .seats
+            .iter()
+            .filter_map(|seat| self.report(stage, generation, seat));
+        let limit = self.settings.fresh.as_millis();
+        let mut connecting = reports.filter_map(|report| report.connecting.as_ref());
+        connecting.any(|connecting| !connecting.lacks.is_empty() && u128::from(connecting.for_ms) >= limit)
     }
 
     /// Whether ranks only blame others so far, and the cause may be heard any moment.
@@ -253,7 +268,7 @@ impl Evidence<'_> {
 
     /// The node of a seat, unless it is lost, by a silence longer than `silence` or otherwise: then why, in words, and whether
     /// it is silent.
-    fn seen(&self, seat: &Seat, silence: Duration) -> Result<&Seen, (String, bool)> {
+    pub(super) fn seen(&self, seat: &Seat, silence: Duration) -> Result<&Seen, (String, bool)> {
         let Some(seen) = self.sight.nodes.get(&seat.node) else {
             return Err((format!("node {} is not known any more", seat.node), false));
         };

@@ -4,6 +4,7 @@ use crate::domain::node::{KnownNode, Withheld};
 use medley_protocol::agent::{Beat, Connecting, Doing, RankState};
 use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{NodeId, StageId};
+use medley_protocol::vigil::QUIET;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -93,7 +94,8 @@ impl Sight {
         self.nodes.insert(seen.node.id, seen);
     }
 
-    /// A node beats. Returns whether a rank does something else than before, or other nodes are reached.
+    /// A node beats. Returns whether that may call for a decision: a rank does something else than before, is quiet or misses
+    /// another, or other nodes are reached.
     ///
     /// # Errors
     /// [`Refused`]; the beat then counts for nothing.
@@ -110,12 +112,14 @@ impl Sight {
             let id = (report.stage, report.generation, report.rank);
             let before = seen.ranks.get(&id).filter(|before| before.state == report.state);
             news |= before.is_none() && !is_progress_alone(seen.ranks.get(&id), &report.state);
+            let quiet = Duration::from_millis(report.quiet_ms.unwrap_or(0));
+            news |= quiet >= QUIET || report.doing.is_some_and(|doing| doing.misses_somebody());
             let since = before.map_or(now, |before| before.since);
             let heard = Report {
                 state: report.state,
                 since,
                 doing: report.doing,
-                quiet: Duration::from_millis(report.quiet_ms.unwrap_or(0)),
+                quiet,
                 connecting: report.connecting,
             };
             ranks.insert(id, heard);
@@ -158,7 +162,7 @@ fn is_progress_alone(before: Option<&Report>, now: &RankState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medley_protocol::agent::RankReport;
+    use medley_protocol::agent::{RankReport, StepPhase};
     use medley_protocol::ids::IncarnationId;
     use uuid::Uuid;
 
@@ -230,6 +234,33 @@ mod tests {
             Ok(true)
         );
         assert_eq!(sight.beat(beat(1, &[]), T0), Ok(true));
+    }
+
+    #[test]
+    fn as_long_as_a_rank_is_quiet_or_misses_another_every_beat_is_news() {
+        let mut sight = Sight::default();
+        sight.meet(known(1), T0);
+        let says = |waits_ms, quiet_ms| {
+            let mut beat = beat(1, &[RankState::Running { committed: 1 }]);
+            beat.ranks[0].quiet_ms = Some(quiet_ms);
+            beat.ranks[0].doing = Some(Doing {
+                step: 1,
+                phase: StepPhase::Agreeing,
+                collective: 9,
+                for_ms: waits_ms,
+                usual_step_ms: Some(100),
+                lane_us: None,
+            });
+            beat
+        };
+        sight.beat(says(0, 0), T0).unwrap();
+        for (waits_ms, quiet_ms, news) in [(499, 749, false), (500, 0, true), (600, 0, true), (0, 750, true)] {
+            assert_eq!(
+                sight.beat(says(waits_ms, quiet_ms), T0),
+                Ok(news),
+                "{waits_ms} {quiet_ms}"
+            );
+        }
     }
 
     #[test]

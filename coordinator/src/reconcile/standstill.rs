@@ -7,16 +7,11 @@
 //! limits of its own.
 
 use medley_protocol::agent::{Doing, StepPhase};
+use medley_protocol::vigil::{QUIET, STEPS};
 use std::time::Duration;
 
-/// Usual steps after which a wait is too long.
-const STEPS: u32 = 3;
 /// Shortest time that a rank may compute, or all may wait.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Shortest wait that says that somebody is missed.
-const MISSED: Duration = Duration::from_millis(500);
-/// Silence of a process, while it is missed, after which it stands still.
-pub(super) const QUIET: Duration = Duration::from_millis(750);
 
 /// A rank as its agent last saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,27 +42,18 @@ pub enum Cause {
 }
 
 impl Look {
-    fn lasts(&self) -> Duration {
-        Duration::from_millis(self.doing.for_ms)
-    }
-
-    fn usual(&self) -> Option<Duration> {
-        self.doing.usual_step_ms.map(Duration::from_millis)
-    }
-
     fn stands_still(&self) -> bool {
         self.quiet >= QUIET
     }
 
     /// Whether it waits for others.
     fn waits(&self) -> bool {
-        matches!(self.doing.phase, StepPhase::Exchanging | StepPhase::Agreeing) && !self.stands_still()
+        self.doing.waits() && !self.stands_still()
     }
 
     /// Whether it has waited for others much longer than a step takes.
     fn misses_somebody(&self) -> bool {
-        let limit = self.usual().map(|usual| (usual * STEPS).max(MISSED));
-        self.waits() && limit.is_some_and(|limit| self.lasts() >= limit)
+        self.doing.misses_somebody() && !self.stands_still()
     }
 }
 
@@ -78,15 +64,15 @@ pub fn is_waited_for(looks: &[Look]) -> bool {
 
 /// Why a generation makes no step, if it makes none; `looks` are all its ranks.
 pub fn cause(looks: &[Look]) -> Option<Cause> {
-    let usual: Option<Vec<Duration>> = looks.iter().map(Look::usual).collect();
+    let usual: Option<Vec<Duration>> = looks.iter().map(|look| look.doing.usual_step()).collect();
     let usual = usual?.into_iter().max()?;
     let patience = (usual * STEPS).max(PATIENCE);
     let (waiting, others): (Vec<&Look>, Vec<&Look>) = looks.iter().partition(|look| look.waits());
     match others[..] {
-        [] if looks.len() > 1 && looks.iter().all(|look| look.lasts() >= patience) => Some(cut(&waiting)),
+        [] if looks.len() > 1 && looks.iter().all(|look| look.doing.lasts() >= patience) => Some(cut(&waiting)),
         [one] if !waiting.is_empty() => {
             let is_missed = waiting.iter().all(|look| look.misses_somebody());
-            let computes = one.doing.phase == StepPhase::Computing && one.lasts() >= patience;
+            let computes = one.doing.phase == StepPhase::Computing && one.doing.lasts() >= patience;
             (computes || (is_missed && one.stands_still())).then(|| held_up(one, &waiting, usual))
         }
         _ => None,
@@ -104,10 +90,10 @@ fn held_up(one: &Look, waiting: &[&Look], usual: Duration) -> Cause {
     } else {
         format!(
             "hangs: it has been {phase} step {step} for {:.1} s",
-            one.lasts().as_secs_f64()
+            one.doing.lasts().as_secs_f64()
         )
     };
-    let longest = waiting.iter().map(|look| look.lasts()).max().unwrap_or_default();
+    let longest = waiting.iter().map(|look| look.doing.lasts()).max().unwrap_or_default();
     Cause::Rank {
         rank: one.rank,
         text: format!(
@@ -126,7 +112,7 @@ fn cut(waiting: &[&Look]) -> Cause {
             "has been {} step {step} for {:.1} s in collective {collective}, as all others have: what one sends does not reach \
              another",
             phase(first.doing.phase),
-            first.lasts().as_secs_f64()
+            first.doing.lasts().as_secs_f64()
         ),
     }
 }

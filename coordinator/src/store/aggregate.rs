@@ -1,7 +1,7 @@
 //! Jobs as aggregates: rows of many tables put together, as of one moment.
 
 use super::value::{count, named, read};
-use super::{Store, checkpoints, datasets, doubts, epochs, jobs, stages, tasks};
+use super::{Store, checkpoint_requests, checkpoints, datasets, doubts, epochs, jobs, stages, tasks};
 use crate::domain::{Job, Stage, job};
 use medley_protocol::estimate::Estimate;
 use medley_protocol::ids::{JobId, StageId};
@@ -89,7 +89,7 @@ async fn load(connection: &mut PgConnection, rows: Vec<jobs::Row>) -> sqlx::Resu
     }
     let mut datasets = datasets::of_jobs(connection, &ids).await?;
     let mut checkpoints = checkpoints::last_of_jobs(connection, &ids).await?;
-    let wanted = checkpoints::wanted_of_jobs(connection, &ids).await?;
+    let wanted = checkpoint_requests::open_of_jobs(connection, &ids).await?;
     let doubted = doubts::of_jobs(connection, &ids).await?;
     let mut tasks = tasks::of_jobs(connection, &ids).await?;
     let mut jobs = Vec::new();

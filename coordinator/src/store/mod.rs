@@ -4,6 +4,8 @@
 //! cannot take a step twice.
 
 mod aggregate;
+mod checkpoint_parts;
+mod checkpoint_requests;
 mod checkpoints;
 mod datasets;
 mod doubts;
@@ -26,7 +28,8 @@ mod value;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
-pub use checkpoints::{DamageOutcome, PartOutcome};
+pub use checkpoint_parts::PartOutcome;
+pub use checkpoints::DamageOutcome;
 pub use idempotency::Earlier;
 pub use jobs::Submission;
 pub use metrics::MetricsOutcome;

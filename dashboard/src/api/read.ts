@@ -1,5 +1,7 @@
 // Reads answers into their types at the border, so that no page has to doubt a field: what is missing or of the wrong
 // type becomes the empty value of its kind, and unknown words of an enum pass through to be shown as they are.
+//
+// A type is read by the readers of its fields, leaves first.
 
 import type {
   CheckpointPart,
@@ -7,8 +9,8 @@ import type {
   Counts,
   DatasetView,
   Duty,
-  Estimate,
   EpochView,
+  Estimate,
   Evaluation,
   EventView,
   Gpu,
@@ -27,252 +29,217 @@ import type {
 } from "./types";
 
 type Fields = Record<string, unknown>;
+type Reader<T> = (raw: unknown) => T;
+/** A reader of each field that a type must have. */
+type Readers<T> = { [Name in keyof T]: Reader<T[Name]> };
 
 const fields = (raw: unknown): Fields => (typeof raw === "object" && raw !== null ? (raw as Fields) : {});
 const text = (raw: unknown): string => (typeof raw === "string" ? raw : "");
 const textOrNull = (raw: unknown): string | null => (typeof raw === "string" ? raw : null);
+const word = <Word extends string>(raw: unknown): Word => text(raw) as Word;
 const number = (raw: unknown): number => (typeof raw === "number" ? raw : 0);
 const numberOrNull = (raw: unknown): number | null => (typeof raw === "number" ? raw : null);
 /** JSON has no NaN: a loss that is not finite arrives as null, and must not be drawn as 0. */
 const figure = (raw: unknown): number => (typeof raw === "number" ? raw : Number.NaN);
+const flag = (raw: unknown): boolean => raw === true;
+
+function shape<T extends object>(readers: Readers<T>): Reader<T> {
+  const all = Object.entries<Reader<unknown>>(readers as Record<string, Reader<unknown>>);
+  return (raw) => {
+    const from = fields(raw);
+    return Object.fromEntries(all.map(([name, read]) => [name, read(from[name])])) as T;
+  };
+}
+
+const list =
+  <T>(item: Reader<T>): Reader<T[]> =>
+  (raw) =>
+    readList(raw, item);
+
+const orNull =
+  <T>(read: Reader<T>): Reader<T | null> =>
+  (raw) =>
+    typeof raw === "object" && raw !== null ? read(raw) : null;
 
 /** Reads a list, item by item; anything else is empty. */
-export function readList<T>(raw: unknown, item: (raw: unknown) => T): T[] {
-  return Array.isArray(raw) ? raw.map(item) : [];
+export function readList<T>(raw: unknown, item: Reader<T>): T[] {
+  return Array.isArray(raw) ? raw.map((one) => item(one)) : [];
 }
 
-export function readPage<T>(raw: unknown, item: (raw: unknown) => T): Page<T> {
-  const page = fields(raw);
-  return { items: readList(page.items, item), next: textOrNull(page.next) };
+export function readPage<T>(raw: unknown, item: Reader<T>): Page<T> {
+  return shape<Page<T>>({ items: list(item), next: textOrNull })(raw);
 }
 
-export function readJob(raw: unknown): JobView {
-  const job = fields(raw);
-  return {
-    id: text(job.id),
-    name: text(job.name),
-    kind: text(job.kind) as JobView["kind"],
-    state: text(job.state) as JobView["state"],
-    reason: text(job.reason),
-    submitted_at: text(job.submitted_at),
-    finished_at: textOrNull(job.finished_at),
-  };
-}
+const object = shape<ObjectRef>({ key: text, blake3: text, size_bytes: number });
 
-export function readJobDetail(raw: unknown): JobDetail {
-  const job = fields(raw);
-  return {
-    ...readJob(raw),
-    spec: job.spec ?? null,
-    stages: readList(job.stages, readStage),
-    memory: readList(job.memory, readEstimate),
-  };
-}
+const straggler = shape<Straggler>({
+  stage: text,
+  generation: number,
+  rank: number,
+  node: text,
+  node_name: text,
+  lane_ms: number,
+  usual_lane_ms: number,
+});
 
-function readEstimate(raw: unknown): Estimate {
-  const estimate = fields(raw);
-  return {
-    stage: text(estimate.stage) as Estimate["stage"],
-    lanes: number(estimate.lanes),
-    gpu_bytes: number(estimate.gpu_bytes),
-    gpu_host_bytes: number(estimate.gpu_host_bytes),
-    host_bytes: numberOrNull(estimate.host_bytes),
-  };
-}
+const epoch = shape<EpochView>({
+  epoch: number,
+  first_step: number,
+  steps: number,
+  done: flag,
+  mean_itc: numberOrNull,
+  mean_itm: numberOrNull,
+  mean_lm: numberOrNull,
+});
 
-export function readStage(raw: unknown): StageView {
-  const stage = fields(raw);
-  return {
-    id: text(stage.id),
-    name: text(stage.name),
-    kind: text(stage.kind) as StageView["kind"],
-    state: text(stage.state) as StageView["state"],
-    reason: text(stage.reason),
-    needs: readList(stage.needs, text),
-    generation: number(stage.generation),
-    world: number(stage.world),
-    peak_rank_bytes: numberOrNull(stage.peak_rank_bytes),
-    done: number(stage.done),
-    total: numberOrNull(stage.total),
-    epochs: readList(stage.epochs, readEpoch),
-    evaluation: readEvaluation(stage.evaluation),
-    details: stage.details ? readObject(stage.details) : null,
-    stragglers: readList(stage.stragglers, readStraggler),
-    started_at: textOrNull(stage.started_at),
-    finished_at: textOrNull(stage.finished_at),
-  };
-}
+const interval = shape<Interval>({ value: figure, low: figure, high: figure });
+const recall = shape<Recall>({ at_1: interval, at_5: interval, at_10: interval });
 
-function readStraggler(raw: unknown): Straggler {
-  const straggler = fields(raw);
-  return {
-    stage: text(straggler.stage),
-    generation: number(straggler.generation),
-    rank: number(straggler.rank),
-    node: text(straggler.node),
-    node_name: text(straggler.node_name),
-    lane_ms: number(straggler.lane_ms),
-    usual_lane_ms: number(straggler.usual_lane_ms),
-  };
-}
+const evaluation = shape<Evaluation>({
+  pairs: number,
+  text_to_image_itc: recall,
+  image_to_text_itc: recall,
+  text_to_image_itm: recall,
+  image_to_text_itm: recall,
+  bleu_4: figure,
+});
+
+export const readStage = shape<StageView>({
+  id: text,
+  name: text,
+  kind: word,
+  state: word,
+  reason: text,
+  needs: list(text),
+  generation: number,
+  world: number,
+  peak_rank_bytes: numberOrNull,
+  done: number,
+  total: numberOrNull,
+  epochs: list(epoch),
+  evaluation: orNull(evaluation),
+  details: orNull(object),
+  stragglers: list(straggler),
+  started_at: textOrNull,
+  finished_at: textOrNull,
+});
+
+const estimate = shape<Estimate>({
+  stage: word,
+  lanes: number,
+  gpu_bytes: number,
+  gpu_host_bytes: number,
+  host_bytes: numberOrNull,
+});
+
+const job: Readers<JobView> = {
+  id: text,
+  name: text,
+  kind: word,
+  state: word,
+  reason: text,
+  submitted_at: text,
+  finished_at: textOrNull,
+};
+
+export const readJob = shape<JobView>(job);
+
+export const readJobDetail = shape<JobDetail>({
+  ...job,
+  spec: (raw) => raw ?? null,
+  stages: list(readStage),
+  memory: list(estimate),
+});
 
 /** The lanes of a job's spec; 0 if it names none. */
 export function readLanes(spec: unknown): number {
   return number(fields(fields(spec).lanes).count);
 }
 
-function readEpoch(raw: unknown): EpochView {
-  const epoch = fields(raw);
-  return {
-    epoch: number(epoch.epoch),
-    first_step: number(epoch.first_step),
-    steps: number(epoch.steps),
-    done: epoch.done === true,
-    mean_itc: numberOrNull(epoch.mean_itc),
-    mean_itm: numberOrNull(epoch.mean_itm),
-    mean_lm: numberOrNull(epoch.mean_lm),
-  };
-}
+const step = shape<StepMetrics>({
+  step: number,
+  epoch: number,
+  itc: figure,
+  itm: figure,
+  lm: figure,
+  lr: figure,
+  alpha: figure,
+  temperature: figure,
+  grad_norm: figure,
+});
 
-export function readMetrics(raw: unknown): MetricsPage {
-  const page = fields(raw);
-  const rows = readList(page.rows, readStep);
-  return { stage: text(page.stage), rows, next_step: number(page.next_step) };
-}
+export const readMetrics = shape<MetricsPage>({ stage: text, rows: list(step), next_step: number });
 
-function readStep(raw: unknown): StepMetrics {
-  const row = fields(raw);
-  return {
-    step: number(row.step),
-    epoch: number(row.epoch),
-    itc: figure(row.itc),
-    itm: figure(row.itm),
-    lm: figure(row.lm),
-    lr: figure(row.lr),
-    alpha: figure(row.alpha),
-    temperature: figure(row.temperature),
-    grad_norm: figure(row.grad_norm),
-  };
-}
+const part = shape<CheckpointPart>({
+  step: number,
+  part: number,
+  parts: number,
+  offset_bytes: number,
+  state_bytes: number,
+  object,
+});
 
-function readObject(raw: unknown): ObjectRef {
-  const object = fields(raw);
-  return { key: text(object.key), blake3: text(object.blake3), size_bytes: number(object.size_bytes) };
-}
+export const readCheckpoint = shape<CheckpointView>({
+  id: text,
+  stage: text,
+  stage_name: text,
+  step: number,
+  state_bytes: number,
+  parts: list(part),
+  committed_at: text,
+  damage: text,
+});
 
-function readPart(raw: unknown): CheckpointPart {
-  const part = fields(raw);
-  return {
-    step: number(part.step),
-    part: number(part.part),
-    parts: number(part.parts),
-    offset_bytes: number(part.offset_bytes),
-    state_bytes: number(part.state_bytes),
-    object: readObject(part.object),
-  };
-}
+const counts = (raw: unknown): Counts =>
+  Object.fromEntries(Object.entries(fields(raw)).map(([name, count]) => [name, number(count)]));
 
-export function readCheckpoint(raw: unknown): CheckpointView {
-  const checkpoint = fields(raw);
-  return {
-    id: text(checkpoint.id),
-    stage: text(checkpoint.stage),
-    stage_name: text(checkpoint.stage_name),
-    step: number(checkpoint.step),
-    state_bytes: number(checkpoint.state_bytes),
-    parts: readList(checkpoint.parts, readPart),
-    committed_at: text(checkpoint.committed_at),
-    damage: text(checkpoint.damage),
-  };
-}
+export const readDataset = shape<DatasetView>({
+  id: text,
+  parent: textOrNull,
+  stage: text,
+  version: number,
+  object,
+  vocab: object,
+  counts,
+  created_at: text,
+});
 
-export function readDataset(raw: unknown): DatasetView {
-  const dataset = fields(raw);
-  const counts: Counts = {};
-  for (const [name, count] of Object.entries(fields(dataset.counts))) counts[name] = number(count);
-  return {
-    id: text(dataset.id),
-    parent: textOrNull(dataset.parent),
-    stage: text(dataset.stage),
-    version: number(dataset.version),
-    object: readObject(dataset.object),
-    vocab: readObject(dataset.vocab),
-    counts,
-    created_at: text(dataset.created_at),
-  };
-}
-
-export function readEvent(raw: unknown): EventView {
-  const event = fields(raw);
-  return {
-    id: number(event.id),
-    at: text(event.at),
-    job: textOrNull(event.job),
-    stage: textOrNull(event.stage),
-    node: textOrNull(event.node),
-    kind: text(event.kind),
-    message: text(event.message),
-  };
-}
+export const readEvent = shape<EventView>({
+  id: number,
+  at: text,
+  job: textOrNull,
+  stage: textOrNull,
+  node: textOrNull,
+  kind: text,
+  message: text,
+});
 
 const DUTIES: readonly Duty[] = ["serving", "cordoned", "draining"];
 
-export function readNode(raw: unknown): NodeView {
-  const node = fields(raw);
-  return {
-    id: text(node.id),
-    name: text(node.name),
-    host: text(node.host),
-    alive: node.alive === true,
-    devices: number(node.devices),
-    busy: number(node.busy),
-    threads: number(node.threads),
-    fingerprint: text(node.fingerprint),
-    stragglers: readList(node.stragglers, readStraggler),
-    registered_at: text(node.registered_at),
-    duty: DUTIES.find((duty) => duty === node.duty) ?? "serving",
-    hardware: readHardware(node.hardware),
-  };
-}
+const gpu = shape<Gpu>({
+  uuid: text,
+  name: text,
+  memory_bytes: number,
+  used_bytes: numberOrNull,
+  utilisation_percent: numberOrNull,
+  celsius: numberOrNull,
+  uncorrected_errors: numberOrNull,
+  last_xid: numberOrNull,
+});
 
-function readHardware(raw: unknown): Hardware {
-  const hardware = fields(raw);
-  return { memory_bytes: numberOrNull(hardware.memory_bytes), gpus: readList(hardware.gpus, readGpu) };
-}
+const hardware = shape<Hardware>({ memory_bytes: numberOrNull, gpus: list(gpu) });
 
-function readGpu(raw: unknown): Gpu {
-  const gpu = fields(raw);
-  return {
-    uuid: text(gpu.uuid),
-    name: text(gpu.name),
-    memory_bytes: number(gpu.memory_bytes),
-    used_bytes: numberOrNull(gpu.used_bytes),
-    utilisation_percent: numberOrNull(gpu.utilisation_percent),
-    celsius: numberOrNull(gpu.celsius),
-    uncorrected_errors: numberOrNull(gpu.uncorrected_errors),
-    last_xid: numberOrNull(gpu.last_xid),
-  };
-}
-
-function readEvaluation(raw: unknown): Evaluation | null {
-  if (typeof raw !== "object" || raw === null) return null;
-  const evaluation = fields(raw);
-  return {
-    pairs: number(evaluation.pairs),
-    text_to_image_itc: readRecall(evaluation.text_to_image_itc),
-    image_to_text_itc: readRecall(evaluation.image_to_text_itc),
-    text_to_image_itm: readRecall(evaluation.text_to_image_itm),
-    image_to_text_itm: readRecall(evaluation.image_to_text_itm),
-    bleu_4: figure(evaluation.bleu_4),
-  };
-}
-
-function readRecall(raw: unknown): Recall {
-  const recall = fields(raw);
-  return { at_1: readInterval(recall.at_1), at_5: readInterval(recall.at_5), at_10: readInterval(recall.at_10) };
-}
-
-function readInterval(raw: unknown): Interval {
-  const interval = fields(raw);
-  return { value: figure(interval.value), low: figure(interval.low), high: figure(interval.high) };
-}
+export const readNode = shape<NodeView>({
+  id: text,
+  name: text,
+  host: text,
+  alive: flag,
+  devices: number,
+  busy: number,
+  threads: number,
+  fingerprint: text,
+  stragglers: list(straggler),
+  registered_at: text,
+  duty: (raw) => DUTIES.find((duty) => duty === raw) ?? "serving",
+  hardware,
+});

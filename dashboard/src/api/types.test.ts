@@ -30,16 +30,16 @@ const union = (name: string) =>
 describe("types mirror the protocol", () => {
   test.each([
     ["rest.rs", "Page"],
-    ["rest.rs", "JobView"],
-    ["rest.rs", "StageView"],
-    ["rest.rs", "EpochView"],
-    ["rest.rs", "Straggler"],
-    ["rest.rs", "MetricsPage"],
-    ["rest.rs", "CheckpointView"],
-    ["rest.rs", "CheckpointRequestView"],
-    ["rest.rs", "DatasetView"],
-    ["rest.rs", "EventView"],
-    ["rest.rs", "NodeView"],
+    ["rest/jobs.rs", "JobView"],
+    ["rest/jobs.rs", "StageView"],
+    ["rest/jobs.rs", "EpochView"],
+    ["rest/jobs.rs", "Straggler"],
+    ["rest/records.rs", "MetricsPage"],
+    ["rest/records.rs", "CheckpointView"],
+    ["rest/records.rs", "CheckpointRequestView"],
+    ["rest/records.rs", "DatasetView"],
+    ["rest/records.rs", "EventView"],
+    ["rest/nodes.rs", "NodeView"],
     ["hardware.rs", "Hardware"],
     ["hardware.rs", "Gpu"],
     ["estimate.rs", "Estimate"],
@@ -60,7 +60,7 @@ describe("types mirror the protocol", () => {
     ["stage.rs", "StageKind", "StageKind"],
     ["stage.rs", "JobState", "JobState"],
     ["stage.rs", "StageState", "StageState"],
-    ["rest.rs", "Duty", "Duty"],
+    ["rest/nodes.rs", "Duty", "Duty"],
     ["spec/mod.rs", "Kind", "JobKind"],
   ])("%s: %s", (file, name, mirror) => {
     const words = variants(file, name);
@@ -69,7 +69,7 @@ describe("types mirror the protocol", () => {
   });
 
   test("a job's detail is the job with its spec, stages and memory", () => {
-    expect(fieldsOfStruct("rest.rs", "JobDetail")).toEqual(["job", "spec", "stages", "memory"]);
+    expect(fieldsOfStruct("rest/jobs.rs", "JobDetail")).toEqual(["job", "spec", "stages", "memory"]);
     expect(types).toContain("export interface JobDetail extends JobView {");
     expect(fieldsOfInterface("JobDetail")).toEqual(["spec", "stages", "memory"]);
   });

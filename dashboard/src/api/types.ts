@@ -1,5 +1,5 @@
-// Mirrors what crosses the REST border, field by field: `rest.rs`, `stage.rs`, `metrics.rs`, `tasks.rs`,
-// `checkpoint.rs` and `error.rs` of the `protocol` crate. Times are RFC 3339 strings, ids are UUIDs.
+// Mirrors what crosses the REST border, field by field: `rest`, `stage`, `metrics`, `tasks`, `checkpoint`,
+// `hardware`, `estimate` and `error` of the `protocol` crate. Times are RFC 3339 strings, ids are UUIDs.
 
 export type JobKind = "pretrain" | "bootstrap";
 export type JobState = "queued" | "running" | "succeeded" | "failed" | "cancelled";

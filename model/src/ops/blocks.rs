@@ -24,54 +24,55 @@ pub fn on_threads<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     }
 }
 
+/// Calls `f(first row, block)` for the parts of `blocks`, one for each block of rows, of work on rows × cols elements.
+pub fn for_blocks<T: Send>(blocks: impl Iterator<Item = T>, (rows, cols): (usize, usize), f: impl Fn(usize, T) + Sync) {
+    let one = |(i, block): (usize, T)| f(i * BLOCK_ROWS, block);
+    if shares(rows, cols) {
+        blocks.enumerate().collect::<Vec<_>>().into_par_iter().for_each(one);
+    } else {
+        blocks.enumerate().for_each(one);
+    }
+}
+
 /// Calls `f(first row, rows of y)` for each block of rows of `y`.
 pub fn for_rows(y: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     if y.is_empty() {
         return;
     }
-    let block = BLOCK_ROWS * cols;
-    if shares(y.len() / cols, cols) {
-        y.par_chunks_mut(block)
-            .enumerate()
-            .for_each(|(i, y)| f(i * BLOCK_ROWS, y));
-    } else {
-        y.chunks_mut(block).enumerate().for_each(|(i, y)| f(i * BLOCK_ROWS, y));
-    }
-}
-
-/// As [`for_rows`] for two outputs with the same rows.
-pub fn for_rows2(
-    (y, y_cols): (&mut [f32], usize),
-    (z, z_cols): (&mut [f32], usize),
-    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-) {
-    if y.is_empty() {
-        return;
-    }
-    let (y_block, z_block) = (BLOCK_ROWS * y_cols, BLOCK_ROWS * z_cols);
-    if shares(y.len() / y_cols, y_cols) {
-        let pairs = y.par_chunks_mut(y_block).zip(z.par_chunks_mut(z_block)).enumerate();
-        pairs.for_each(|(i, (y, z))| f(i * BLOCK_ROWS, y, z));
-    } else {
-        let pairs = y.chunks_mut(y_block).zip(z.chunks_mut(z_block)).enumerate();
-        pairs.for_each(|(i, (y, z))| f(i * BLOCK_ROWS, y, z));
-    }
+    let shape = (y.len() / cols, cols);
+    for_blocks(y.chunks_mut(BLOCK_ROWS * cols), shape, f);
 }
 
 /// Sums over rows: `f(rows, partial)` adds a block of rows, in order, to a zeroed partial sum of `out.len()` elements; the
 /// partial sums are added to `out` in block order. `out` is overwritten if `fresh`, else added to.
 pub fn sum_rows(rows: usize, out: &mut [f32], fresh: bool, f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
-    let blocks = rows.div_ceil(BLOCK_ROWS);
-    let mut partials = vec![0.0f32; blocks * out.len()];
-    let one = |(i, partial): (usize, &mut [f32])| {
-        let first = i * BLOCK_ROWS;
+    let (len, mut partials) = (out.len(), partials(rows, out));
+    for_blocks(partials.chunks_mut(len), (rows, len), |first, partial| {
         f(first..(first + BLOCK_ROWS).min(rows), partial);
-    };
-    if shares(rows, out.len()) {
-        partials.par_chunks_mut(out.len()).enumerate().for_each(one);
-    } else {
-        partials.chunks_mut(out.len()).enumerate().for_each(one);
-    }
+    });
+    add_partials(&partials, out, fresh);
+}
+
+/// As [`sum_rows`], of what the same pass writes: `f(first row, rows of y, partial)`.
+pub fn write_and_sum_rows(
+    (y, cols): (&mut [f32], usize),
+    out: &mut [f32],
+    fresh: bool,
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let rows = y.len() / cols;
+    let (len, mut partials) = (out.len(), partials(rows, out));
+    let blocks = y.chunks_mut(BLOCK_ROWS * cols).zip(partials.chunks_mut(len));
+    for_blocks(blocks, (rows, cols), |first, (y, partial)| f(first, y, partial));
+    add_partials(&partials, out, fresh);
+}
+
+/// A zeroed partial sum for each block of rows.
+fn partials(rows: usize, out: &[f32]) -> Vec<f32> {
+    vec![0.0; rows.div_ceil(BLOCK_ROWS) * out.len()]
+}
+
+fn add_partials(partials: &[f32], out: &mut [f32], fresh: bool) {
     if fresh {
         out.fill(0.0);
     }

@@ -1,6 +1,6 @@
 //! Loops over elements.
 
-use super::blocks::for_rows;
+use super::blocks::{for_rows, write_and_sum_rows};
 use super::math;
 use super::meter::{self, Kind};
 
@@ -88,6 +88,21 @@ pub fn gelu_backward(x: &[f32], d: &mut [f32]) {
         let x = &x[row * STRIP..][..d.len()];
         for (d, x) in d.iter_mut().zip(x) {
             *d *= math::gelu_slope(*x);
+        }
+    });
+}
+
+/// [`gelu_backward`], and the column sums of what it yields, put into or added to `sums`, in one pass over rows.
+pub fn gelu_backward_columns(x: &[f32], d: &mut [f32], sums: &mut [f32], fresh: bool) {
+    let _kind = meter::kind(Kind::Gelu);
+    let cols = sums.len();
+    write_and_sum_rows((d, cols), sums, fresh, |row, d, partial| {
+        let x = &x[row * cols..][..d.len()];
+        for (d, x) in d.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
+            for ((d, x), sum) in d.iter_mut().zip(x).zip(partial.iter_mut()) {
+                *d *= math::gelu_slope(*x);
+                *sum += *d;
+            }
         }
     });
 }

@@ -6,6 +6,9 @@
 //! - matrix products go through [`gemm`], whose order of additions per element is fixed;
 //! - exponentials, logarithms and error functions are our own or the `libm` crate's ([`math`]).
 //!
+//! Operations that stand one after the other are made in one pass over memory where that keeps the order of additions; each
+//! such kernel has the bits of the plain ones, which a test compares on any number of threads.
+//!
 //! Compilers never reorder floating-point operations, so vector width does not matter.
 
 pub mod attention;
@@ -21,6 +24,8 @@ pub mod norm;
 pub mod optim;
 pub mod patches;
 pub mod sum;
+#[cfg(test)]
+mod tests;
 pub mod transpose;
 
 /// Keeps freed memory with the process: returning large blocks to the kernel and faulting them in again costs more

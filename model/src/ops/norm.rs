@@ -1,6 +1,6 @@
 //! Layer normalisation and L2 normalisation of rows, forward and backward.
 
-use super::blocks::{for_rows, for_rows2, sum_rows};
+use super::blocks::{BLOCK_ROWS, for_blocks, for_rows, sum_rows, write_and_sum_rows};
 use super::meter::{self, Kind};
 use super::sum::{dot, squares_about, sum};
 
@@ -8,22 +8,52 @@ use super::sum::{dot, squares_about, sum};
 pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32], stats: &mut [f32]) {
     let _kind = meter::kind(Kind::Norm);
     let cols = gamma.len();
-    for_rows2((y, cols), (stats, 2), |row, y, stats| {
+    let shape = (y.len() / cols, cols);
+    let blocks = y.chunks_mut(BLOCK_ROWS * cols).zip(stats.chunks_mut(BLOCK_ROWS * 2));
+    for_blocks(blocks, shape, |row, (y, stats)| {
         let x = &x[row * cols..][..y.len()];
-        for ((x, y), stat) in x
-            .chunks_exact(cols)
-            .zip(y.chunks_exact_mut(cols))
-            .zip(stats.chunks_exact_mut(2))
-        {
-            let mean = sum(x) / cols as f32;
-            let rstd = 1.0 / (squares_about(x, mean) / cols as f32 + eps).sqrt();
-            stat[0] = mean;
-            stat[1] = rstd;
-            for (((y, x), g), b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                *y = ((x - mean) * rstd).mul_add(*g, *b);
-            }
+        let rows = y.chunks_exact_mut(cols).zip(stats.chunks_exact_mut(2));
+        for ((y, stat), x) in rows.zip(x.chunks_exact(cols)) {
+            norm_row(x, gamma, beta, eps, y, stat);
         }
     });
+}
+
+/// `sum = a + b` and its [`layer_norm`], row by row while the sum is in the cache.
+pub fn add_norm(
+    (a, b): (&[f32], &[f32]),
+    (gamma, beta, eps): (&[f32], &[f32], f32),
+    sum: &mut [f32],
+    y: &mut [f32],
+    stats: &mut [f32],
+) {
+    let _kind = meter::kind(Kind::Norm);
+    let cols = gamma.len();
+    let (block, shape) = (BLOCK_ROWS * cols, (y.len() / cols, cols));
+    let outputs = sum.chunks_mut(block).zip(y.chunks_mut(block));
+    let blocks = outputs.zip(stats.chunks_mut(BLOCK_ROWS * 2));
+    for_blocks(blocks, shape, |row, ((sum, y), stats)| {
+        let [a, b] = [a, b].map(|input| input[row * cols..][..y.len()].chunks_exact(cols));
+        let outputs = sum.chunks_exact_mut(cols).zip(y.chunks_exact_mut(cols));
+        for (((sum, y), stat), (a, b)) in outputs.zip(stats.chunks_exact_mut(2)).zip(a.zip(b)) {
+            for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+                *sum = a + b;
+            }
+            norm_row(sum, gamma, beta, eps, y, stat);
+        }
+    });
+}
+
+#[inline]
+fn norm_row(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32], stat: &mut [f32]) {
+    let cols = gamma.len() as f32;
+    let mean = sum(x) / cols;
+    let rstd = 1.0 / (squares_about(x, mean) / cols + eps).sqrt();
+    stat[0] = mean;
+    stat[1] = rstd;
+    for (((y, x), g), b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+        *y = ((x - mean) * rstd).mul_add(*g, *b);
+    }
 }
 
 /// The gradient of a layer norm's input, put into or added to `dx`.
@@ -31,22 +61,10 @@ pub fn layer_norm_backward(x: &[f32], stats: &[f32], gamma: &[f32], dy: &[f32], 
     let _kind = meter::kind(Kind::Norm);
     let cols = gamma.len();
     for_rows(dx, cols, |row, dx| {
-        let mut weighted = vec![0.0f32; cols];
-        let mut normed = vec![0.0f32; cols];
-        for (i, dx) in dx.chunks_exact_mut(cols).enumerate() {
-            let at = (row + i) * cols;
-            let (mean, rstd) = (stats[2 * (row + i)], stats[2 * (row + i) + 1]);
-            let (x, dy) = (&x[at..at + cols], &dy[at..at + cols]);
-            for j in 0..cols {
-                weighted[j] = dy[j] * gamma[j];
-                normed[j] = (x[j] - mean) * rstd;
-            }
-            let a = sum(&weighted) / cols as f32;
-            let b = dot(&weighted, &normed) / cols as f32;
-            for j in 0..cols {
-                let d = rstd * (weighted[j] - a - normed[j] * b);
-                dx[j] = if fresh { d } else { dx[j] + d };
-            }
+        let mut scratch = vec![0.0f32; 2 * cols];
+        for (r, dx) in (row..).zip(dx.chunks_exact_mut(cols)) {
+            let row = Row::of(x, stats, dy, r, cols);
+            row.backward(gamma, dx, fresh, &mut scratch);
         }
     });
 }
@@ -55,16 +73,81 @@ pub fn layer_norm_backward(x: &[f32], stats: &[f32], gamma: &[f32], dy: &[f32], 
 pub fn layer_norm_params(x: &[f32], stats: &[f32], dy: &[f32], cols: usize, both: &mut [f32]) {
     let _kind = meter::kind(Kind::Norm);
     sum_rows(x.len() / cols, both, true, |rows, partial| {
-        let (dgamma, dbeta) = partial.split_at_mut(cols);
-        for r in rows {
-            let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
-            let (x, dy) = (&x[r * cols..][..cols], &dy[r * cols..][..cols]);
-            for j in 0..cols {
-                dgamma[j] = (dy[j] * rstd).mul_add(x[j] - mean, dgamma[j]);
-                dbeta[j] += dy[j];
-            }
+        rows.for_each(|r| Row::of(x, stats, dy, r, cols).add_to_params(partial));
+    });
+}
+
+/// [`layer_norm_backward`] and [`layer_norm_params`] in one pass over rows.
+pub fn layer_norm_gradients(
+    x: &[f32],
+    stats: &[f32],
+    gamma: &[f32],
+    dy: &[f32],
+    (dx, fresh): (&mut [f32], bool),
+    both: &mut [f32],
+) {
+    let _kind = meter::kind(Kind::Norm);
+    let cols = gamma.len();
+    write_and_sum_rows((dx, cols), both, true, |row, dx, partial| {
+        let mut scratch = vec![0.0f32; 2 * cols];
+        for (r, dx) in (row..).zip(dx.chunks_exact_mut(cols)) {
+            let row = Row::of(x, stats, dy, r, cols);
+            row.add_to_params(partial);
+            row.backward(gamma, dx, fresh, &mut scratch);
         }
     });
+}
+
+/// What the backward pass of a layer norm reads of one row.
+struct Row<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    mean: f32,
+    rstd: f32,
+}
+
+impl<'a> Row<'a> {
+    #[inline]
+    fn of(x: &'a [f32], stats: &[f32], dy: &'a [f32], row: usize, cols: usize) -> Self {
+        let at = row * cols;
+        Self {
+            x: &x[at..at + cols],
+            dy: &dy[at..at + cols],
+            mean: stats[2 * row],
+            rstd: stats[2 * row + 1],
+        }
+    }
+
+    /// The gradient of the row, put into or added to `dx`. `scratch` has room for two rows.
+    #[inline]
+    fn backward(&self, gamma: &[f32], dx: &mut [f32], fresh: bool, scratch: &mut [f32]) {
+        let Self { x, dy, mean, rstd } = *self;
+        let cols = x.len();
+        let (weighted, normed) = scratch.split_at_mut(cols);
+        // Of lengths that the compiler sees to be one.
+        let (dy, gamma, dx, normed) = (&dy[..cols], &gamma[..cols], &mut dx[..cols], &mut normed[..cols]);
+        for j in 0..cols {
+            weighted[j] = dy[j] * gamma[j];
+            normed[j] = (x[j] - mean) * rstd;
+        }
+        let a = sum(weighted) / cols as f32;
+        let b = dot(weighted, normed) / cols as f32;
+        for j in 0..cols {
+            let d = rstd * (weighted[j] - a - normed[j] * b);
+            dx[j] = if fresh { d } else { dx[j] + d };
+        }
+    }
+
+    /// Adds the row's share to dγ, then dβ.
+    #[inline]
+    fn add_to_params(&self, both: &mut [f32]) {
+        let Self { x, dy, mean, rstd } = *self;
+        let (dgamma, dbeta) = both.split_at_mut(x.len());
+        for (((dgamma, dbeta), x), dy) in dgamma.iter_mut().zip(dbeta).zip(x).zip(dy) {
+            *dgamma = (dy * rstd).mul_add(x - mean, *dgamma);
+            *dbeta += dy;
+        }
+    }
 }
 
 /// Norms below this are treated as this, as torch's `normalize` does.

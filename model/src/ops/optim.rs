@@ -1,8 +1,7 @@
-//! AdamW and the momentum average, one pass over flat memory each.
+//! AdamW and the momentum average: one pass over flat memory each, or together.
 
 use super::blocks::for_rows;
 use super::meter::{self, Kind};
-use rayon::prelude::*;
 
 /// One step of AdamW with decoupled weight decay (Loshchilov and Hutter, algorithm 2, as torch computes it).
 ///
@@ -44,18 +43,28 @@ impl AdamW {
     /// Moves parameters `p` by gradient `g · scale` with moments `m` and `v`.
     pub fn apply(&self, p: &mut [f32], g: &[f32], scale: f32, m: &mut [f32], v: &mut [f32]) {
         let _kind = meter::kind(Kind::AdamW);
-        /// Elements of a unit of work.
-        const UNIT: usize = 1 << 14;
-        if p.len() > UNIT && rayon::current_num_threads() > 1 {
-            let units = p
-                .par_chunks_mut(UNIT)
-                .zip(g.par_chunks(UNIT))
-                .zip(m.par_chunks_mut(UNIT));
-            let units = units.zip(v.par_chunks_mut(UNIT));
-            units.for_each(|(((p, g), m), v)| self.unit(p, g, scale, m, v));
-        } else {
+        let moved = Moved { p, g, m, v, e: &mut [] };
+        moved.for_units(&|Moved { p, g, m, v, .. }| self.unit(p, g, scale, m, v));
+    }
+
+    /// [`apply`](Self::apply), and the [`momentum_average`] `e` of what it moved, in one pass over memory.
+    pub fn apply_and_average(
+        &self,
+        p: &mut [f32],
+        g: &[f32],
+        scale: f32,
+        m: &mut [f32],
+        v: &mut [f32],
+        (e, momentum): (&mut [f32], f64),
+    ) {
+        assert_eq!(e.len(), p.len(), "every parameter has its average");
+        let _kind = meter::kind(Kind::AdamW);
+        let average = Average::new(momentum);
+        Moved { p, g, m, v, e }.for_units(&|Moved { p, g, m, v, e }| {
             self.unit(p, g, scale, m, v);
-        }
+            let _kind = meter::kind(Kind::Average);
+            average.unit(e, p);
+        });
     }
 
     #[inline]
@@ -74,13 +83,75 @@ impl AdamW {
 pub fn momentum_average(e: &mut [f32], p: &[f32], momentum: f64) {
     let _kind = meter::kind(Kind::Average);
     const STRIP: usize = 256;
-    let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
-    for_rows(e, STRIP, |row, e| {
-        let p = &p[row * STRIP..][..e.len()];
-        for (e, p) in e.iter_mut().zip(p) {
-            *e = e.mul_add(old, p * new);
+    let average = Average::new(momentum);
+    for_rows(e, STRIP, |row, e| average.unit(e, &p[row * STRIP..][..e.len()]));
+}
+
+/// A momentum average, with what does not depend on the element computed in double precision and rounded once.
+#[derive(Clone, Copy)]
+struct Average {
+    old: f32,
+    new: f32,
+}
+
+impl Average {
+    fn new(momentum: f64) -> Self {
+        Self {
+            old: momentum as f32,
+            new: (1.0 - momentum) as f32,
         }
-    });
+    }
+
+    #[inline]
+    fn unit(self, e: &mut [f32], p: &[f32]) {
+        for (e, p) in e.iter_mut().zip(p) {
+            *e = e.mul_add(self.old, p * self.new);
+        }
+    }
+}
+
+/// Elements of a unit of work: its five buffers stay in the second cache of any processor.
+pub(super) const UNIT: usize = 1 << 13;
+
+/// Some parameters with what a step reads and changes of them. `e` is empty where no average is made.
+struct Moved<'a> {
+    p: &'a mut [f32],
+    g: &'a [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    e: &'a mut [f32],
+}
+
+impl Moved<'_> {
+    /// Calls `f` for each unit.
+    fn for_units(self, f: &(impl Fn(Moved) + Sync)) {
+        if self.p.len() <= UNIT {
+            return f(self);
+        }
+        let (head, tail) = self.halves();
+        if rayon::current_num_threads() > 1 {
+            rayon::join(|| head.for_units(f), || tail.for_units(f));
+        } else {
+            head.for_units(f);
+            tail.for_units(f);
+        }
+    }
+
+    /// Two parts, the first of whole units.
+    fn halves(self) -> (Self, Self) {
+        let at = self.p.len().div_ceil(UNIT) / 2 * UNIT;
+        let (g, g_tail) = self.g.split_at(at);
+        let [(p, p_tail), (m, m_tail), (v, v_tail)] = [self.p, self.m, self.v].map(|part| part.split_at_mut(at));
+        let (e, e_tail) = self.e.split_at_mut(at.min(self.e.len()));
+        let tail = Self {
+            p: p_tail,
+            g: g_tail,
+            m: m_tail,
+            v: v_tail,
+            e: e_tail,
+        };
+        (Self { p, g, m, v, e }, tail)
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::ops::meter::{self, Part};
 use crate::ops::optim::AdamW;
 use crate::params::{self, Objective};
 use medley_protocol::spec::TrainSpec;
+use std::ops::Range;
 
 /// What is committed with the mean gradient.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +63,8 @@ impl State {
     /// Commits one step: AdamW on what the objective trains (weight decay on everything, as in the reference), the clamp of
     /// the temperature, the momentum average, the queues in lane order, the counter.
     ///
-    /// The average after the optimiser's step equals the reference's before the next forward.
+    /// The average after the optimiser's step equals the reference's before the next forward. Both are made in one pass over
+    /// memory, with the bits of [`optimise`](Self::optimise) and [`settle`](Self::settle).
     pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         on_threads(|| self.held().commit(blip, objective, train, commit));
     }
@@ -102,15 +104,36 @@ impl Resident {
 impl Held<'_> {
     fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         let _part = meter::part(Part::Optimiser);
-        self.optimise(blip, objective, train, commit);
-        self.settle(blip, objective, train);
+        if objective.understands() {
+            let (steps, segments) = (self.steps(blip, objective, train, commit), segments(blip));
+            let (params, ema) = (both(&mut self.params), both(&mut self.ema));
+            let moments = [self.m.reborrow(), self.v.reborrow()];
+            self.device
+                .adamw_and_average(&steps, params, mean(commit), moments, &segments, ema, train.momentum);
+        } else {
+            self.optimise(blip, objective, train, commit);
+        }
+        self.clamp_temperature(blip);
         self.advance(blip, objective, commit);
     }
 
     fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
+        let steps = self.steps(blip, objective, train, commit);
+        let moments = [self.m.reborrow(), self.v.reborrow()];
+        self.device.adamw(&steps, both(&mut self.params), mean(commit), moments);
+    }
+
+    /// What the objective trains, with the optimiser's step.
+    fn steps(
+        &self,
+        blip: &Blip,
+        objective: Objective,
+        train: &TrainSpec,
+        commit: Commit,
+    ) -> Vec<(Range<usize>, AdamW)> {
         let declared = params::declared_writes(&blip.student_layout, objective);
         let trained = blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0);
-        let segments = trained.map(|(id, entry)| {
+        let step = |(id, entry): (ParamId, &Entry)| {
             let lr = if id == blip.temperature {
                 commit.lr * train.temperature_lr
             } else {
@@ -119,11 +142,8 @@ impl Held<'_> {
             let betas = (train.beta1, train.beta2);
             let adamw = AdamW::step(*self.step + 1, lr, betas, train.eps, train.weight_decay);
             (entry.range(), adamw)
-        });
-        let segments: Vec<_> = segments.collect();
-        let gradient = (commit.gradient, 1.0 / commit.lanes as f32);
-        let moments = [self.m.reborrow(), self.v.reborrow()];
-        self.device.adamw(&segments, both(&mut self.params), gradient, moments);
+        };
+        trained.map(step).collect()
     }
 
     fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
@@ -148,16 +168,9 @@ impl Held<'_> {
     }
 
     fn average(&mut self, blip: &Blip, momentum: f64) {
-        let followed = params::followed(&blip.student_layout, &blip.momentum_layout);
-        let entries = blip.momentum_layout.entries().iter().zip(followed);
-        let segment = |(entry, student): (&Entry, ParamId)| {
-            let from = blip.student_layout.entry(student).offset;
-            (entry.offset, from, entry.len)
-        };
-        let segments: Vec<_> = entries.map(segment).collect();
         let params = self.params.0.as_span();
         self.device
-            .momentum_average(&segments, both(&mut self.ema), params, momentum);
+            .momentum_average(&segments(blip), both(&mut self.ema), params, momentum);
     }
 
     /// Puts features and identities into the queues, in as many pieces as their ends ask for.
@@ -169,7 +182,7 @@ impl Held<'_> {
             let first = *self.queue_next;
             let n = (samples - done).min(queue - first);
             let (from, to) = (done as usize..(done + n) as usize, first as usize..(first + n) as usize);
-            let elements = |rows: &std::ops::Range<usize>| rows.start * width..rows.end * width;
+            let elements = |rows: &Range<usize>| rows.start * width..rows.end * width;
             for (features, queue) in [
                 (commit.image_features, &mut self.image_queue),
                 (commit.text_features, &mut self.text_queue),
@@ -184,6 +197,22 @@ impl Held<'_> {
             *self.queue_next = (first + n) % queue;
         }
     }
+}
+
+/// The momentum encoders, tensor by tensor: where it begins among them, where what it follows does, and its length.
+fn segments(blip: &Blip) -> Vec<(usize, usize, usize)> {
+    let followed = params::followed(&blip.student_layout, &blip.momentum_layout);
+    let entries = blip.momentum_layout.entries().iter().zip(followed);
+    let segment = |(entry, student): (&Entry, ParamId)| {
+        let from = blip.student_layout.entry(student).offset;
+        (entry.offset, from, entry.len)
+    };
+    entries.map(segment).collect()
+}
+
+/// The sum of the gradients, and what makes it their mean.
+fn mean(commit: Commit<'_>) -> (Span<'_>, f32) {
+    (commit.gradient, 1.0 / commit.lanes as f32)
 }
 
 fn both<'a>((exact, rounded): &'a mut (SpanMut<'_>, Option<SpanMut<'_>>)) -> (SpanMut<'a>, Option<SpanMut<'a>>) {

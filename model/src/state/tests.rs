@@ -119,6 +119,38 @@ fn momentum_encoders_follow_as_far_as_the_momentum_says() {
 }
 
 #[test]
+fn a_commit_has_the_bits_of_its_parts_one_after_the_other() {
+    let (blip, train) = blip();
+    let noise = |i: usize| ((i * 7919 % 1009) as f32 - 500.0) / 300.0;
+    let gradient: Vec<f32> = (0..blip.student_layout.len()).map(noise).collect();
+    let (gradient, features) = (
+        Flat::from_slice(&gradient),
+        vec![0.5; 10 * blip.model.embed_dim as usize],
+    );
+    let commit = Commit {
+        gradient: (&gradient).into(),
+        lanes: 3,
+        image_features: &features,
+        text_features: &features,
+        identities: &[],
+        lr: 1e-2,
+    };
+    for objective in [Objective::Pretrain, Objective::Captioner, Objective::Filter] {
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (mut whole, mut parts) = (State::fresh(&blip, 1), State::fresh(&blip, 1));
+            for _ in 0..2 {
+                pool.install(|| whole.commit(&blip, objective, &train, commit));
+                parts.optimise(&blip, objective, &train, commit);
+                parts.settle(&blip, objective, &train);
+                parts.advance(&blip, objective, commit);
+            }
+            assert_eq!(whole.digest(), parts.digest(), "{objective:?} on {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn each_tensor_is_found_among_the_canonical_bytes_and_nothing_is_between_them() {
     let (blip, train) = blip();
     let mut state = State::fresh(&blip, 1);

@@ -40,11 +40,7 @@ impl<'a> Tape<'a> {
     fn node(&mut self, node: &Node<'a>, dy: Buffer) {
         match node {
             Node::Linear { x, w, b, .. } => self.linear_backward(*x, *w, *b, dy),
-            Node::Gelu { x, .. } => {
-                let mut dy = dy;
-                self.device.gelu_backward(self.value(*x), dy.span_mut());
-                self.pass(*x, dy);
-            }
+            Node::Gelu { x, .. } => self.gelu_backward(*x, dy),
             Node::Add { a, b, .. } => {
                 // The second contribution copies; the first, most often of a residual stream, is moved.
                 if self.needs(*b) {
@@ -157,6 +153,30 @@ impl<'a> Tape<'a> {
         }
     }
 
+    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the bias's is summed in
+    /// the same pass.
+    fn gelu_backward(&mut self, x: Var, mut dy: Buffer) {
+        if let Some(b) = self.take_bias_of(x) {
+            self.param(b, |tape, sums, fresh| {
+                tape.device
+                    .gelu_backward_columns(tape.value(x), dy.span_mut(), sums, fresh);
+            });
+        } else {
+            self.device.gelu_backward(self.value(x), dy.span_mut());
+        }
+        self.pass(x, dy);
+    }
+
+    /// Takes the bias off the product that is next, if it trains and the product's result is `x`, which has no gradient yet. Such
+    /// a product is not computed again: its result is just being read.
+    fn take_bias_of(&mut self, x: Var) -> Option<ParamId> {
+        let (first, sink) = (self.values[x.0 as usize].grad.is_none(), self.sink.as_ref()?);
+        let Some(Node::Linear { b, y, .. }) = self.nodes.last_mut() else {
+            return None;
+        };
+        b.take_if(|b| first && *y == x && sink.trainable[b.index()])
+    }
+
     fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: Buffer) {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(w).len / inner;
@@ -182,21 +202,31 @@ impl<'a> Tape<'a> {
         self.device.scatter_add(dy.span(), index, cols, d);
     }
 
+    /// The gradients of gain, offset and input, which counts beside what else the input is for, in one pass where all are wanted.
     fn layer_norm_backward(&mut self, x: Var, gamma: ParamId, beta: ParamId, stats: Span, dy: Buffer) {
-        let cols = self.dims(x).1;
+        let (cols, gain) = (self.dims(x).1, self.weights.get(gamma));
         if self.trains(gamma) || self.trains(beta) {
             let mut both = self.take_exact(2 * cols);
-            self.device
-                .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
+            if self.needs(x) {
+                self.contribute(x, |tape, d, fresh| {
+                    let x = tape.value(x);
+                    tape.device
+                        .layer_norm_gradients(x, stats, gain, dy.span(), (d, fresh), both.span_mut());
+                });
+            } else {
+                self.device
+                    .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
+            }
             let (gain, offset) = (both.span().range(0..cols), both.span().range(cols..2 * cols));
             self.param(gamma, |tape, d, fresh| tape.device.put(gain, d, fresh));
             self.param(beta, |tape, d, fresh| tape.device.put(offset, d, fresh));
             self.pool.give(both);
+        } else {
+            self.contribute(x, |tape, d, fresh| {
+                tape.device
+                    .layer_norm_backward(tape.value(x), stats, gain, dy.span(), d, fresh);
+            });
         }
-        self.contribute(x, |tape, d, fresh| {
-            let (x, gain) = (tape.value(x), tape.weights.get(gamma));
-            tape.device.layer_norm_backward(x, stats, gain, dy.span(), d, fresh);
-        });
         self.pool.give(dy);
     }
 

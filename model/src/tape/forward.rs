@@ -87,9 +87,32 @@ impl Tape<'_> {
 
     /// Layer normalisation of each row.
     pub fn layer_norm(&mut self, x: Var, gamma: ParamId, beta: ParamId, eps: f32) -> Var {
-        let (rows, cols) = self.dims(x);
-        let mut stats = self.take_exact(2 * rows);
+        let mut stats = self.take_exact(2 * self.dims(x).0);
         let y = self.layer_norm_of(x, (gamma, beta), eps, stats.span_mut());
+        self.normed(x, (gamma, beta), eps, y, stats)
+    }
+
+    /// `a + b`, of equal shapes, and the layer normalisation of its rows: the same as [`add`](Self::add) and
+    /// [`layer_norm`](Self::layer_norm), which it is recorded as, in one pass over rows.
+    pub fn add_norm(&mut self, a: Var, b: Var, gamma: ParamId, beta: ParamId, eps: f32) -> (Var, Var) {
+        let (rows, cols) = self.dims(a);
+        let (mut sum, mut y, mut stats) = (self.take_like(a), self.take_like(a), self.take_exact(2 * rows));
+        let (gain, offset) = (self.weights.get(gamma), self.weights.get(beta));
+        self.device.add_norm(
+            (self.value(a), self.value(b)),
+            (gain, offset, eps),
+            sum.span_mut(),
+            y.span_mut(),
+            stats.span_mut(),
+        );
+        let sum = self.push(rows, cols, sum, self.needs(a) || self.needs(b));
+        self.record(sum, || Node::Add { a, b, y: sum });
+        (sum, self.normed(sum, (gamma, beta), eps, y, stats))
+    }
+
+    /// The norm `y` of `x`, on record.
+    fn normed(&mut self, x: Var, (gamma, beta): (ParamId, ParamId), eps: f32, y: Buffer, stats: Buffer) -> Var {
+        let (rows, cols) = self.dims(x);
         let needs = self.needs(x) || self.trains(gamma) || self.trains(beta);
         let y = self.push(rows, cols, y, needs);
         if self.needs(y) {

@@ -91,7 +91,34 @@ fn gelus() -> Vec<Case> {
             })
             .plain(|of| gelu(&of("x")))
     };
-    ROWS.into_iter().map(|rows| case(rows, 70)).collect()
+    let biased = |rows: usize| {
+        Case::new(format!("of a linear layer, {rows} rows"))
+            .input("x", &[rows, 40])
+            .input("w", &[70, 40])
+            .input("b", &[70])
+            .ours(|t| {
+                let (x, w, b) = (t.var("x"), t.id("w"), t.id("b"));
+                let hidden = t.tape.linear(x, w, Some(b));
+                t.tape.gelu(hidden)
+            })
+            .plain(|of| gelu(&linear(&of("x"), &of("w"), &of("b"))?))
+    };
+    let twice = Case::new("beside what it is of")
+        .input("x", &[65, 40])
+        .input("w", &[70, 40])
+        .input("b", &[70])
+        .ours(|t| {
+            let (x, w, b) = (t.var("x"), t.id("w"), t.id("b"));
+            let hidden = t.tape.linear(x, w, Some(b));
+            let active = t.tape.gelu(hidden);
+            t.tape.add(active, hidden)
+        })
+        .plain(|of| {
+            let hidden = linear(&of("x"), &of("w"), &of("b"))?;
+            gelu(&hidden)? + hidden
+        });
+    let plain = ROWS.into_iter().map(|rows| case(rows, 70));
+    plain.chain(ROWS.into_iter().map(biased)).chain([twice]).collect()
 }
 
 fn adds() -> Vec<Case> {
@@ -137,10 +164,34 @@ fn norms() -> Vec<Case> {
             })
             .plain(move |of| layer_norm(&of("x"), &of("gamma"), &of("beta"), f64::from(eps)))
     };
+    let residual = |rows: usize, cols: usize, reads_sum: bool| {
+        let what = if reads_sum { "a sum beside its norm" } else { "of a sum" };
+        Case::new(format!("{what}, {rows} × {cols}"))
+            .input("a", &[rows, cols])
+            .input("b", &[rows, cols])
+            .input("gamma", &[cols])
+            .input("beta", &[cols])
+            .ours(move |t| {
+                let (a, b, gamma, beta) = (t.var("a"), t.var("b"), t.id("gamma"), t.id("beta"));
+                let (sum, y) = t.tape.add_norm(a, b, gamma, beta, 1e-6);
+                if reads_sum { t.tape.add(sum, y) } else { y }
+            })
+            .plain(move |of| {
+                let sum = (of("a") + of("b"))?;
+                let y = layer_norm(&sum, &of("gamma"), &of("beta"), 1e-6)?;
+                if reads_sum { sum + y } else { Ok(y) }
+            })
+    };
     let shapes = ROWS.into_iter().zip([64, 70, 768, 17, 128, 96]);
-    shapes
-        .flat_map(|(rows, cols)| [case(rows, cols, 1e-6), case(rows, cols, 1e-12)])
-        .collect()
+    let cases = shapes.flat_map(|(rows, cols)| {
+        [
+            case(rows, cols, 1e-6),
+            case(rows, cols, 1e-12),
+            residual(rows, cols, false),
+            residual(rows, cols, true),
+        ]
+    });
+    cases.collect()
 }
 
 fn dropouts() -> Vec<Case> {

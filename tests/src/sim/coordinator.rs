@@ -1,6 +1,7 @@
 //! A coordinator that leads, around the product's decisions. Its memory dies with it; the job table does not.
 
-use super::table::{Stale, Table};
+use super::leases::Stale;
+use super::table::Table;
 use medley_coordinator::domain::decision::Decision;
 use medley_coordinator::reconcile::control::{Control, Unheard};
 use medley_coordinator::reconcile::decide::{Memory, decide};

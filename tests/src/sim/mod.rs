@@ -3,13 +3,13 @@
 //! The decisions are the product's own: [`decide`](medley_coordinator::reconcile::decide) with its orders and its
 //! handle for heartbeats, the agent's [`core`](medley_worker::agent::core), a rank's
 //! [`membership`](medley_worker::rank::membership) and the deal of lanes. Everything around them is played: the job table
-//! is in memory (`table`), the network (`network`) delays, repeats and drops, processes are small actors that
-//! follow the pipe protocol (`trainee`, `clerk`), and instead of a model they train a number that remembers
-//! every sample of every step (`toy`).
+//! is in memory (`table`, with its `leases`), the network (`network`) delays, repeats and drops, processes are small actors
+//! that follow the pipe protocol (`trainee`, `clerk`), and instead of a model they train a number that remembers every sample
+//! of every step (`toy`).
 //!
-//! A seed fixes the cluster, all delays and the faults (`faults`, and what they do: `strike`), so a run can be repeated exactly. A run without
-//! faults gives the [`Record`] that every other run has to reproduce; `witness` watches the rules that hold at every
-//! moment. `world` puts it all together, one happening after the other;
+//! A seed fixes the cluster, all delays and the faults (`faults`, and what they do: `strike`), so a run can be repeated
+//! exactly. A run without faults gives the [`Record`] that every other run has to reproduce; `witness` watches the rules that
+//! hold at every moment, `ending` those that hold at the end. `world` puts it all together, one happening after the other;
 //! [`campaign`] plays many seeds.
 
 mod agenda;
@@ -17,12 +17,15 @@ mod campaign;
 mod clerk;
 mod coordinator;
 mod dice;
+mod ending;
 mod faults;
+mod leases;
 mod network;
 mod node;
 mod objects;
 mod perform;
 mod process;
+mod record;
 mod strike;
 mod table;
 mod toy;
@@ -31,7 +34,7 @@ mod witness;
 mod world;
 
 pub use campaign::{Campaign, campaign};
-pub use witness::{Coverage, Record};
+pub use record::{Coverage, Record};
 
 use std::fmt;
 use std::time::Duration;

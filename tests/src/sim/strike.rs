@@ -28,39 +28,15 @@ impl World<'_> {
                     self.end(pid, "was ended by signal 9");
                 }
             }
-            Fault::FreezeRank { lasts } => {
-                let Some(pid) = self.some_rank() else { return };
-                self.processes[pid].frozen_until = self.now.saturating_add(lasts);
-                if lasts > Timing::default().silence
-                    && let Some((seat, peers)) = self.seat(pid)
-                {
-                    peers.into_iter().for_each(|peer| self.miss((pid, seat), peer));
-                }
-            }
+            Fault::FreezeRank { lasts } => self.freeze(lasts),
             Fault::Spin { lasts } => {
-                if let Some(pid) = self.some(|process| process.actor.as_ref().is_some_and(Actor::trains)) {
+                if let Some(pid) = self.some_that_trains() {
                     self.processes[pid].spins_until = self.now.saturating_add(lasts);
                     self.expect_a_verdict(pid, lasts, is_alone);
                 }
             }
-            Fault::Reset => {
-                let Some(pid) = self.some_rank() else { return };
-                let Some((seat, peers)) = self.seat(pid) else { return };
-                let Some(peer) = peers.first().copied() else { return };
-                self.lose((pid, seat), peer, "connection reset");
-                if let Some((of_peer, _)) = self.seat(peer) {
-                    self.lose((peer, of_peer), pid, "connection reset");
-                }
-            }
-            Fault::Flip { bit } => {
-                let trains = |process: &Process| process.actor.as_ref().is_some_and(Actor::trains);
-                let Some(pid) = self.some(trains) else { return };
-                let Some((seat, _)) = self.seat(pid) else { return };
-                let process = &mut self.processes[pid];
-                if process.actor.as_mut().is_some_and(|actor| actor.flip(bit)) {
-                    self.witness.flipped(process.place.stage, seat.generation);
-                }
-            }
+            Fault::Reset => self.reset(),
+            Fault::Flip { bit } => self.flip(bit),
             Fault::KillAgent { node, down } => self.kill_agent(node, down),
             Fault::Leave { node, grace, down } => {
                 self.nodes[node].leaves(down);
@@ -88,6 +64,38 @@ impl World<'_> {
                 self.coordinator = None;
                 self.agenda.put(self.now + down, Happening::CoordinatorStarts);
             }
+        }
+    }
+
+    /// A rank stands still. Its peers give it up if that lasts.
+    fn freeze(&mut self, lasts: Duration) {
+        let Some(pid) = self.some_rank() else { return };
+        self.processes[pid].frozen_until = self.now.saturating_add(lasts);
+        if lasts > Timing::default().silence
+            && let Some((seat, peers)) = self.seat(pid)
+        {
+            peers.into_iter().for_each(|peer| self.miss((pid, seat), peer));
+        }
+    }
+
+    /// Two ranks lose their connection.
+    fn reset(&mut self) {
+        let Some(pid) = self.some_rank() else { return };
+        let Some((seat, peers)) = self.seat(pid) else { return };
+        let Some(peer) = peers.first().copied() else { return };
+        self.lose((pid, seat), peer, "connection reset");
+        if let Some((of_peer, _)) = self.seat(peer) {
+            self.lose((peer, of_peer), pid, "connection reset");
+        }
+    }
+
+    /// A bit flips in the state of a rank that trains.
+    fn flip(&mut self, bit: u32) {
+        let Some(pid) = self.some_that_trains() else { return };
+        let Some((seat, _)) = self.seat(pid) else { return };
+        let process = &mut self.processes[pid];
+        if process.actor.as_mut().is_some_and(|actor| actor.flip(bit)) {
+            self.witness.flipped(process.place.stage, seat.generation);
         }
     }
 
@@ -119,6 +127,11 @@ impl World<'_> {
     /// A rank that runs now, if any does.
     fn some_rank(&mut self) -> Option<Pid> {
         self.some(|process| process.actor.is_some())
+    }
+
+    /// A rank in the midst of steps that it takes with others, if any is.
+    fn some_that_trains(&mut self) -> Option<Pid> {
+        self.some(|process| process.actor.as_ref().is_some_and(Actor::trains))
     }
 
     /// One of the processes that are like this, if any is.

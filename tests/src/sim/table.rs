@@ -1,28 +1,21 @@
 //! The job table in memory: what the coordinator's store does in PostgreSQL, statement by statement.
 //!
-//! It outlives coordinators. A decision is applied whole; facts are taken whatever the generation; claims of leases are
-//! checked against the present generation.
+//! It outlives coordinators. A decision is applied whole; facts are taken whatever the generation. Its tasks are in `leases`.
 
+use super::leases::Task;
 use medley_coordinator::domain::decision::{Decision, Effect};
-use medley_coordinator::domain::graph::{NewTask, Shards, new_job};
-use medley_coordinator::domain::job::Dataset;
+use medley_coordinator::domain::graph::{Shards, new_job};
 use medley_coordinator::domain::node::KnownNode;
-use medley_coordinator::domain::stage::{Seat, Stage, State, Tasks};
+use medley_coordinator::domain::stage::{Stage, State};
 use medley_coordinator::domain::{CountingMint, Job, Mint};
-use medley_coordinator::store::{MAX_ATTEMPTS, MAX_LEASES};
 use medley_protocol::agent::{CheckpointWanted, Register};
 use medley_protocol::checkpoint::{CheckpointPart, Manifest};
-use medley_protocol::ids::{CheckpointId, LeaseToken, NodeId, StageId, TaskId};
+use medley_protocol::ids::{CheckpointId, CheckpointRequestId, NodeId, StageId};
 use medley_protocol::metrics::{MetricsChunk, StepMetrics};
-use medley_protocol::rest::LeaseRequest;
 use medley_protocol::spec::Spec;
-use medley_protocol::stage::{StageKind, StageState};
-use medley_protocol::tasks::{Lease, ShardObject, TaskOutput, TaskWork};
+use medley_protocol::stage::StageState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-/// Length of a lease.
-const LEASE: Duration = Duration::from_secs(30);
 
 pub(super) struct Table {
     pub(super) mint: CountingMint,
@@ -37,32 +30,9 @@ pub(super) struct Table {
     doubts: BTreeMap<(StageId, u64), u64>,
 }
 
-/// A claim names a generation, a life or a seat that is not the present one.
-pub(super) struct Stale;
-
 struct Known {
     node: KnownNode,
     revision: u64,
-}
-
-pub(super) struct Task {
-    id: TaskId,
-    pub(super) stage: StageId,
-    pub(super) work: TaskWork,
-    pub(super) state: TaskState,
-    attempts: i32,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum TaskState {
-    Open,
-    Leased {
-        token: LeaseToken,
-        until: Duration,
-        rank: u32,
-    },
-    Done(TaskOutput),
-    Failed(String),
 }
 
 impl Table {
@@ -126,25 +96,6 @@ impl Table {
         vec![job]
     }
 
-    fn tasks_of(&self, stage: StageId, now: Duration) -> Tasks {
-        let mut tasks = Tasks::default();
-        for task in self.tasks.iter().filter(|task| task.stage == stage) {
-            tasks.has_merge |= task.is_merge();
-            match &task.state {
-                TaskState::Done(_) => tasks.done += 1,
-                TaskState::Failed(reason) => tasks.failed = Some(reason.clone()),
-                TaskState::Open => tasks.unfinished += 1,
-                TaskState::Leased { until, .. } => {
-                    tasks.unfinished += 1;
-                    if task.attempts >= MAX_LEASES && *until < now {
-                        tasks.failed = Some(format!("{:?} was tried too often", task.work));
-                    }
-                }
-            }
-        }
-        tasks
-    }
-
     /// Writes a decision and gives out the revisions of the orders that follow from it.
     pub(super) fn save(&mut self, decision: &Decision, concerned: &BTreeSet<NodeId>) -> BTreeMap<NodeId, u64> {
         if let Some(decided) = decision.jobs.iter().find(|job| decision.changed.contains(&job.id)) {
@@ -205,119 +156,6 @@ impl Table {
     fn limit(&self, stage: StageId, generation: u64) -> u64 {
         let later = self.doubts.range((stage, generation)..=(stage, u64::MAX));
         later.map(|(_, proven)| *proven).min().unwrap_or(u64::MAX)
-    }
-
-    fn add_merge(&mut self, stage: StageId) {
-        let of_stage = || self.tasks.iter().filter(|task| task.stage == stage);
-        if of_stage().any(Task::is_merge) {
-            return;
-        }
-        let shards: Vec<ShardObject> = of_stage().filter_map(Task::result).collect();
-        let kind = self.job.stage(stage).map(|stage| stage.kind);
-        let work = match kind {
-            Some(StageKind::Index) => TaskWork::IndexMerge { shards },
-            _ => TaskWork::CapfiltMerge { overlays: shards },
-        };
-        let id = TaskId::from_uuid(self.mint.uuid());
-        let position = u32::MAX;
-        self.tasks.push(Task::new(NewTask {
-            id,
-            stage,
-            position,
-            work,
-        }));
-    }
-
-    fn release(&mut self, stage: StageId, failed: &[u32]) {
-        for task in self.tasks.iter_mut().filter(|task| task.stage == stage) {
-            let TaskState::Leased { rank, .. } = task.state else {
-                continue;
-            };
-            let attempts = task.attempts - i32::from(!failed.contains(&rank));
-            if attempts < MAX_LEASES {
-                task.state = TaskState::Open;
-                task.attempts = attempts;
-            }
-        }
-    }
-
-    /// Leases the next open task, if there is one and the claim is not stale.
-    pub(super) fn claim(&mut self, stage: StageId, by: &LeaseRequest, now: Duration) -> Result<Option<Lease>, Stale> {
-        let seat = Seat {
-            rank: by.rank,
-            node: by.node,
-            incarnation: by.incarnation,
-        };
-        let present = self.job.stage(stage).and_then(Stage::present);
-        if !present.is_some_and(|present| present.number == by.generation && present.seats.contains(&seat)) {
-            return Err(Stale);
-        }
-        let token = LeaseToken::from_uuid(self.mint.uuid());
-        let open = self
-            .tasks
-            .iter_mut()
-            .find(|task| task.stage == stage && task.is_open(now));
-        Ok(open.map(|task| {
-            task.attempts += 1;
-            let until = now + LEASE;
-            let rank = by.rank;
-            task.state = TaskState::Leased { token, until, rank };
-            Lease {
-                task: task.id,
-                token,
-                lease_ms: LEASE.as_millis() as u64,
-                work: task.work.clone(),
-            }
-        }))
-    }
-
-    /// The task, if this token is its present one.
-    fn leased(&mut self, task: TaskId, token: LeaseToken) -> Option<&mut Task> {
-        let under = |task: &Task| matches!(task.state, TaskState::Leased { token: present, .. } if present == token);
-        self.tasks.iter_mut().find(|other| other.id == task && under(other))
-    }
-
-    pub(super) fn renew(&mut self, task: TaskId, token: LeaseToken, now: Duration) -> bool {
-        let until = now + LEASE;
-        let Some(task) = self.leased(task, token) else {
-            return false;
-        };
-        if let TaskState::Leased { until: lease_until, .. } = &mut task.state {
-            *lease_until = until;
-        }
-        true
-    }
-
-    pub(super) fn give_up(&mut self, task: TaskId, token: LeaseToken, reason: &str, retry: bool) -> bool {
-        let Some(task) = self.leased(task, token) else {
-            return false;
-        };
-        let again = retry && task.attempts < MAX_ATTEMPTS;
-        task.state = if again {
-            TaskState::Open
-        } else {
-            TaskState::Failed(reason.to_owned())
-        };
-        true
-    }
-
-    pub(super) fn finish(&mut self, task: TaskId, token: LeaseToken, output: &TaskOutput) -> bool {
-        let Some(task) = self.leased(task, token) else {
-            return false;
-        };
-        task.state = TaskState::Done(output.clone());
-        let stage = task.stage;
-        if let TaskOutput::Dataset { dataset, vocab, counts } = output {
-            let made_by = self.job.stage(stage);
-            let version = made_by.map_or(0, |stage| stage.round + u32::from(stage.kind == StageKind::Capfilt));
-            self.job.datasets.push(Dataset {
-                version,
-                object: dataset.clone(),
-                vocab: vocab.clone(),
-                counts: counts.clone(),
-            });
-        }
-        true
     }
 
     /// Takes in a part. True if it makes its checkpoint whole.
@@ -387,7 +225,7 @@ impl Table {
 
     /// Asks a training stage that runs for a checkpoint.
     pub(super) fn want_checkpoint(&mut self) {
-        let request = medley_protocol::ids::CheckpointRequestId::from_uuid(self.mint.uuid());
+        let request = CheckpointRequestId::from_uuid(self.mint.uuid());
         let runs = |stage: &&mut Stage| stage.kind.is_training() && stage.state.label() == StageState::Running;
         if let Some(stage) = self.job.stages.iter_mut().find(runs) {
             let step = stage.facts.metrics_through + 1;
@@ -397,44 +235,5 @@ impl Table {
 
     fn stage_mut(&mut self, id: StageId) -> Option<&mut Stage> {
         self.job.stages.iter_mut().find(|stage| stage.id == id)
-    }
-}
-
-impl Task {
-    fn new(new: NewTask) -> Self {
-        Self {
-            id: new.id,
-            stage: new.stage,
-            work: new.work,
-            state: TaskState::Open,
-            attempts: 0,
-        }
-    }
-
-    fn is_merge(&self) -> bool {
-        matches!(self.work, TaskWork::IndexMerge { .. } | TaskWork::CapfiltMerge { .. })
-    }
-
-    fn is_open(&self, now: Duration) -> bool {
-        let free = match self.state {
-            TaskState::Open => true,
-            TaskState::Leased { until, .. } => until < now,
-            _ => false,
-        };
-        free && self.attempts < MAX_LEASES
-    }
-
-    /// The shard with what was made of it.
-    fn result(&self) -> Option<ShardObject> {
-        let (TaskWork::IndexShard { shard } | TaskWork::CapfiltShard { shard }) = &self.work else {
-            return None;
-        };
-        match &self.state {
-            TaskState::Done(TaskOutput::Shard { object, .. }) => Some(ShardObject {
-                shard: shard.clone(),
-                object: object.clone(),
-            }),
-            _ => None,
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! What must hold at every moment, and at the end.
+//! What must hold at every moment. What must hold at the end besides is in `ending`.
 //!
 //! - Within one life, the revision that an agent obeys only grows.
 //! - Ranks that did not start in the same life of their agent never run on one node at once, nor two ranks on one device.
@@ -11,57 +11,21 @@
 //!   doubted without a cause.
 //! - A generation lets no node in that is cut off from one of it, and a rank that computes for ever is named.
 //! - Generations grow, and no job fails for such faults as are played here.
-//! - At the end every task is done, with the result that it always has, and every shard is merged once.
 
 use super::objects::Objects;
 use super::process::{How, Pid, Place, Process, Seat};
-use super::table::{Table, TaskState};
+use super::record::{Coverage, Record};
+use super::table::Table;
 use super::toy::Toy;
 use medley_coordinator::domain::decision::{Decision, Effect};
 use medley_coordinator::domain::job;
 use medley_protocol::ids::StageId;
-use medley_protocol::tasks::{TaskOutput, TaskWork};
 use medley_worker::rank::beginning::Path;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::time::Duration;
 
 /// Lines of a trace.
 const MAX_LINES: usize = 120;
-
-/// All that a job computes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record {
-    /// States by stage and committed steps.
-    states: BTreeMap<(String, u64), Toy>,
-    /// Results by task.
-    results: BTreeMap<String, String>,
-}
-
-/// How often something happened, by its name: kinds of the product's events, and what the simulation counts.
-#[derive(Debug, Clone, Default)]
-pub struct Coverage(BTreeMap<&'static str, u64>);
-
-impl Coverage {
-    /// How often.
-    pub fn of(&self, what: &str) -> u64 {
-        self.0.get(what).copied().unwrap_or(0)
-    }
-
-    /// Adds what another run went through.
-    pub fn add(&mut self, other: &Self) {
-        for (what, times) in &other.0 {
-            *self.0.entry(what).or_default() += times;
-        }
-    }
-}
-
-impl fmt::Display for Coverage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all = self.0.iter();
-        all.try_for_each(|(what, times)| writeln!(f, "{times:8} {what}"))
-    }
-}
 
 /// How far the ranks of a generation are.
 struct Progress {
@@ -74,7 +38,7 @@ struct Progress {
 type Member = (Pid, StageId);
 
 pub(super) struct Witness<'a> {
-    reference: Option<&'a Record>,
+    pub(super) reference: Option<&'a Record>,
     pub(super) record: Record,
     pub(super) coverage: Coverage,
     /// The first rule that was broken.
@@ -164,7 +128,7 @@ impl<'a> Witness<'a> {
     }
 
     pub(super) fn count(&mut self, what: &'static str) {
-        *self.coverage.0.entry(what).or_default() += 1;
+        self.coverage.count(what);
     }
 
     pub(super) fn accuse(&mut self, what: String) {
@@ -247,7 +211,7 @@ impl<'a> Witness<'a> {
             let redone = step <= before && step > progress.base && progress.by_rank.values().all(|other| *other < step);
             progress.by_rank.insert(rank, step);
             if redone {
-                *self.coverage.0.entry("step redone").or_default() += 1;
+                self.coverage.count("step redone");
             }
             let all = progress.by_rank.values().copied();
             let slowest = if progress.by_rank.len() < world as usize {
@@ -343,10 +307,7 @@ impl<'a> Witness<'a> {
             if !self.checkpoints.insert((*stage, *step)) {
                 continue;
             }
-            let name = table
-                .job
-                .stage(*stage)
-                .map_or_else(String::new, |stage| stage.name.clone());
+            let name = table.stage_name(*stage);
             self.note(|| format!("{name}: the checkpoint at step {step} is whole"));
             self.count("checkpoint");
             match objects.load(manifest) {
@@ -354,59 +315,6 @@ impl<'a> Witness<'a> {
                 Some(toy) => self.compare(&name, toy, "of the checkpoint"),
                 None => self.accuse(format!("{name}: the checkpoint at step {step} is torn")),
             }
-        }
-    }
-
-    /// The job has succeeded: whether all is there, once.
-    pub(super) fn finally(&mut self, table: &Table) {
-        for task in &table.tasks {
-            let TaskState::Done(output) = &task.state else {
-                self.accuse(format!("the job succeeded without {:?}", task.work));
-                continue;
-            };
-            self.result(table, &task.work, output);
-        }
-        for stage in table.job.stages.iter().filter(|stage| !stage.has_last_checkpoint()) {
-            if stage.kind.is_training() {
-                self.accuse(format!("{} is done without its last checkpoint", stage.name));
-            }
-        }
-        for ((stage, step), row) in &table.metrics {
-            let name = table
-                .job
-                .stage(*stage)
-                .map_or_else(String::new, |stage| stage.name.clone());
-            let state = self.record.states.get(&(name.clone(), step + 1)).copied();
-            if state.map(Toy::metrics) != Some(*row) {
-                self.accuse(format!("{name}: the metrics of step {step} are those of another state"));
-            }
-        }
-    }
-
-    fn result(&mut self, table: &Table, work: &TaskWork, output: &TaskOutput) {
-        if let TaskWork::IndexMerge { shards } | TaskWork::CapfiltMerge { overlays: shards } = work {
-            let named: BTreeSet<&str> = shards.iter().map(|part| part.shard.file.as_str()).collect();
-            let is_index = matches!(work, TaskWork::IndexMerge { .. });
-            let is_shard = |task: &TaskWork| match task {
-                TaskWork::IndexShard { .. } => is_index,
-                TaskWork::CapfiltShard { .. } => !is_index,
-                _ => false,
-            };
-            let all = table.tasks.iter().filter(|task| is_shard(&task.work)).count();
-            if (shards.len(), named.len()) != (all, all) {
-                self.accuse(format!("{} shards are merged of {all}", shards.len()));
-            }
-        }
-        let key = match output {
-            TaskOutput::Shard { object, .. } | TaskOutput::Dataset { dataset: object, .. } => object.key.clone(),
-            TaskOutput::Evaluation { details, .. } => details.key.clone(),
-        };
-        let name = format!("{work:?}");
-        let right = self
-            .reference
-            .is_none_or(|reference| reference.results.get(&name) == Some(&key));
-        if !right || self.record.results.insert(name.clone(), key).is_some() {
-            self.accuse(format!("the result of {name} is not that of an undisturbed run"));
         }
     }
 }

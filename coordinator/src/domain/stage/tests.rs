@@ -1,5 +1,5 @@
 use super::*;
-use medley_protocol::ids::CheckpointId;
+use medley_protocol::ids::{CheckpointId, IncarnationId, NodeId};
 use uuid::Uuid;
 
 fn stage(kind: StageKind) -> Stage {

@@ -71,6 +71,8 @@ pub(super) struct Process {
     pub(super) dying: bool,
     /// When it last said that it runs.
     pub(super) pulsed_at: Option<Duration>,
+    /// It has not said so for long.
+    pub(super) is_quiet: bool,
     /// Where in a step it was then.
     pub(super) doing: Option<Doing>,
     /// Time that it may take to answer a call: none before it has trained.
@@ -233,6 +235,7 @@ impl Ranks {
             device,
             dying: false,
             pulsed_at: None,
+            is_quiet: false,
             doing: None,
             patience: None,
         };

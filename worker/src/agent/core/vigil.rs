@@ -1,8 +1,9 @@
-//! Processes that are there and do nothing: noticed, and killed.
+//! Processes that are there and do nothing: noticed, told of, and killed.
 
 use super::message::{Output, ProcessId};
 use super::ranks::{Process, Ranks, Slot};
 use medley_protocol::agent::{Connecting, Doing, RankState};
+use medley_protocol::vigil::QUIET;
 use std::time::Duration;
 
 /// Silence of a process after which it counts as standing still, whatever others say: fifteen pulses.
@@ -29,6 +30,9 @@ impl Ranks {
         }
         if let Some(process) = self.processes.get_mut(&id) {
             process.pulsed_at = Some(now);
+            process.is_quiet = false;
+            let misses = |doing: Option<Doing>| doing.is_some_and(|doing| doing.misses_somebody());
+            self.news |= misses(doing) && !misses(process.doing);
             process.doing = doing;
             let usual = doing.and_then(|doing| doing.usual_step_ms).map(Duration::from_millis);
             process.patience = usual
@@ -54,6 +58,10 @@ impl Ranks {
                 .values_mut()
                 .filter_map(|process| process.pulsed_at.as_mut());
             pulses.for_each(|pulsed_at| *pulsed_at += gap);
+        }
+        for process in self.processes.values_mut().filter(|process| !process.dying) {
+            let is_quiet = process.pulsed_at.is_some_and(|pulsed_at| now >= pulsed_at + QUIET);
+            self.news |= is_quiet && !std::mem::replace(&mut process.is_quiet, is_quiet);
         }
         let is_silent = |process: &Process| process.pulsed_at.is_some_and(|pulsed_at| now > pulsed_at + SILENCE);
         let living = self.processes.iter().filter(|(_, process)| !process.dying);

@@ -99,6 +99,26 @@ fn a_break_while_the_next_generation_gets_ready_makes_a_third() {
 }
 
 #[test]
+fn a_node_that_stands_still_when_it_joins_is_lost_as_soon_as_its_silence_is_long_and_not_taken_for_cut_off() {
+    let mut world = joined();
+    world.rounds(5);
+    assert_eq!((world.stage().generation, world.num_ranks()), (2, 4));
+    world.alive.remove(&node(2));
+    for rank in [0, 1] {
+        world.lacks.insert((world.stage().id, 2, rank), vec![2, 3]);
+    }
+    world.rounds(3);
+    assert_eq!(world.num_ranks(), 4, "1.5 s may pass without a beat");
+    world.round();
+    assert_eq!((world.stage().generation, world.seats()), (3, vec![node(1); 2]));
+    let over = world.story("generation-over")[0];
+    assert!(
+        over.contains("node n2 has been silent for 2.0 s, and its peers miss it"),
+        "{over}"
+    );
+}
+
+#[test]
 fn a_stage_that_waits_comes_before_an_equal_that_could_grow() {
     let mut world = joined();
     world.training_job_of(json!({"min_ranks": 3}));

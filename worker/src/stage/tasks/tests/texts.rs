@@ -1,7 +1,10 @@
 //! Where texts end, and several texts of one image.
 
 use super::world::{WEB, World, evaluation_of, shard_of};
-use super::*;
+use medley_data::dataset::Overlay;
+use medley_protocol::agent::StageInputs;
+use medley_protocol::tasks::{Set, TaskWork};
+use serde_json::json;
 
 #[test]
 fn an_image_with_several_texts_is_captioned_once_and_each_text_is_judged_by_itself() {

@@ -1,0 +1,147 @@
+//! One method for each kernel. What a kernel computes stands where the processor's is: see the modules of [`crate::ops`].
+
+/// The processor's expression, or a GPU's.
+macro_rules! on {
+    ($device:expr, $cpu:expr, $cuda:ident => $on_cuda:expr) => {
+        match $device {
+            Device::Cpu => $cpu,
+            #[cfg(feature = "cuda")]
+            Device::Cuda($cuda, _) => $on_cuda,
+        }
+    };
+}
+
+mod elementwise;
+mod loss;
+mod optimiser;
+mod rows;
+
+use super::{Device, Span, SpanMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::ops::attention::{self, Inputs, Sequence};
+use crate::ops::dropout::Dropout;
+use crate::ops::gemm::{self, Mat, Start};
+use crate::ops::{blocks, sum};
+
+/// A dense, row-major factor of a matrix product.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factor<'a> {
+    data: Span<'a>,
+    cols: usize,
+    turned: bool,
+}
+
+/// What divides similarities.
+#[derive(Debug, Clone, Copy)]
+pub enum Temperature<'a> {
+    /// A number of the recipe.
+    Given(f32),
+    /// The learned one: one element.
+    Learned(Span<'a>),
+}
+
+impl<'a> Factor<'a> {
+    /// A matrix with `cols` columns.
+    pub(crate) fn new(data: Span<'a>, cols: usize) -> Self {
+        Self {
+            data,
+            cols,
+            turned: false,
+        }
+    }
+
+    /// The transpose.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            turned: !self.turned,
+            ..self
+        }
+    }
+
+    fn mat(self) -> Mat<'a> {
+        let mat = Mat::new(self.data.host(), self.cols);
+        if self.turned { mat.t() } else { mat }
+    }
+
+    /// Columns of the factor as it is used.
+    fn width(self) -> usize {
+        if self.turned {
+            self.data.len() / self.cols
+        } else {
+            self.cols
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl<'a> From<Factor<'a>> for cuda::Factor<'a> {
+    fn from(factor: Factor<'a>) -> Self {
+        Self {
+            data: factor.data.cuda(),
+            rows: factor.data.len() / factor.cols,
+            cols: factor.cols,
+            turned: factor.turned,
+        }
+    }
+}
+
+/// Products and sums.
+impl Device {
+    /// `c = start + a·b` with `c` row-major, its rows `stride` elements apart.
+    pub(crate) fn gemm_strided(&self, a: Factor, b: Factor, c: SpanMut, stride: usize, start: Start<Span>) {
+        on!(self, gemm::gemm_strided(a.mat(), b.mat(), c.host(), stride, start.map(Span::host)),
+            cuda => cuda.gemm(a.into(), b.into(), c.cuda(), stride, start.map(Span::cuda)));
+    }
+
+    /// `c = start + a·b` with `c` row-major and dense.
+    pub(crate) fn gemm(&self, a: Factor, b: Factor, c: SpanMut, start: Start<Span>) {
+        let stride = b.width();
+        self.gemm_strided(a, b, c, stride, start);
+    }
+
+    pub(crate) fn sum_columns(&self, x: Span, out: SpanMut, fresh: bool) {
+        on!(self, blocks::sum_columns(x.host(), out.host(), fresh),
+            cuda => cuda.sum_columns(x.cuda(), out.cuda(), fresh));
+    }
+
+    /// Σ x² in double precision, in an order of its own.
+    pub(crate) fn squares(&self, x: Span) -> f64 {
+        on!(self, sum::squares_f64(x.host()), cuda => cuda.squares(x.cuda()))
+    }
+
+    pub(crate) fn attention(
+        &self,
+        x: Inputs<Span>,
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        out: SpanMut,
+        kept: Option<SpanMut>,
+    ) {
+        on!(self, {
+            let _ = kept;
+            attention::forward(&x.map(Span::host), seqs, dropout, out.host());
+        }, cuda => cuda.attention(&x.map(Span::cuda), seqs, dropout, out.cuda(), kept.map(SpanMut::cuda)));
+    }
+
+    /// Gradients of queries, keys and values, `grads`, are overwritten. `y` and `kept` are what the forward pass yielded.
+    pub(crate) fn attention_backward(
+        &self,
+        x: Inputs<Span>,
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        (y, kept): (Span, Option<Span>),
+        dy: Span,
+        [dq, dk, dv]: [SpanMut; 3],
+    ) {
+        on!(self, {
+            let _ = (y, kept);
+            let (q, k, v) = (dq.host(), dk.host(), dv.host());
+            attention::backward(&x.map(Span::host), seqs, dropout, dy.host(), attention::Gradients { q, k, v });
+        }, cuda => {
+            let kept = kept.expect("a recorded attention keeps what its backward pass needs").cuda();
+            let (dq, dk, dv) = (dq.cuda(), dk.cuda(), dv.cuda());
+            cuda.attention_backward(&x.map(Span::cuda), seqs, dropout, y.cuda(), kept, dy.cuda(), dq, dk, dv);
+        });
+    }
+}
