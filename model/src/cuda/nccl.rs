@@ -225,7 +225,7 @@ pub struct Communicator {
 }
 
 // SAFETY: the library lets any thread call, one at a time.
-unsafe impl Send for Communicator {}
+unsafe impl std::marker::Send for Communicator {}
 
 impl Communicator {
     /// Begins to connect with the other ranks that know `id`; [`is_ready`](Self::is_ready) says when that is done. Exchanges go into
