@@ -28,7 +28,7 @@ use medley_protocol::stage::{JobState, StageState};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use summary::{Blow, Summary};
+use summary::{Blow, Effects, Summary};
 use timeline::Timeline;
 
 /// Steps of the training that measures the speed.
@@ -201,20 +201,16 @@ impl Chaos<'_> {
         let disturbed = self.train("disturbed", steps, &data).await?;
         let blows = self.disturb(disturbed).await?;
         let disturbed_digest = self.finish(disturbed).await?;
-        let timeline = self.timeline()?;
-        let ended = Utc::now();
+        let (timeline, ended) = (self.timeline()?.since(began), Utc::now());
+        let events = events(&self.client, disturbed, 0).await?;
+        let effects = Effects::of(&blows, &timeline, &events);
+        self.screen.line(&effects.text());
 
         let undisturbed = self.train("undisturbed", steps, &data).await?;
         let undisturbed_digest = self.finish(undisturbed).await?;
         let quiet = self.timeline()?.since(ended);
-        let events = events(&self.client, disturbed, 0).await?;
-        Ok(Summary::new(
-            &blows,
-            &timeline.since(began),
-            &quiet,
-            &events,
-            disturbed_digest == undisturbed_digest,
-        ))
+        let equal = disturbed_digest == undisturbed_digest;
+        Ok(Summary::new(effects, &timeline, &quiet, &events, equal))
     }
 
     /// Time that the training would take if it were left alone.

@@ -45,6 +45,11 @@ impl Spread {
     }
 }
 
+/// What came of the faults: known when the disturbed training has ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(super) struct Effects(Vec<Effect>);
+
 /// What came of one kind of fault.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Effect {
@@ -68,25 +73,23 @@ pub(super) struct Summary {
     /// Steps per second of the disturbed training, as a share of those of the undisturbed one.
     goodput: f64,
     generations: usize,
-    effects: Vec<Effect>,
+    effects: Effects,
 }
 
-impl Summary {
-    pub(super) fn new(
-        blows: &[Blow],
-        disturbed: &Timeline,
-        undisturbed: &Timeline,
-        events: &[EventView],
-        equal: bool,
-    ) -> Self {
+impl Effects {
+    pub(super) fn of(blows: &[Blow], disturbed: &Timeline, events: &[EventView]) -> Self {
         // Nothing is held up after the last step.
         let end = |i: usize| blows.get(i + 1).map_or_else(|| disturbed.end(), |next| next.at);
         let mut kinds: BTreeMap<Kind, Vec<(usize, DateTime<Utc>)>> = BTreeMap::new();
         for (i, Blow { fault, at }) in blows.iter().enumerate() {
             kinds.entry(fault.kind).or_default().push((i, *at));
         }
-        let over = |event: &&EventView| event.kind == "generation-over";
-        let ends = |at, until| events.iter().filter(over).any(|event| (at..until).contains(&event.at));
+        let ends = |at, until| {
+            events
+                .iter()
+                .filter(|event| is_end(event))
+                .any(|event| (at..until).contains(&event.at))
+        };
         let effect = |(kind, of_kind): (Kind, Vec<(usize, DateTime<Utc>)>)| {
             let spread = |measure: &dyn Fn(DateTime<Utc>, DateTime<Utc>) -> Option<f64>| {
                 Spread::of(of_kind.iter().filter_map(|(i, at)| measure(*at, end(*i))).collect())
@@ -100,17 +103,10 @@ impl Summary {
                 pause: spread(&|at, until| disturbed.pause(at, until)),
             }
         };
-        let speed = |timeline: &Timeline| timeline.speed().unwrap_or(f64::NAN);
-        Self {
-            equal,
-            median_step: undisturbed.median_step().unwrap_or(f64::NAN),
-            goodput: speed(disturbed) / speed(undisturbed),
-            generations: events.iter().filter(over).count(),
-            effects: kinds.into_iter().map(effect).collect(),
-        }
+        Self(kinds.into_iter().map(effect).collect())
     }
 
-    /// The summary for people.
+    /// A table for people.
     pub(super) fn text(&self) -> String {
         use Align::{Left, Right};
         let mut table = Table::new(&[
@@ -124,12 +120,36 @@ impl Summary {
             ("p95", Right),
             ("most", Right),
         ]);
-        for effect in &self.effects {
+        for effect in &self.0 {
             let counts = [effect.count, effect.ended].map(|count| count.to_string());
             let cells = [effect.kind.to_string()].into_iter().chain(counts);
             let cells = cells.chain(Spread::cells(effect.noticed));
             table.row(cells.chain(Spread::cells(effect.pause)));
         }
+        table.plain()
+    }
+}
+
+impl Summary {
+    pub(super) fn new(
+        effects: Effects,
+        disturbed: &Timeline,
+        undisturbed: &Timeline,
+        events: &[EventView],
+        equal: bool,
+    ) -> Self {
+        let speed = |timeline: &Timeline| timeline.speed().unwrap_or(f64::NAN);
+        Self {
+            equal,
+            median_step: undisturbed.median_step().unwrap_or(f64::NAN),
+            goodput: speed(disturbed) / speed(undisturbed),
+            generations: events.iter().filter(|event| is_end(event)).count(),
+            effects,
+        }
+    }
+
+    /// The summary for people.
+    pub(super) fn text(&self) -> String {
         let verdict = if self.equal {
             "the disturbed training ended with the same bytes as the undisturbed one"
         } else {
@@ -137,12 +157,17 @@ impl Summary {
         };
         format!(
             "{}\nmedian step {}, {} generations broke, goodput {} of the undisturbed training\n{verdict}",
-            table.plain(),
+            self.effects.text(),
             span(self.median_step),
             self.generations,
             percent(self.goodput)
         )
     }
+}
+
+/// Whether a generation was over.
+fn is_end(event: &EventView) -> bool {
+    event.kind == "generation-over"
 }
 
 #[cfg(test)]
