@@ -101,8 +101,8 @@ spec = json.load(open(sys.argv[1]))
 merge(spec, {
     "cluster": {"collective": sys.argv[2]},
     "model": {"vision": {"width": 768, "heads": 12, "mlp": 3072, "depth": 6}, "text": {"width": 768, "heads": 12, "ffn": 3072}},
-    "pretrain": {"length": {"by": "steps", "count": 30}},
-    "checkpoint": {"every_steps": 10},
+    "pretrain": {"length": {"by": "steps", "count": 100}},
+    "checkpoint": {"every_steps": 25},
 })
 json.dump(spec, sys.stdout)
 PYTHON
@@ -116,6 +116,7 @@ PYTHON
   done
   lose_a_rank
   same "2 ranks over nccl, after a lost one" "$(go_on cuda:0 2 /tmp/medley-nccl.json)"
+  unset NCCL_MULTI_RANK_GPU_ENABLE NCCL_MAX_CTAS RUST_LOG
 }
 
 # A rank that stands still in the middle of a step: the other one must give up the exchange that is under way and say so, which it can
@@ -131,7 +132,7 @@ lose_a_rank() {
     sleep 0.1
   done
   lost=$(pgrep -P $training | tail -n 1)
-  kill -STOP "$lost"
+  [ -n "$lost" ] && kill -STOP "$lost"
   # Peers are lost after 15 s of silence.
   if ! timeout 60 tail --pid=$training -f /dev/null; then
     failed+=("a rank that lost its peer hangs")

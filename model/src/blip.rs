@@ -78,8 +78,8 @@ impl Blip {
     /// Runs one lane: its losses and momentum features are returned, the gradient of its mean loss is written to `grad`. Entries
     /// that the objective does not train are zeroed. Negatives are drawn from the lane.
     ///
-    /// State, pool and gradient are of one device. A gradient's [`Watch`](crate::tape::Watch) hears on the way what is final of it, which holds if the
-    /// lane succeeds.
+    /// State, pool and gradient are of one device. A gradient's [`Watch`](crate::tape::Watch) hears on the way what is final
+    /// of it, which holds if the lane succeeds.
     ///
     /// # Errors
     /// [`LaneError`] if the device failed, or a parameter's gradient is incomplete, which would be a fault of the model's code.

@@ -130,6 +130,11 @@ impl Plan {
         })
     }
 
+    /// Whether faults are counted, and some are still to come.
+    pub(super) fn is_counting(&self) -> bool {
+        self.left.as_ref().is_some_and(|left| left.iter().any(|left| *left > 0))
+    }
+
     /// A fault of this kind was carried out, and counts.
     pub(super) fn struck(&mut self, kind: Kind) {
         let of_kind = self.kinds.iter().position(|known| *known == kind);

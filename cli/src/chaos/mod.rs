@@ -33,6 +33,8 @@ use timeline::Timeline;
 
 /// Steps of the training that measures the speed.
 const TRIAL_STEPS: u64 = 60;
+/// Time in which a fault shows in what the coordinator says of the job, such as a rank that hangs.
+const SHOWN: Duration = Duration::from_secs(2);
 /// Part of the time asked for that an undisturbed training would take.
 const SHARE: f64 = 0.7;
 /// Longest wait for a job, beyond the time asked for.
@@ -256,6 +258,10 @@ impl Chaos<'_> {
             let detail = self.look(job).await?;
             let is_over = detail.as_ref().is_some_and(|detail| detail.job.state.is_final());
             if is_over || Instant::now() > deadline {
+                if plan.is_counting() {
+                    self.screen
+                        .line("the training ended before all faults were struck: ask for a larger --every");
+                }
                 processes::go_on(&stopped.into_iter().flat_map(|(_, pids)| pids).collect::<Vec<_>>());
                 return Ok(blows);
             }
@@ -279,7 +285,12 @@ impl Chaos<'_> {
                     }
                 }
                 pause = plan.pause();
-                next = Instant::now() + pause;
+                let shown = if self.args.count.is_some() {
+                    SHOWN
+                } else {
+                    Duration::ZERO
+                };
+                next = Instant::now() + pause.max(shown);
             }
             tokio::time::sleep(LOOK.min(next.saturating_duration_since(Instant::now()))).await;
         }

@@ -10,7 +10,7 @@ use crate::domain::stage::{Generation, Seat};
 use medley_protocol::agent::RankState;
 use medley_protocol::ids::NodeId;
 use medley_protocol::stage::StageState;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What is to become of a generation.
@@ -98,8 +98,13 @@ impl Evidence<'_> {
                 return findings;
             }
         }
-        if findings.is_empty() && self.is_lacked(stage, generation) {
-            return within(self.settings.fresh);
+        let lacked = self.lacked(stage, generation);
+        if findings.is_empty() && !lacked.is_empty() {
+            let mut findings = within(self.settings.fresh);
+            findings.retain(|finding| lacked.contains(&finding.seat.node));
+            if !findings.is_empty() {
+                return findings;
+            }
         }
         if !findings.is_empty() || looks.len() < generation.seats.len() {
             return findings;
@@ -108,16 +113,19 @@ impl Evidence<'_> {
         cause.map_or_else(Vec::new, |cause| self.held_up(stage, generation, cause))
     }
 
-    /// Whether a rank waits for a connection for so long that a node which is silent as well must be lost, such as one that
-    /// stood still when it was about to join.
-    fn is_lacked(&self, stage: &Stage, generation: &Generation) -> bool {
+    /// The nodes that a rank has waited for so long to connect with that one of them which is silent as well must be lost, such as
+    /// one that stood still when it was about to join.
+    fn lacked(&self, stage: &Stage, generation: &Generation) -> BTreeSet<NodeId> {
+        let limit = self.settings.fresh.as_millis();
         let reports = generation
             .seats
             .iter()
             .filter_map(|seat| self.report(stage, generation, seat));
-        let limit = self.settings.fresh.as_millis();
-        let mut connecting = reports.filter_map(|report| report.connecting.as_ref());
-        connecting.any(|connecting| !connecting.lacks.is_empty() && u128::from(connecting.for_ms) >= limit)
+        let connecting = reports.filter_map(|report| report.connecting.as_ref());
+        let long = connecting.filter(|connecting| u128::from(connecting.for_ms) >= limit);
+        let ranks = long.flat_map(|connecting| &connecting.lacks);
+        let seats = ranks.filter_map(|rank| generation.seats.get(*rank as usize));
+        seats.map(|seat| seat.node).collect()
     }
 
     /// Whether ranks only blame others so far, and the cause may be heard any moment.

@@ -243,6 +243,11 @@ impl Cuda {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// Whether something that was called since the last check is known to have failed; nothing is awaited.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// The first error since the last check, of what was called so far; nothing is awaited.
     pub(super) fn failure(&self) -> Option<CudaError> {
         locked(&self.error).clone()

@@ -1,10 +1,11 @@
 //! The operations of [`ops`](crate::ops) on a CUDA device.
 //!
-//! [`Cuda`] owns a device, a stream and everything in it (a second stream is another [`Cuda`] [`beside`](Cuda::beside) it). Its operations compute the formulas of `ops` on [`Slice`]s of device
-//! [`Memory`], one after the other in the order of the calls, and return before they are done. They may be called from any
-//! thread, but by one at a time: what several threads call at once has no order. They return nothing: the first error sticks,
-//! later operations do nothing, and [`Cuda::check`] tells. Host arrays that an
-//! operation needs (indices, places, sequences) go through pinned memory into scratch, so that they may be reused at once.
+//! [`Cuda`] owns a device, a stream and everything in it (a second stream is another [`Cuda`] [`beside`](Cuda::beside) it). Its
+//! operations compute the formulas of `ops` on [`Slice`]s of device [`Memory`], one after the other in the order of the calls,
+//! and return before they are done. They may be called from any thread, but by one at a time: what several threads call at
+//! once has no order. They return nothing: the first error sticks, later operations do nothing, and [`Cuda::check`] tells. Host
+//! arrays that an operation needs (indices, places, sequences) go through pinned memory into scratch, so that they may be
+//! reused at once.
 //!
 //! The same inputs give the same bits, always: sums run over a fixed partition in a fixed order, there are no atomics, and the
 //! algorithm of a matrix product is a function of its shape. The bits differ from the CPU's, whose order of additions is another

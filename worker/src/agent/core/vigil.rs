@@ -61,7 +61,8 @@ impl Ranks {
         }
         for process in self.processes.values_mut().filter(|process| !process.dying) {
             let is_quiet = process.pulsed_at.is_some_and(|pulsed_at| now >= pulsed_at + QUIET);
-            self.news |= is_quiet && !std::mem::replace(&mut process.is_quiet, is_quiet);
+            let was_quiet = std::mem::replace(&mut process.is_quiet, is_quiet);
+            self.news |= is_quiet && !was_quiet;
         }
         let is_silent = |process: &Process| process.pulsed_at.is_some_and(|pulsed_at| now > pulsed_at + SILENCE);
         let living = self.processes.iter().filter(|(_, process)| !process.dying);

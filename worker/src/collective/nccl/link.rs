@@ -202,13 +202,16 @@ impl Link<'_> {
         }
     }
 
-    /// Begins a round, if the one before is on its way, behind what lanes were asked so far.
+    /// Begins a round, if the one before is on its way, behind what lanes were asked so far. A lane that has failed tells so itself.
     fn open(&mut self, waits: bool) -> Result<bool, Ended> {
         let what = "begin an exchange";
         if waits {
             // A peer that it connects with for the first time may be in the middle of its lanes.
             self.until(what, self.mesh.timing().step, Communicator::is_ready)?;
-        } else if !self.overlaps || !self.call(what, |communicator| communicator.is_ready())? {
+        } else if !self.overlaps
+            || self.lanes.has_failed()
+            || !self.call(what, |communicator| communicator.is_ready())?
+        {
             return Ok(false);
         }
         let (beside, lanes) = (Arc::clone(&self.beside), Arc::clone(&self.lanes));
@@ -229,7 +232,10 @@ impl Link<'_> {
 
     fn settle(&mut self) -> Result<(), Ended> {
         self.call("mark the end of an exchange", Communicator::mark)?;
-        self.until("finish an exchange", self.mesh.timing().step, Communicator::has_passed)
+        self.until("finish an exchange", self.mesh.timing().step, Communicator::has_passed)?;
+        // The stream is empty, so this does not wait: what was made of the last round may have failed.
+        let made = self.beside.check();
+        made.map_err(|error| self.failed(error.to_string()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The collective over NCCL: gradients stay on the GPUs and go from one to the other, with the bits that the mesh would give.
 //!
-//! Every generation has a communicator of its own, made anew. Its members [`agree`](agree::agree) over the mesh whether to make one: each says
-//! what it can do, a pure function of all answers decides ([`offer`]), the lowest rank makes the id, all connect, and all say
+//! Every generation has a communicator of its own, made anew. Its members [`agree`](agree::agree) over the mesh whether to
+//! make one: each says what it can do, a pure function of all answers decides ([`offer`]), the lowest rank makes the id, all connect, and all say
 //! whether they did. Membership, agreement on commits, features, losses and states stay on the mesh.
 //!
 //! Exchanges begin while the last lane is computed ([`underway`](super::underway)), in a stream of their own beside that of the lanes.

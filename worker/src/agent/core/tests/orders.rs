@@ -1,7 +1,7 @@
 //! Which rank processes run, what they are told, and how they end.
 
 use super::*;
-use medley_protocol::agent::{Connecting, Probe};
+use medley_protocol::agent::{Connecting, Probe, StepPhase};
 
 #[test]
 fn orders_start_ranks_on_devices_of_their_own() {
@@ -396,6 +396,42 @@ fn processes_of_a_generation_that_is_not_trusted_get_no_seat_in_any_later_one() 
     let outputs = agent.obey(orders(3, vec![later]));
     assert!(calls_of(&outputs).is_empty(), "{outputs:?}");
     assert_eq!(kills(&outputs), [ProcessId(0), ProcessId(1)]);
+}
+
+#[test]
+fn an_agent_tells_at_once_and_once_that_a_rank_misses_another_or_is_quiet() {
+    let mut agent = Agent::registered(1);
+    agent.obey(orders(1, vec![assignment(7, 1, &[0], StageKind::Pretrain)]));
+    agent.say(ProcessId(0), running(0));
+    agent.beat();
+    let has_news = |agent: &Agent| agent.state().ranks.has_news();
+    let waits = |for_ms| {
+        pulse(Some(Doing {
+            step: 3,
+            phase: StepPhase::Exchanging,
+            collective: 7,
+            for_ms,
+            usual_step_ms: Some(100),
+            lane_us: None,
+        }))
+    };
+    agent.say(ProcessId(0), waits(499));
+    assert!(!has_news(&agent));
+    agent.say(ProcessId(0), waits(500));
+    assert!(has_news(&agent));
+    agent.beat();
+    agent.say(ProcessId(0), waits(600));
+    assert!(!has_news(&agent), "it is known by now");
+    // The beat that is under way is not answered, so no other takes the news along. A longer time without a look would be the agent's
+    // own.
+    agent.pass(375 * MS);
+    agent.pass(374 * MS);
+    assert!(!has_news(&agent));
+    agent.pass(MS);
+    assert!(has_news(&agent));
+    agent.beat();
+    agent.pass(100 * MS);
+    assert!(!has_news(&agent), "it is known by now");
 }
 
 #[test]
