@@ -239,11 +239,6 @@ impl Cuda {
     }
 
     /// Whether an operation has failed, so that later ones do nothing.
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    /// Whether something that was called since the last check is known to have failed; nothing is awaited.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
