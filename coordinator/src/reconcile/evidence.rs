@@ -98,16 +98,19 @@ impl Evidence<'_> {
                 return findings;
             }
         }
+        if !findings.is_empty() {
+            return findings;
+        }
         let lacked = self.lacked(stage, generation);
-        if findings.is_empty() && !lacked.is_empty() {
+        if !lacked.is_empty() {
             let mut findings = within(self.settings.fresh);
             findings.retain(|finding| lacked.contains(&finding.seat.node));
             if !findings.is_empty() {
                 return findings;
             }
         }
-        if !findings.is_empty() || looks.len() < generation.seats.len() {
-            return findings;
+        if looks.len() < generation.seats.len() {
+            return Vec::new();
         }
         let cause = standstill::cause(&looks);
         cause.map_or_else(Vec::new, |cause| self.held_up(stage, generation, cause))
