@@ -19,6 +19,7 @@
 
 mod attention;
 mod blas;
+mod decode;
 mod device;
 mod driver;
 mod elementwise;
@@ -33,6 +34,7 @@ mod memory;
 pub mod nccl;
 mod norm;
 mod optim;
+mod sample;
 mod staging;
 mod tables;
 
@@ -43,3 +45,4 @@ pub use error::CudaError;
 pub use format::Format;
 pub use gemm::Factor;
 pub use memory::{Memory, Slice, SliceMut};
+pub(crate) use sample::Texts;
