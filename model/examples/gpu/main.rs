@@ -3,6 +3,7 @@
 //! - `gpu info` describes the device.
 //! - `gpu ops` runs every operation on both, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH FORMAT` runs a lane of a step and its commit on both.
+//! - `gpu captions PRESET FORMAT` chooses tokens and makes captions on both.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
 //!
@@ -10,6 +11,7 @@
 
 mod attention_bench;
 mod bench;
+mod captions;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
 mod lane;
@@ -35,11 +37,14 @@ fn main() -> ExitCode {
         ["ops"] => return ops::check(&cuda),
         ["attention"] => attention_bench::measure(&cuda),
         ["lane", preset, batch, format] => return lanes(preset, batch, &on(cuda, format)),
+        ["captions", preset, format] => return verdict(captions::compare(preset, &on(cuda, format))),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         _ => {
-            eprintln!("gpu: say info, ops, attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS");
+            eprintln!(
+                "gpu: say info, ops, attention, captions PRESET FORMAT, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS"
+            );
             return ExitCode::FAILURE;
         }
     }
@@ -56,11 +61,11 @@ fn on(cuda: Arc<Cuda>, format: &str) -> Device {
 }
 
 fn lanes(preset: &str, batch: &str, device: &Device) -> ExitCode {
-    if lane::compare(preset, number(batch), device) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    verdict(lane::compare(preset, number(batch), device))
+}
+
+fn verdict(well: bool) -> ExitCode {
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn number(word: &str) -> usize {

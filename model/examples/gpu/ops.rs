@@ -7,6 +7,7 @@
 //! results differ by one rounding.
 
 mod attention;
+mod decode;
 mod elementwise;
 mod losses;
 mod optimiser;
@@ -42,6 +43,7 @@ pub(crate) fn check(cuda: &Arc<Cuda>) -> ExitCode {
     losses::check(&ops);
     optimiser::check(&ops);
     attention::check(&ops);
+    decode::check(&ops);
     match ops.wrong.get() {
         0 => {
             println!("all right");
