@@ -6,6 +6,7 @@
 //! - `gpu captions PRESET FORMAT` chooses tokens and makes captions on both.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
+//! - `gpu profile PRESET BATCH FORMAT` tells how long each operation of a step takes on the device.
 //!
 //! The comparisons end with 1 if anything differs by more than rounding, or does not give the same bits twice.
 
@@ -16,6 +17,7 @@ mod captions;
 mod fixture;
 mod lane;
 mod ops;
+mod profile;
 
 use medley_model::cuda::{Cuda, Format};
 use medley_model::device::Device;
@@ -41,9 +43,11 @@ fn main() -> ExitCode {
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
+        ["profile", preset, batch, format] => profile::measure(preset, number(batch), on(cuda, format)),
         _ => {
             eprintln!(
-                "gpu: say info, ops, attention, captions PRESET FORMAT, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS"
+                "gpu: say info, ops, attention, captions PRESET FORMAT, lane PRESET BATCH FORMAT, bench PRESET BATCH FORMAT STEPS \
+                 or profile PRESET BATCH FORMAT"
             );
             return ExitCode::FAILURE;
         }

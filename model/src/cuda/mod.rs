@@ -34,6 +34,7 @@ mod memory;
 pub mod nccl;
 mod norm;
 mod optim;
+mod profile;
 mod sample;
 mod staging;
 mod tables;
