@@ -5,8 +5,8 @@
 //! their places on the way.
 
 use super::Cuda;
-use super::format::common;
-use super::launch::{Arg, Kernel, args, rows_grid};
+use super::format::{Formatted, common};
+use super::launch::{Arg, Kernel, THREADS, args, rows_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::decode::Blocks;
 
@@ -29,15 +29,12 @@ impl Cuda {
         out: SliceMut<'_>,
     ) {
         let nothing = Arg::from(0u64);
-        let to = [keys, values].map(Arg::from);
-        let all = [q, keys, values, out.as_slice()];
         self.attend(
             [q.into(), nothing, nothing],
-            to,
-            &all,
+            (&[q, out.as_slice()], [keys, values]),
             blocks,
             (heads, dim),
-            (blocks.most(), keys.len().min(values.len())),
+            blocks.most(),
             &out,
         );
     }
@@ -60,50 +57,49 @@ impl Cuda {
             "every text has a block of its own, to which its own rows are added"
         );
         let [q, k, v] = x;
-        let room = keys.len().min(values.len());
-        let all = [q, k, v, keys.as_slice(), values.as_slice(), out.as_slice()];
-        let to = [Arg::from(&keys), Arg::from(&values)];
         self.attend(
             x.map(Arg::from),
-            to,
-            &all,
+            (&[q, k, v, out.as_slice()], [keys.as_slice(), values.as_slice()]),
             blocks,
             (heads, dim),
-            (blocks.seen - 1, room),
+            blocks.seen - 1,
             &out,
         );
     }
 
+    /// Queries with new keys and values, or none; `rows` are all that have one for each query, `kept` the blocks, of which the first
+    /// rows are `taken`.
     fn attend(
         &self,
         x: [Arg; 3],
-        kept: [Arg; 2],
-        all: &[Slice<'_>],
+        (rows, kept): (&[Slice<'_>], [Slice<'_>; 2]),
         blocks: &Blocks,
         (heads, dim): (usize, usize),
-        (taken, room): (usize, usize),
+        taken: usize,
         out: &SliceMut<'_>,
     ) {
         let (width, queries) = (heads * dim, blocks.queries());
         assert!(dim <= MAX_DIM, "a head has at most {MAX_DIM} columns");
         let last = blocks.of.iter().max().map_or(0, |block| *block as usize);
-        let rows = (last * blocks.every + blocks.most()) * width;
+        let end = (last * blocks.every + blocks.most()) * width;
+        let room = kept.iter().map(Slice::len).min().unwrap_or(0);
         assert!(
-            blocks.of.is_empty() || (0 < blocks.seen && blocks.most() <= blocks.every && rows <= room),
+            queries == 0 || (0 < blocks.seen && blocks.most() <= blocks.every && end <= room),
             "every query attends to rows of its block, which are there"
         );
-        assert!(
-            queries * width <= all.iter().map(Slice::len).min().unwrap_or(0),
-            "every query has its rows"
+        let has_rows = |slice: &Slice| queries * width <= slice.len();
+        assert!(rows.iter().all(has_rows), "every query has its rows");
+        let all: Vec<Slice> = rows.iter().chain(&kept).copied().collect();
+        let format = common(
+            "attention",
+            &all.iter().map(|slice| slice as &dyn Formatted).collect::<Vec<_>>(),
         );
-        let each: Vec<_> = all.iter().map(|slice| slice as &dyn super::format::Formatted).collect();
-        let format = common("attention", &each);
         let aligned = dim.is_multiple_of(format.pack()) && all.iter().all(Slice::is_aligned);
         let of = self.bring(blocks.of);
         let scale = 1.0 / (dim as f32).sqrt();
         let place = args![&of, blocks.every, blocks.per, blocks.seen, blocks.grows, taken];
         let shape = args![heads, dim, scale, out, aligned];
-        let args = [&x[..], &kept, place, shape].concat();
+        let args = [&x[..], &kept.map(Arg::from), place, shape].concat();
         self.launch(Kernel::AttendOne.of(format), ((queries * heads) as u32, 1), ONE, &args);
     }
 
@@ -126,6 +122,6 @@ impl Cuda {
         let (rows, parents) = (parents.len() * taken, self.bring(parents));
         let args = args![x, &parents, &y, rows, taken, every, width, aligned];
         let grid = rows_grid(rows, width, format);
-        self.launch(Kernel::Pick.of(format), grid, super::launch::THREADS, args);
+        self.launch(Kernel::Pick.of(format), grid, THREADS, args);
     }
 }

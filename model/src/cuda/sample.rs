@@ -3,11 +3,11 @@
 //!
 //! What a choice depends on is the same as on the processor, the order among equal logits included; sums are others, so that a draw
 //! that falls within rounding of the border of two tokens may give the other one. A row is not sorted: see `kernels/sample.cu`, and
-//! `descent` below for the same in Rust, which a test compares with the plain definition.
+//! `generate/descent.rs` for the same in Rust, which a test compares with the plain definition.
 
 use super::Cuda;
 use super::format::single;
-use super::launch::{Block, Kernel, args, rows_grid};
+use super::launch::{Block, Kernel, THREADS, args, rows_grid};
 use super::memory::{Memory, Slice, SliceMut};
 use crate::device::Growth;
 use crate::generate::beam::{Continuation, Open, Wanted};
@@ -29,6 +29,8 @@ pub(crate) struct Texts {
     cuda: Arc<Cuda>,
     growth: Growth,
     count: usize,
+    /// The highest token that they begin or end with.
+    highest: u32,
     /// The bits of all texts' tokens, as many as each has room for.
     tokens: Memory,
     /// A uniform number for each.
@@ -57,6 +59,7 @@ impl Texts {
             tokens: up(&bits),
             draws: up(draws),
             log_probabilities: up(&vec![0.0; count]),
+            highest: start.iter().fold(growth.end, |highest, token| highest.max(*token)),
             growth,
             count,
         }
@@ -70,8 +73,10 @@ impl Texts {
     /// `y[i] = words[token of text i at position] + table[position]` for rows of `cols`.
     pub(crate) fn embed(&self, position: usize, words: Slice<'_>, table: Slice<'_>, cols: usize, y: SliceMut<'_>) {
         assert!(
-            position < self.growth.room && (position + 1) * cols <= table.len(),
-            "a token has its position"
+            position < self.growth.room
+                && (position + 1) * cols <= table.len()
+                && self.highest as usize * cols < words.len(),
+            "a token has its word and its position"
         );
         assert!(self.count * cols <= y.len(), "the rows leave their slice");
         single("embed", &[&words, &table]);
@@ -89,8 +94,7 @@ impl Texts {
             aligned
         ];
         let grid = rows_grid(rows, cols, format);
-        self.cuda
-            .launch(Kernel::EmbedLast.of(format), grid, super::launch::THREADS, args);
+        self.cuda.launch(Kernel::EmbedLast.of(format), grid, THREADS, args);
     }
 
     /// Chooses the token behind the first `len` of every text from its logits, which are spent.
@@ -98,8 +102,8 @@ impl Texts {
         let cols = logits.len().checked_div(self.count).unwrap_or(0);
         let growth = &self.growth;
         assert!(
-            len < growth.room && (growth.end as usize) < cols,
-            "a token has its place, and the end its logit"
+            len < growth.room && (self.highest as usize) < cols,
+            "a token has its place and its logit"
         );
         single("choose", &[&logits]);
         let sampling = &growth.sampling;

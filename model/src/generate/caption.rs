@@ -1,7 +1,8 @@
 //! Captions: sampled, greedy or by beam search.
 //!
-//! Each caption's draws are keyed by its sample and its number, and no kernel looks at other rows; so a caption does not depend
-//! on the batch it is made in.
+//! Each caption's draws are keyed by its sample and its number, and no kernel of the processor looks at other rows; so there a caption
+//! does not depend on the batch it is made in. A GPU's does not depend on the other images of a batch, but may on their number, of
+//! which the order of a product's sums is a function.
 
 use super::beam::{Beam, Beams, Hypothesis, Open};
 use super::decoder::Decoder;

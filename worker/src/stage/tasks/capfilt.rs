@@ -1,7 +1,8 @@
 //! CapFilt (BLIP, section 3.3): a caption for every web image, match probabilities of all its texts, then the threshold.
 //!
 //! A caption's random draws are keyed by the image's shard and key, and every kernel treats rows alike whatever their
-//! company; so an overlay is the same bytes on any rank and for any batch size.
+//! company; so an overlay is the same bytes on any rank, and on the processor for any batch size too. On GPUs of one kind it is for
+//! one batch size: the number of rows decides in what order products are summed.
 
 use super::index::version_counts;
 use super::{Given, object_name, pixels, put_json, trained};
