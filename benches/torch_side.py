@@ -2,11 +2,11 @@
 
 `torch_side.py DESCRIPTION THREADS ROLE…` reads commands as Medley's side does (`model/benches/versus.rs`), with the role before
 each: `reference step`, `packed step`, `transformers greedy`. DESCRIPTION is the file with the line that Medley's side printed.
-With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast; `--compile` hands the
-towers of the reference's arrangement to `torch.compile` and draws negatives without waiting for the device.
+With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast.
 
 - `reference`: texts padded to the longest allowed, one multimodal pass each for pairs, for negatives and for generation, each
   projecting the image's keys and values anew.
+- `best`: the same arrangement, compiled, and as fast as PyTorch makes it (`torch_best.py`); `--bf16` computes in copies of bf16.
 - `packed`: what Medley does: texts without padding, all 4b of them in one pass, keys and values once a layer, and in last layers
   only the rows that are read.
 - `transformers`: `BlipForConditionalGeneration.generate` and `BlipForImageTextRetrieval`: `pairs` by its `forward`, which looks at
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model/tests/golden"))
 import blip  # noqa: E402
+import torch_best  # noqa: E402
 from blip import Batch, Config, Weights, feature, heads_of, is_averaged, linear, momentum_name, norm, with_first  # noqa: E402
 
 EPS = blip.EPS_TEXT
@@ -59,20 +60,7 @@ class Dropout(blip.Everything):
 def drawn(logits):
     """Negatives of each kind, drawn as the reference draws them: one by one."""
     weights = blip.negative_weights(logits.detach())
-    return torch.tensor([torch.multinomial(row, 1).item() for row in weights])
-
-
-def drawn_at_once(logits):
-    """Negatives of each kind, without asking the device for each."""
-    return torch.multinomial(blip.negative_weights(logits.detach()), 1)[:, 0]
-
-
-def compile_towers():
-    """The towers through `torch.compile`, and no wait for the device within a step."""
-    global drawn
-    torch._dynamo.config.cache_size_limit = 64
-    blip.vision, blip.text, blip.contrastive = map(torch.compile, (blip.vision, blip.text, blip.contrastive))
-    drawn = drawn_at_once
+    return torch.tensor([torch.multinomial(row, 1).item() for row in weights], device=logits.device)
 
 
 class Step:
@@ -105,7 +93,7 @@ class Step:
             torch._foreach_lerp_(self.averages, self.followed, 1 - self.config.momentum)
         found, (image_m, text_m) = losses(self)
         b = len(self.image)
-        at = (torch.arange(b) + self.pointer) % self.config.queue
+        at = (torch.arange(b, device=self.image.device) + self.pointer) % self.config.queue
         self.queues["image_queue"][:, at] = image_m.T
         self.queues["text_queue"][:, at] = text_m.T
         self.pointer = (self.pointer + b) % self.config.queue
@@ -116,9 +104,9 @@ class Step:
 
 def reference(s, negatives=None):
     """Losses and momentum features in the reference's arrangement."""
-    n = s.padded_to
-    ids = torch.tensor([text + [s.config.vocab["pad"]] * (n - len(text)) for text in s.texts])
-    mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in s.texts])
+    n, device = s.padded_to, s.image.device
+    ids = torch.tensor([text + [s.config.vocab["pad"]] * (n - len(text)) for text in s.texts], device=device)
+    mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in s.texts], device=device)
     batch = Batch(s.image, ids, mask, None, None, 0.4, 0.0)
     teacher = blip.momentum_features(s.w, s.config, batch, s.drop)
     images = blip.vision(s.w, s.config, s.image, drop=s.drop)
@@ -142,7 +130,7 @@ def reference(s, negatives=None):
 
 
 def matching_loss(s, states):
-    labels = torch.zeros(len(states), dtype=torch.long)
+    labels = torch.zeros(len(states), dtype=torch.long, device=states.device)
     labels[: len(states) // 3] = 1
     return F.cross_entropy(linear(s.w, "itm_head", states), labels)
 
@@ -293,22 +281,67 @@ def packed(s, negatives=None):
     return (itc, itm, lm), teacher
 
 
-def check(s):
-    """Both arrangements compute the same as the plain model, with given negatives and without dropout."""
-    s.drop = Dropout(0.0)
+def check(made):
+    """All arrangements compute the same as the plain model, with given negatives and without dropout. `best` may round."""
+    s, other = made.make_step(), made.make_step()
+    s.drop = other.drop = Dropout(0.0)
+    with torch.device(made.device):
+        negatives, expected = check_arrangements(s)
+    print("the arrangements agree", flush=True)
+    best = torch_best.Best(other, made.dtype)
+    before, began = joined(s.params.values()), time.perf_counter()
+    check_gradients(best, best.work(negatives), expected)
+    print(f"compiled in {time.perf_counter() - began:.1f} s", flush=True)
+    best.work(negatives)
+    with torch.device(made.device):
+        for _ in range(2):
+            s.step(lambda s: reference(s, negatives))
+    moved = apart(joined(s.params.values()) - before, joined(best.params.values()) - before)
+    kept = apart(joined([*s.averages, *s.queues.values()]), joined([*best.averages, *(queue.T for queue in best.queues)]))
+    # AdamW moves by a gradient's sign at first, also where there is nothing but rounding.
+    assert kept < bar_of(best) and (moved < 0.05 or best.dtype != torch.float32), f"two compiled steps: moves {moved}, averages and queues {kept} apart"
+    print(f"two compiled steps agree: moves {moved:.1e}, averages and queues {kept:.1e}")
+
+
+def check_arrangements(s):
+    """Negatives, and the gradients and losses that all arrangements of a step give."""
     b = len(s.texts)
     negatives = (torch.arange(b) + 1) % b, (torch.arange(b) + 2) % b
     plain = blip.attention
-    gradients = []
+    found = []
     for arrangement, attention in [(reference, plain), (reference, fused_attention), (packed, fused_attention)]:
         blip.attention = attention
         losses, _ = arrangement(s, negatives)
-        gradients.append([*torch.autograd.grad(sum(losses), list(s.params.values())), torch.stack(losses)])
+        found.append([*torch.autograd.grad(sum(losses), list(s.params.values())), torch.stack(losses)])
     for i, name in enumerate([*s.params, "losses"]):
-        for other in gradients[1:]:
-            worst = (gradients[0][i] - other[i]).norm() / (gradients[0][i].norm() + 1e-3)
+        for gradients in found[1:]:
+            worst = apart(found[0][i], gradients[i])
             assert worst < 1e-3, f"{name}: the arrangements differ by {worst}"
-    print("the arrangements agree")
+    return negatives, found[0]
+
+
+def bar_of(best):
+    return 1e-3 if best.dtype == torch.float32 else 5e-2
+
+
+def check_gradients(best, losses, expected):
+    """A compiled step gave the losses and gradients `expected`."""
+    losses = apart(expected[-1], losses)
+    gradients = [value.grad for value in best.params.values()]
+    worst = {"all": apart(joined(expected[:-1]), joined(gradients))}
+    if best.dtype == torch.float32:
+        worst.update((name, apart(a, b)) for name, a, b in zip(best.params, expected, gradients))
+    name = max(worst, key=worst.get)
+    assert losses < bar_of(best) and worst[name] < bar_of(best), f"compiled: losses {losses}, the gradient of {name} {worst[name]} apart"
+    print(f"the compiled step agrees: losses {losses:.1e}, gradients {worst['all']:.1e}, {name} {worst[name]:.1e}")
+
+
+def apart(a, b):
+    return float((a - b).detach().norm() / (a.detach().norm() + 1e-3))
+
+
+def joined(tensors):
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 class Transformers:
@@ -380,39 +413,64 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("description", type=Path)
     arguments.add_argument("threads", type=int)
-    arguments.add_argument("roles", nargs="+", choices=["reference", "packed", "transformers", "check"])
+    arguments.add_argument("roles", nargs="+", choices=["reference", "best", "packed", "transformers", "check"])
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--bf16", action="store_true")
-    arguments.add_argument("--compile", action="store_true")
     arguments = arguments.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.set_default_device(arguments.device)
-    torch.manual_seed(1)
     description = json.loads(arguments.description.read_text())
-    side = description["config"]["vision"]["image_size"]
-    image = torch.randn(len(description["texts"]), 3, side, side)
-    if "check" in arguments.roles:
-        return check(Step(description, image))
+    made = Made(description, arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
     blip.attention = fused_attention
-    trains = {"reference", "packed"} & set(arguments.roles)
-    step = Step(description, image) if trains else None
-    library = Transformers(description, image) if "transformers" in arguments.roles else None
-    arrangements = {"reference": reference, "packed": packed}
-    if arguments.compile:
-        compile_towers()
+    if "check" in arguments.roles:
+        return check(made)
+    runs = {role: made.role(role) for role in arguments.roles}
     print("ready", flush=True)
     for line in sys.stdin:
         role, command = line.split()
         wall, cpu = time.perf_counter(), time.process_time()
-        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
-            if role == "transformers":
-                done = library.run(command)
-            else:
-                done = step.step(arrangements[role])
+        done = runs[role](command)
         if arguments.device != "cpu":
             torch.cuda.synchronize()
         found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "done": done}
         print(json.dumps(found), flush=True)
+
+
+class Made:
+    """What the roles work with, each part made when it is first needed."""
+
+    def __init__(self, description, device, dtype):
+        self.description, self.device, self.dtype = description, device, dtype
+
+    def make_step(self):
+        torch.manual_seed(1)
+        side = self.description["config"]["vision"]["image_size"]
+        with torch.device(self.device):
+            image = torch.randn(len(self.description["texts"]), 3, side, side)
+            return Step(self.description, image)
+
+    @functools.cached_property
+    def step(self):
+        return self.make_step()
+
+    def role(self, name):
+        """What does a command in this role."""
+        if name == "best":
+            torch.set_float32_matmul_precision("high")
+            best = torch_best.Best(self.make_step(), self.dtype)
+            return lambda command: best.step()
+        if name == "transformers":
+            library = Transformers(self.description, self.step.image)
+            return lambda command: self.cast(lambda: library.run(command))
+        if name == "packed":
+            return lambda command: self.cast(lambda: self.step.step(packed))
+        with_autocast = torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
+        # Its tensors name their device: a default one is asked for at each operation, which costs time.
+        return lambda command: with_autocast(self.step.step)(reference)
+
+    def cast(self, work):
+        """Does some work on the device, in the format by autocast."""
+        with torch.device(self.device), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+            return work()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # All that is to be shown on a machine with a GPU, from the programs that `make gpu-bin` built: `benches/gpu/run.sh FOLDER [PART…]`.
 #
-# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, nccl, sanitizer, speed, torch, compiled; all of them if
-# none is named. `torch` compares with PyTorch, `compiled` with towers through `torch.compile`, which takes minutes; they need a python3 that
-# has it. What fails is listed last, and makes the exit status 1.
+# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, nccl, sanitizer, speed, torch, best; all of them if
+# none is named. `torch` compares with PyTorch, `best` with PyTorch at its best, which is compiled first; they need a python3 that has it. What fails is listed last, and makes the exit status 1.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 programs=$(realpath "${1:?the folder of the programs}")
 shift
 parts=("$@")
-if [ $# = 0 ]; then parts=(info ops lanes ranks nccl sanitizer speed torch compiled); fi
+if [ $# = 0 ]; then parts=(info ops lanes ranks nccl sanitizer speed torch best); fi
 failed=()
 
 # CUDA's libraries may be those of a Python package.
@@ -169,11 +168,10 @@ part_torch() {
     --torch "--device cuda --bf16"
 }
 
-part_compiled() {
-  local batch=${MEDLEY_BATCH:-90}
+part_best() {
   export MEDLEY_DEVICE=cuda:0:bf16
-  try "torch compiled" 560 python3 benches/compare.py "$programs/versus" vit-b "$batch" --rounds 5 --only reference \
-    --torch "--device cuda --bf16 --compile"
+  try "torch best" 400 python3 benches/compare.py "$programs/versus" vit-b "${MEDLEY_BATCHES:-90}" --rounds 10 --warm 3 --only best \
+    --limit 380 --torch "--device cuda --bf16"
 }
 
 for part in "${parts[@]}"; do "part_$part"; done
