@@ -29,6 +29,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent / "model/tests/golden"))
 import blip  # noqa: E402
 import torch_best  # noqa: E402
+import torch_check  # noqa: E402
+import torch_library  # noqa: E402
 from blip import Batch, Config, Weights, feature, heads_of, is_averaged, linear, momentum_name, norm, with_first  # noqa: E402
 
 EPS = blip.EPS_TEXT
@@ -281,134 +283,6 @@ def packed(s, negatives=None):
     return (itc, itm, lm), teacher
 
 
-def check(made):
-    """All arrangements compute the same as the plain model, with given negatives and without dropout. `best` may round."""
-    s, other = made.make_step(), made.make_step()
-    s.drop = other.drop = Dropout(0.0)
-    with torch.device(made.device):
-        negatives, expected = check_arrangements(s)
-    print("the arrangements agree", flush=True)
-    best = torch_best.Best(other, made.dtype)
-    before, began = joined(s.params.values()), time.perf_counter()
-    check_gradients(best, best.work(negatives), expected)
-    print(f"compiled in {time.perf_counter() - began:.1f} s", flush=True)
-    best.work(negatives)
-    with torch.device(made.device):
-        for _ in range(2):
-            s.step(lambda s: reference(s, negatives))
-    moved = apart(joined(s.params.values()) - before, joined(best.params.values()) - before)
-    kept = apart(joined([*s.averages, *s.queues.values()]), joined([*best.averages, *(queue.T for queue in best.queues)]))
-    # AdamW moves by a gradient's sign at first, also where there is nothing but rounding.
-    assert kept < bar_of(best) and (moved < 0.05 or best.dtype != torch.float32), f"two compiled steps: moves {moved}, averages and queues {kept} apart"
-    print(f"two compiled steps agree: moves {moved:.1e}, averages and queues {kept:.1e}")
-
-
-def check_arrangements(s):
-    """Negatives, and the gradients and losses that all arrangements of a step give."""
-    b = len(s.texts)
-    negatives = (torch.arange(b) + 1) % b, (torch.arange(b) + 2) % b
-    plain = blip.attention
-    found = []
-    for arrangement, attention in [(reference, plain), (reference, fused_attention), (packed, fused_attention)]:
-        blip.attention = attention
-        losses, _ = arrangement(s, negatives)
-        found.append([*torch.autograd.grad(sum(losses), list(s.params.values())), torch.stack(losses)])
-    for i, name in enumerate([*s.params, "losses"]):
-        for gradients in found[1:]:
-            worst = apart(found[0][i], gradients[i])
-            assert worst < 1e-3, f"{name}: the arrangements differ by {worst}"
-    return negatives, found[0]
-
-
-def bar_of(best):
-    return 1e-3 if best.dtype == torch.float32 else 5e-2
-
-
-def check_gradients(best, losses, expected):
-    """A compiled step gave the losses and gradients `expected`."""
-    losses = apart(expected[-1], losses)
-    gradients = [value.grad for value in best.params.values()]
-    worst = {"all": apart(joined(expected[:-1]), joined(gradients))}
-    if best.dtype == torch.float32:
-        worst.update((name, apart(a, b)) for name, a, b in zip(best.params, expected, gradients))
-    name = max(worst, key=worst.get)
-    assert losses < bar_of(best) and worst[name] < bar_of(best), f"compiled: losses {losses}, the gradient of {name} {worst[name]} apart"
-    print(f"the compiled step agrees: losses {losses:.1e}, gradients {worst['all']:.1e}, {name} {worst[name]:.1e}")
-
-
-def apart(a, b):
-    return float((a - b).detach().norm() / (a.detach().norm() + 1e-3))
-
-
-def joined(tensors):
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
-
-
-class Transformers:
-    """The captioner and the filter of the library, each made when it is first needed."""
-
-    def __init__(self, description, batch_image):
-        import transformers
-
-        self.library = transformers
-        c, vocab = description["config"], description["config"]["vocab"]
-        vision, text = c["vision"], c["text"]
-        self.description, self.image, self.vocab = description, batch_image, vocab
-        self.config = transformers.BlipConfig(
-            text_config=dict(
-                vocab_size=vocab["size"], hidden_size=text["width"], encoder_hidden_size=vision["width"],
-                intermediate_size=text["ffn"], num_hidden_layers=text["depth"], num_attention_heads=text["heads"],
-                max_position_embeddings=text["positions"], projection_dim=c["embed_dim"], bos_token_id=vocab["dec"],
-                eos_token_id=vocab["sep"], sep_token_id=vocab["sep"], pad_token_id=vocab["pad"],
-            ),
-            vision_config=dict(
-                hidden_size=vision["width"], intermediate_size=vision["mlp"], num_hidden_layers=vision["depth"],
-                num_attention_heads=vision["heads"], image_size=vision["image_size"], patch_size=vision["patch"],
-            ),
-            image_text_hidden_size=c["embed_dim"], projection_dim=c["embed_dim"],
-        )
-
-    @functools.cached_property
-    def captioner(self):
-        return self.library.BlipForConditionalGeneration(self.config).eval()
-
-    @functools.cached_property
-    def filter(self):
-        return self.library.BlipForImageTextRetrieval(self.config).eval()
-
-    @torch.inference_mode()
-    def caption(self, **choice):
-        new = self.description["new_tokens"]
-        start = torch.full((len(self.image), 1), self.vocab["dec"])
-        # The library drops the last token of its prompt, for which its own tokeniser adds an end.
-        start = torch.cat([start, torch.full_like(start, self.vocab["sep"])], dim=1)
-        out = self.captioner.generate(self.image, input_ids=start, min_new_tokens=new, max_new_tokens=new, **choice)
-        return [out.shape[1] - 1] * len(out)
-
-    @torch.inference_mode()
-    def match(self, once):
-        """Pairs as the library's own `forward` takes them, or with each image looked at `once`; texts are padded to the longest."""
-        texts, each, b = self.description["texts"], self.description["texts_an_image"], len(self.image)
-        texts = [texts[pair % b] for pair in range(b * each)]
-        n = max(map(len, texts))
-        ids = torch.tensor([text + [self.vocab["pad"]] * (n - len(text)) for text in texts])
-        mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in texts])
-        if not once:
-            pixels = self.image.repeat_interleave(each, 0)
-            return len(self.filter(ids, pixels, attention_mask=mask, use_itm_head=True).itm_score)
-        images = self.filter.vision_model(self.image)[0].repeat_interleave(each, 0)
-        states = self.filter.text_encoder(ids, attention_mask=mask, encoder_hidden_states=images)[0]
-        return len(self.filter.itm_head(states[:, 0]))
-
-    def run(self, command):
-        return {
-            "greedy": lambda: self.caption(do_sample=False),
-            "nucleus": lambda: self.caption(do_sample=True, top_p=0.9, top_k=0),
-            "pairs": lambda: self.match(once=False),
-            "match": lambda: self.match(once=True),
-        }[command]()
-
-
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("description", type=Path)
@@ -420,9 +294,9 @@ def main():
     torch.set_num_threads(arguments.threads)
     description = json.loads(arguments.description.read_text())
     made = Made(description, arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
-    blip.attention = fused_attention
+    plain, blip.attention = blip.attention, fused_attention
     if "check" in arguments.roles:
-        return check(made)
+        return torch_check.check(made, [(reference, plain), (reference, fused_attention), (packed, fused_attention)])
     runs = {role: made.role(role) for role in arguments.roles}
     print("ready", flush=True)
     for line in sys.stdin:
@@ -459,7 +333,7 @@ class Made:
             best = torch_best.Best(self.make_step(), self.dtype)
             return lambda command: best.step()
         if name == "transformers":
-            library = Transformers(self.description, self.step.image)
+            library = torch_library.Transformers(self.description, self.step.image)
             return lambda command: self.cast(lambda: library.run(command))
         if name == "packed":
             return lambda command: self.cast(lambda: self.step.step(packed))
