@@ -8,13 +8,13 @@ import torch
 class Transformers:
     """The captioner and the filter of the library, each made when it is first needed."""
 
-    def __init__(self, description, batch_image):
+    def __init__(self, description, batch_image, dtype):
         import transformers
 
-        self.library = transformers
+        self.library, self.dtype = transformers, dtype
         c, vocab = description["config"], description["config"]["vocab"]
         vision, text = c["vision"], c["text"]
-        self.description, self.image, self.vocab = description, batch_image, vocab
+        self.description, self.image, self.vocab = description, batch_image.to(dtype), vocab
         self.config = transformers.BlipConfig(
             text_config=dict(
                 vocab_size=vocab["size"], hidden_size=text["width"], encoder_hidden_size=vision["width"],
@@ -31,11 +31,11 @@ class Transformers:
 
     @functools.cached_property
     def captioner(self):
-        return self.library.BlipForConditionalGeneration(self.config).eval()
+        return self.library.BlipForConditionalGeneration(self.config).to(self.dtype).eval()
 
     @functools.cached_property
     def filter(self):
-        return self.library.BlipForImageTextRetrieval(self.config).eval()
+        return self.library.BlipForImageTextRetrieval(self.config).to(self.dtype).eval()
 
     @torch.inference_mode()
     def caption(self, **choice):

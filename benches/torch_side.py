@@ -2,7 +2,8 @@
 
 `torch_side.py DESCRIPTION THREADS ROLE…` reads commands as Medley's side does (`model/benches/versus.rs`), with the role before
 each: `reference step`, `packed step`, `transformers greedy`. DESCRIPTION is the file with the line that Medley's side printed.
-With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast.
+With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast, or for weights of bf16 where
+nothing is trained.
 
 - `reference`: texts padded to the longest allowed, one multimodal pass each for pairs, for negatives and for generation, each
   projecting the image's keys and values anew.
@@ -96,8 +97,8 @@ class Step:
         found, (image_m, text_m) = losses(self)
         b = len(self.image)
         at = (torch.arange(b, device=self.image.device) + self.pointer) % self.config.queue
-        self.queues["image_queue"][:, at] = image_m.T
-        self.queues["text_queue"][:, at] = text_m.T
+        self.queues["image_queue"][:, at] = image_m.T.float()
+        self.queues["text_queue"][:, at] = text_m.T.float()
         self.pointer = (self.pointer + b) % self.config.queue
         sum(found).backward()
         self.optimiser.step()
@@ -315,12 +316,14 @@ class Made:
     def __init__(self, description, device, dtype):
         self.description, self.device, self.dtype = description, device, dtype
 
+    def make_image(self):
+        side = self.description["config"]["vision"]["image_size"]
+        return torch.randn(len(self.description["texts"]), 3, side, side, device=self.device)
+
     def make_step(self):
         torch.manual_seed(1)
-        side = self.description["config"]["vision"]["image_size"]
         with torch.device(self.device):
-            image = torch.randn(len(self.description["texts"]), 3, side, side)
-            return Step(self.description, image)
+            return Step(self.description, self.make_image())
 
     @functools.cached_property
     def step(self):
@@ -333,18 +336,18 @@ class Made:
             best = torch_best.Best(self.make_step(), self.dtype)
             return lambda command: best.step()
         if name == "transformers":
-            library = torch_library.Transformers(self.description, self.step.image)
-            return lambda command: self.cast(lambda: library.run(command))
+            library = torch_library.Transformers(self.description, self.make_image(), self.dtype)
+            return lambda command: self.on_device(library.run, command)
+        cast = torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
         if name == "packed":
-            return lambda command: self.cast(lambda: self.step.step(packed))
-        with_autocast = torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
+            return lambda command: self.on_device(cast(self.step.step), packed)
         # Its tensors name their device: a default one is asked for at each operation, which costs time.
-        return lambda command: with_autocast(self.step.step)(reference)
+        return lambda command: cast(self.step.step)(reference)
 
-    def cast(self, work):
-        """Does some work on the device, in the format by autocast."""
-        with torch.device(self.device), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-            return work()
+    def on_device(self, work, argument):
+        """Does some work whose tensors do not say where they lie."""
+        with torch.device(self.device):
+            return work(argument)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! What a CUDA device computes, against the processor, and how fast.
 //!
 //! - `gpu info` describes the device.
-//! - `gpu ops` runs every operation on both, with random inputs of many shapes.
+//! - `gpu ops [KIND…]` runs every operation on both, or those of some kinds, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH FORMAT` runs a lane of a step and its commit on both.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
@@ -32,14 +32,14 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["info"] => println!("{:#?}", cuda.describe()),
-        ["ops"] => return ops::check(&cuda),
+        ["ops", ref kinds @ ..] => return ops::check(&cuda, kinds),
         ["attention"] => attention_bench::measure(&cuda),
         ["lane", preset, batch, format] => return lanes(preset, batch, &on(cuda, format)),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         _ => {
-            eprintln!("gpu: say info, ops, attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS");
+            eprintln!("gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS");
             return ExitCode::FAILURE;
         }
     }
