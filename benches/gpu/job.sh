@@ -19,7 +19,7 @@ export MEDLEY_STATE_DIR=$state MEDLEY_RANKS_PER_GPU=${RANKS:-1}
 cluster=
 
 finish() {
-  if [ -n "$cluster" ] && kill -INT "$cluster" 2>/dev/null; then wait "$cluster" || true; fi
+  if [ -n "$cluster" ] && kill -TERM "$cluster" 2>/dev/null; then wait "$cluster" || true; fi
   rm -rf "$state"
 }
 trap finish EXIT

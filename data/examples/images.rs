@@ -12,12 +12,13 @@ use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 /// Largest change of a channel by noise.
-const NOISE: i32 = 6;
+const NOISE: i32 = 12;
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let side = |word: &str| {
@@ -27,8 +28,12 @@ fn main() {
     match words[..] {
         ["enlarge", set, pixels] => enlarge(Path::new(set), side(pixels)),
         ["decode", set, pixels] => measure(Path::new(set), side(pixels)),
-        _ => panic!("images: say enlarge SET SIDE or decode SET SIDE"),
+        _ => {
+            eprintln!("images: say enlarge SET SIDE or decode SET SIDE");
+            return ExitCode::FAILURE;
+        }
     }
+    ExitCode::SUCCESS
 }
 
 fn paths(set: &Path) -> Vec<PathBuf> {

@@ -39,7 +39,9 @@ fn main() -> ExitCode {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         _ => {
-            eprintln!("gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS");
+            eprintln!(
+                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS"
+            );
             return ExitCode::FAILURE;
         }
     }
