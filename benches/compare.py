@@ -211,6 +211,8 @@ def main():
         print(f"batch {batch}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if len(batches) > 1:
         best_against_best(rates)
+    compared = [any(all(pair) for pair in by_batch.values()) for by_batch in rates.values()]
+    sys.exit(0 if compared and all(compared) else 1)
 
 
 if __name__ == "__main__":

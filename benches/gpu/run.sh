@@ -32,16 +32,14 @@ record() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$results"; }
 
 # try NAME SECONDS LINES COMMAND...: runs a command within a time; shows so many of its last lines, and before them all that are WRONG.
 try() {
-  local name=$1 limit=$2 lines=$3 began=$SECONDS status=0 log
+  local name=$1 limit=$2 lines=$3 began=$SECONDS status=0 log shown
   shift 3
-  log=$logs/$(printf '%s' "$name" | tr ' /:' '___').log
+  log=$logs/$(printf '%s' "$name" | tr -cs '[:alnum:]' _).log
   timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 </dev/null || status=$?
   record "$name" $status $((SECONDS - began))
-  {
-    printf '\n== %s: %s, %s s\n' "$name" "$(verdict $status)" $((SECONDS - began))
-    grep -a WRONG "$log" | head -n 5 | cut -c 1-300
-    tail -n "$lines" "$log" | cut -c 1-600
-  } | cat
+  # At once: others may write beside.
+  shown=$({ grep -a WRONG "$log" | head -n 5; tail -n "$lines" "$log"; } | cut -c 1-600)
+  printf '\n== %s: %s, %s s\n%s\n' "$name" "$(verdict $status)" $((SECONDS - began)) "$shown"
 }
 
 verdict() {
