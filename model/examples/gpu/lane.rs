@@ -38,11 +38,9 @@ const ROUNDED: Bars = Bars {
 };
 /// States that the same gradient was committed to.
 const STATE: f64 = 1e-5;
-/// Steps that are committed.
-const STEPS: usize = 3;
 
-/// Compares `preset` at `batch` samples; whether all is well.
-pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
+/// Compares so many steps of `preset` at `batch` samples; whether all is well.
+pub(crate) fn compare(preset: &str, batch: usize, steps: usize, device: &Device) -> bool {
     let fixture = Fixture::new(preset, Some(batch), 0, None);
     let bars = if device.rounds() { ROUNDED } else { EXACT };
     let blip = &fixture.blip;
@@ -62,7 +60,7 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
     let mut expected = Flat::zeros(layout.len());
     let mut gradient = device.buffer(layout.len());
     let mut well = true;
-    for step in 0..STEPS {
+    for step in 0..steps {
         let given = (step > 0).then_some(&negatives);
         let (fixture, expected_of) = (&fixture, (&mut expected).into());
         let plain = run(fixture, blip, (&host).into(), given, &mut host_pool, expected_of);

@@ -2,9 +2,10 @@
 //!
 //! - `gpu info` describes the device.
 //! - `gpu ops [KIND…]` runs every operation on both, or those of some kinds, with random inputs of many shapes.
-//! - `gpu lane PRESET BATCH FORMAT` runs a lane of a step and its commit on both.
+//! - `gpu lane PRESET BATCH FORMAT [STEPS]` runs a lane of a step and its commit on both, several times.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
+//! - `gpu profile PRESET BATCH FORMAT` tells how long each operation of a step takes on the device.
 //!
 //! The comparisons end with 1 if anything differs by more than rounding, or does not give the same bits twice.
 
@@ -14,11 +15,15 @@ mod bench;
 mod fixture;
 mod lane;
 mod ops;
+mod profile;
 
 use medley_model::cuda::{Cuda, Format};
 use medley_model::device::Device;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// Steps in which lanes are compared, if nothing is said.
+const LANE_STEPS: usize = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,13 +39,16 @@ fn main() -> ExitCode {
         ["info"] => println!("{:#?}", cuda.describe()),
         ["ops", ref kinds @ ..] => return ops::check(&cuda, kinds),
         ["attention"] => attention_bench::measure(&cuda),
-        ["lane", preset, batch, format] => return lanes(preset, batch, &on(cuda, format)),
+        ["lane", preset, batch, format] => return lanes(preset, batch, LANE_STEPS, &on(cuda, format)),
+        ["lane", preset, batch, format, steps] => return lanes(preset, batch, number(steps), &on(cuda, format)),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
+        ["profile", preset, batch, format] => profile::measure(preset, number(batch), on(cuda, format)),
         _ => {
             eprintln!(
-                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS"
+                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT [STEPS], bench PRESET BATCH FORMAT STEPS or \
+                 profile PRESET BATCH FORMAT"
             );
             return ExitCode::FAILURE;
         }
@@ -57,8 +65,8 @@ fn on(cuda: Arc<Cuda>, format: &str) -> Device {
     Device::Cuda(cuda, format)
 }
 
-fn lanes(preset: &str, batch: &str, device: &Device) -> ExitCode {
-    if lane::compare(preset, number(batch), device) {
+fn lanes(preset: &str, batch: &str, steps: usize, device: &Device) -> ExitCode {
+    if lane::compare(preset, number(batch), steps, device) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -7,6 +7,7 @@ use super::format::Format;
 use super::gemm::Plans;
 use super::launch::{Arg, Block, Kernels, Variant};
 use super::memory::{Memory, Scratch, Slice, SliceMut};
+use super::profile::Profile;
 use super::staging::Ring;
 use super::tables::{Table, Tables};
 use bytemuck::Pod;
@@ -19,6 +20,9 @@ pub struct Cuda {
     // Dropped in this order: the context goes last.
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
+    pub(super) profile: Profile,
+    /// Whether products of bf16 sum gradients of biases.
+    pub(super) sums_in_products: bool,
     ring: Mutex<Ring>,
     tables: Mutex<Tables>,
     kernels: Arc<Kernels>,
@@ -58,6 +62,8 @@ impl Cuda {
         Ok(Arc::new(Self {
             plans: Mutex::default(),
             blas,
+            profile: Profile::default(),
+            sums_in_products: std::env::var_os("MEDLEY_SUMS_APART").is_none(),
             ring,
             tables: Mutex::default(),
             kernels,
@@ -182,7 +188,9 @@ impl Cuda {
     fn send<T: Pod>(&self, values: &[T], to: u64) {
         if !values.is_empty() && !self.has_failed() {
             let bytes = bytemuck::cast_slice(values);
-            self.note(locked(&self.ring).send(self.stream(), bytes, to));
+            let send = || locked(&self.ring).send(self.stream(), bytes, to);
+            let sent = self.noting(|| "copy from the host".into(), send);
+            self.note(sent);
         }
     }
 
@@ -232,9 +240,9 @@ impl Cuda {
         if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
             return;
         }
-        let result = self
-            .kernels
-            .launch(self.stream(), kernel.into(), grid, block.into(), args);
+        let (kernel, block) = (kernel.into(), block.into());
+        let launch = || self.kernels.launch(self.stream(), kernel, grid, block, args);
+        let result = self.noting(|| kernel.to_string(), launch);
         self.note(result);
     }
 

@@ -12,6 +12,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{DriverError, result};
 use std::ffi::{CString, c_void};
 use std::ptr;
+use std::time::Duration;
 
 /// What a device is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -358,6 +359,21 @@ impl Event {
         let raw = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let raw = raw.map_err(|error| CudaError::driver("make an event", error))?;
         Ok(Self { raw })
+    }
+
+    /// A mark that tells when it was passed.
+    pub(super) fn timed() -> Result<Self, CudaError> {
+        let raw = result::event::create(CUevent_flags::CU_EVENT_DEFAULT);
+        let raw = raw.map_err(|error| CudaError::driver("make an event", error))?;
+        Ok(Self { raw })
+    }
+
+    /// Time between an earlier mark and this one, both [timed](Self::timed) and passed.
+    pub(super) fn since(&self, earlier: &Self) -> Result<Duration, CudaError> {
+        // SAFETY: both live.
+        let millis = unsafe { result::event::elapsed(earlier.raw, self.raw) };
+        let millis = millis.map_err(|error| CudaError::driver("time its work", error))?;
+        Ok(Duration::from_secs_f64(f64::from(millis.max(0.0)) / 1e3))
     }
 
     /// Marks the present end of the stream.

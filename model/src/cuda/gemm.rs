@@ -11,7 +11,7 @@
 //! for them, copies of single precision are multiplied.
 
 use super::Cuda;
-use super::blas::{Plan, Stored};
+use super::blas::{Plan, Row, Stored};
 use super::device::locked;
 use super::error::CudaError;
 use super::format::{Format, common};
@@ -83,8 +83,8 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// Operands and whether a bias is added.
-type Shape = ([Stored; 3], bool);
+/// Operands, and what is done with a row.
+type Shape = ([Stored; 3], Row);
 
 /// What was chosen for each shape; nothing where the library has no algorithm.
 #[derive(Default)]
@@ -126,24 +126,56 @@ impl Cuda {
             return self.start_rows((m, n), c, stride, start);
         }
         let shapes = [b.stored(), a.stored(), stored_result(&c, (m, n), stride)];
-        if format == Format::Bf16 && !self.has_plan((shapes, false)) {
+        if format == Format::Bf16 && !self.has_plan((shapes, Row::None)) {
             return self.single_gemm(a, b, c, stride, start);
         }
         let addresses = (b.data.address(), a.data.address(), c.address());
         match start {
-            Start::Zero => self.product(shapes, addresses, None, 0.0),
-            Start::Add => self.product(shapes, addresses, None, 1.0),
+            Start::Zero => self.product(shapes, addresses, (Row::None, None), 0.0),
+            Start::Add => self.product(shapes, addresses, (Row::None, None), 1.0),
             Start::Bias(bias) => {
                 assert_eq!(bias.len(), n, "a bias has an element for every column");
                 let copy = (bias.format() != c.format()).then(|| self.converted(bias, c.format()));
                 let bias = copy.as_ref().map_or(bias, |copy| copy.slice(n, c.format()));
-                if bias.is_aligned() && self.has_plan((shapes, true)) {
-                    return self.product(shapes, addresses, Some(bias.address()), 0.0);
+                if bias.is_aligned() && self.has_plan((shapes, Row::Bias)) {
+                    return self.product(shapes, addresses, (Row::Bias, Some(bias.address())), 0.0);
                 }
                 self.start_rows((m, n), c.reborrow(), stride, Start::Bias(bias));
-                self.product(shapes, addresses, None, 1.0);
+                self.product(shapes, addresses, (Row::None, None), 1.0);
             }
         }
+    }
+
+    /// `c = aᵀ·b`, or added to `c` if that is not `fresh`, and the sums of `a`'s columns, likewise: the gradients of a factor and of a
+    /// bias, in one pass where the library has one. Results are dense and of single precision.
+    ///
+    /// # Panics
+    /// As [`gemm`](Self::gemm).
+    pub fn gemm_and_sums(
+        &self,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        (mut c, fresh): (SliceMut<'_>, bool),
+        (sums, sums_fresh): (SliceMut<'_>, bool),
+    ) {
+        let (m, n) = (a.cols, b.cols);
+        assert!(!a.turned && sums.len() == m, "there is a sum for every column");
+        let shapes = [b.stored(), a.t().stored(), stored_result(&c, (m, n), n)];
+        let bf16 = common("gemm", &[&a.data, &b.data]) == Format::Bf16;
+        let start = if fresh { Start::Zero } else { Start::Add };
+        if !bf16 || a.rows == 0 || !sums.is_aligned() || !self.sums_in_products || !self.has_plan((shapes, Row::Sums)) {
+            self.gemm(a.t(), b, c.reborrow(), n, start);
+            return self.sum_columns(a.data, sums, sums_fresh);
+        }
+        assert!(a.rows == b.rows && m * n <= c.len(), "the shapes fit");
+        let addresses = (b.data.address(), a.data.address(), c.address());
+        let beta = if fresh { 0.0 } else { 1.0 };
+        if sums_fresh {
+            return self.product(shapes, addresses, (Row::Sums, Some(sums.address())), beta);
+        }
+        let mut more = self.scratch(m * size_of::<f32>());
+        self.product(shapes, addresses, (Row::Sums, Some(more.address())), beta);
+        self.add(more.slice_mut(m, Format::F32).as_slice(), sums);
     }
 
     /// The product of factors of bf16 by way of single precision.
@@ -183,10 +215,10 @@ impl Cuda {
         self.with_plan(shape, |_| Ok(())).is_some()
     }
 
-    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
-        let ran = self.with_plan((shapes, bias.is_some()), |plan| {
-            plan.run(&self.blas, addresses, bias, beta)
-        });
+    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), (row, at): (Row, Option<u64>), beta: f32) {
+        let run = |plan: &Plan| plan.run(&self.blas, addresses, at, beta);
+        let name = || named(&shapes, row, beta);
+        let ran = self.with_plan((shapes, row), |plan| self.noting(name, || run(plan)));
         if ran.is_none() && !self.has_failed() {
             let what = format!("find an algorithm for {shapes:?}");
             let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
@@ -201,10 +233,10 @@ impl Cuda {
         }
         let mut plans = locked(&self.plans);
         self.stream();
-        let ([a, b, d], bias) = shape;
+        let ([a, b, d], row) = shape;
         let plan = match plans.known.entry(shape) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => match Plan::new(&self.blas, a, b, d, bias) {
+            Entry::Vacant(place) => match Plan::new(&self.blas, a, b, d, row) {
                 Ok(plan) => place.insert(plan),
                 Err(error) => {
                     self.note(Err(CudaError::cublas(format!("plan the product {shape:?}"), error)));
@@ -216,6 +248,21 @@ impl Cuda {
         self.note(result.map_err(|error| CudaError::cublas(format!("compute the product {shape:?}"), error)));
         Some(())
     }
+}
+
+/// A product for people: rows, columns and inner dimension of the row-major result, which factors are turned, formats.
+fn named([b, a, c]: &[Stored; 3], row: Row, beta: f32) -> String {
+    let inner = if a.turned { a.cols } else { a.rows };
+    let turned = |stored: &Stored| if stored.turned { "ᵀ" } else { "" };
+    let (rows, cols) = (c.cols, c.rows);
+    let adds = if beta == 0.0 { "" } else { " added" };
+    let row = match row {
+        Row::None => "",
+        Row::Bias => " + bias",
+        Row::Sums => " with sums",
+    };
+    let (at, bt, of, to) = (turned(a), turned(b), a.format, c.format);
+    format!("product a{at}·b{bt} {rows} × {inner} × {cols} {of:?} → {to:?}{row}{adds}")
 }
 
 fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Stored {

@@ -6,6 +6,7 @@ use super::flash;
 use super::format::Format;
 use super::memory::{Scratch, Slice, SliceMut};
 use super::tables::Table;
+use std::fmt;
 
 /// Threads of a block, unless a kernel says otherwise.
 pub(super) const THREADS: u32 = 256;
@@ -127,6 +128,12 @@ impl Kernel {
 pub(super) struct Variant {
     kernel: Kernel,
     format: Format,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.kernel, self.format)
+    }
 }
 
 impl From<Kernel> for Variant {

@@ -33,6 +33,7 @@ mod memory;
 pub mod nccl;
 mod norm;
 mod optim;
+mod profile;
 mod staging;
 mod tables;
 

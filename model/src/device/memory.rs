@@ -125,6 +125,33 @@ impl<'a> SpanMut<'a> {
         }
     }
 
+    /// Two parts of it, in either order.
+    ///
+    /// # Panics
+    /// If they overlap.
+    pub(crate) fn two(self, [a, b]: [Range<usize>; 2]) -> [Self; 2] {
+        if b.start < a.start {
+            let [b, a] = self.two([b, a]);
+            return [a, b];
+        }
+        let (first, rest) = self.split_at(b.start);
+        [first.range(a), rest.range(0..b.len())]
+    }
+
+    fn split_at(self, middle: usize) -> (Self, Self) {
+        match self {
+            Self::Host(x) => {
+                let (first, rest) = x.split_at_mut(middle);
+                (Self::Host(first), Self::Host(rest))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(x) => {
+                let (first, rest) = x.split_at(middle);
+                (Self::Cuda(first), Self::Cuda(rest))
+            }
+        }
+    }
+
     /// The elements, for kernels of the processor.
     ///
     /// # Panics

@@ -1,7 +1,7 @@
 //! The record in reverse.
 
 use super::{Head, Node, Tape, Var};
-use crate::device::{Buffer, Factor, Span, SpanMut, Temperature};
+use crate::device::{Buffer, Device, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
 use crate::ops::gemm::Start;
 use crate::ops::meter;
@@ -153,10 +153,13 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the bias's is summed in
-    /// the same pass.
+    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the processor sums the
+    /// bias's in the same pass; a GPU does so with the product of the factor's gradient.
     fn gelu_backward(&mut self, x: Var, mut dy: Buffer) {
-        if let Some(b) = self.take_bias_of(x) {
+        if let Some(b) = matches!(self.device, Device::Cpu)
+            .then(|| self.take_bias_of(x))
+            .flatten()
+        {
             self.param(b, |tape, sums, fresh| {
                 tape.device
                     .gelu_backward_columns(tape.value(x), dy.span_mut(), sums, fresh);
@@ -180,12 +183,20 @@ impl<'a> Tape<'a> {
     fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: Buffer) {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(w).len / inner;
-        self.param(w, |tape, d, fresh| {
-            let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
-            tape.device.gemm(dy.t(), x, d, start(fresh));
-        });
-        if let Some(b) = b {
-            self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
+        let both = b.filter(|b| self.trains(*b) && self.trains(w));
+        if let Some(b) = both {
+            self.params([w, b], |tape, w, b| {
+                let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
+                tape.device.gemm_and_sums(dy, x, w, b);
+            });
+        } else {
+            self.param(w, |tape, d, fresh| {
+                let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
+                tape.device.gemm(dy.t(), x, d, start(fresh));
+            });
+            if let Some(b) = b {
+                self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
+            }
         }
         self.contribute(x, |tape, d, fresh| {
             let (dy, w) = (Factor::new(dy.span(), out), Factor::new(tape.weights.factor(w), inner));
@@ -362,6 +373,17 @@ impl<'a> Tape<'a> {
             f(self, sink.grad.reborrow().range(range), fresh);
             sink.wrote(id);
         }
+        self.sink = Some(sink);
+    }
+
+    /// As [`param`](Self::param) for two different parameters at once, both of which train.
+    fn params(&mut self, ids: [ParamId; 2], f: impl FnOnce(&mut Self, (SpanMut, bool), (SpanMut, bool))) {
+        let [first, second] = ids.map(|id| self.weights.layout.entry(id).range());
+        let Some(mut sink) = self.sink.take() else { return };
+        let [fresh, second_fresh] = ids.map(|id| sink.writes[id.index()] == 0);
+        let [one, other] = sink.grad.reborrow().two([first, second]);
+        f(self, (one, fresh), (other, second_fresh));
+        ids.map(|id| sink.wrote(id));
         self.sink = Some(sink);
     }
 }

@@ -284,6 +284,7 @@ impl Trainer {
         } else {
             Device::Cpu
         });
+        self.voice.activity().begin(place.lanes().count() as u32);
         self.voice.enter(generation);
         self.voice.state(RankState::Running { committed });
         if let Some((metrics, ledger)) = late {
@@ -317,7 +318,7 @@ impl Trainer {
             }
             if let Some((metrics, ledger)) = report {
                 tracing::debug!(step = metrics.step, "committed");
-                self.voice.activity().committed(place.lanes().count() as u32);
+                self.voice.activity().committed();
                 self.voice.say(&FromRank::Committed { metrics, ledger });
             }
             if agreed.then.is_some() {
