@@ -101,6 +101,14 @@ kernels! {
     both {}
     single { Flash = "flash", FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
 
+    "decode"
+    both { AttendOne = "attend_one", Pick = "pick", EmbedLast = "embed_last" }
+    single {}
+
+    "sample"
+    both {}
+    single { Choose = "choose", Best = "best" }
+
     "loss"
     both { Smoothed = "smoothed", SmoothedBackward = "smoothed_backward" }
     single {

@@ -19,6 +19,7 @@
 
 mod attention;
 mod blas;
+mod decode;
 mod device;
 mod driver;
 mod elementwise;
@@ -34,6 +35,7 @@ pub mod nccl;
 mod norm;
 mod optim;
 mod profile;
+mod sample;
 mod staging;
 mod tables;
 
@@ -44,3 +46,4 @@ pub use error::CudaError;
 pub use format::Format;
 pub use gemm::Factor;
 pub use memory::{Memory, Slice, SliceMut};
+pub(crate) use sample::Texts;

@@ -10,12 +10,14 @@ mod kernels;
 mod memory;
 mod parameters;
 mod pool;
+mod texts;
 
 pub(crate) use kernels::Factor;
 pub use kernels::Temperature;
 pub use memory::{Buffer, Span, SpanMut};
 pub use parameters::{OwnParameters, Parameters};
 pub use pool::Pool;
+pub use texts::{Growth, Texts};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
@@ -209,6 +211,11 @@ impl Device {
             #[cfg(feature = "cuda")]
             Self::Cuda(_, format) => *format == cuda::Format::Bf16,
         }
+    }
+
+    /// Whether this is a GPU, which wants many rows at once.
+    pub fn is_gpu(&self) -> bool {
+        !matches!(self, Self::Cpu)
     }
 
     /// Whether weights are worth turning for products with few rows (see [`crate::tape::Turned`]).

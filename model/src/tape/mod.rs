@@ -9,6 +9,7 @@
 
 mod backward;
 mod forward;
+mod growing;
 mod heads;
 mod node;
 mod recompute;

@@ -12,6 +12,7 @@ macro_rules! on {
 }
 
 mod elementwise;
+mod growing;
 mod loss;
 mod optimiser;
 mod rows;
