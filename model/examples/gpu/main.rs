@@ -4,12 +4,14 @@
 //! - `gpu ops` runs every operation on both, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH FORMAT` runs a lane of a step and its commit on both.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
+//! - `gpu checkpoint PRESET` takes checkpoints in bf16 at the preset's batch, and tells what they cost the steps.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
 //!
 //! The comparisons end with 1 if anything differs by more than rounding, or does not give the same bits twice.
 
 mod attention_bench;
 mod bench;
+mod checkpoint;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
 mod lane;
@@ -34,12 +36,18 @@ fn main() -> ExitCode {
         ["info"] => println!("{:#?}", cuda.describe()),
         ["ops"] => return ops::check(&cuda),
         ["attention"] => attention_bench::measure(&cuda),
+        ["checkpoint", preset] => {
+            let is_well = checkpoint::measure(preset, &on(cuda, "bf16"));
+            return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         ["lane", preset, batch, format] => return lanes(preset, batch, &on(cuda, format)),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         _ => {
-            eprintln!("gpu: say info, ops, attention, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS");
+            eprintln!(
+                "gpu: say info, ops, attention, checkpoint PRESET, lane PRESET BATCH FORMAT or bench PRESET BATCH FORMAT STEPS"
+            );
             return ExitCode::FAILURE;
         }
     }
