@@ -458,7 +458,9 @@ fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
             text_features: &text_features,
             identities: &IDENTITIES,
         };
-        let seated = blip.draw(&state, candidates, step, B).seat(0, B as u32);
+        let seated = blip
+            .draw(state.temperature(&blip), candidates, step, B)
+            .seat(0, B as u32);
         assert!(seated.images.is_empty() && seated.texts.is_empty());
         let given = Some(&seated.negatives);
         let expected = blip.lane(&state, batch, step, &mut pool, &mut alone).unwrap();

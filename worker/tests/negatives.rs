@@ -168,7 +168,9 @@ impl World {
     /// One lane, its negatives taken from the batches of all.
     fn lane(&mut self, batches: &[Batch], candidates: Candidates, lane: u32) -> (LaneOutput, Flat) {
         let step = self.lane_step(lane);
-        let drawn = self.blip.draw(&self.state, candidates, step, BATCH as usize);
+        let drawn = self
+            .blip
+            .draw(self.state.temperature(&self.blip), candidates, step, BATCH as usize);
         let own = &batches[lane as usize];
         let (mut pixels, mut texts, mut guests) = (own.pixels.clone(), own.texts.clone(), Vec::new());
         let of = |candidate: u32| ((candidate / BATCH) as usize, (candidate % BATCH) as usize);

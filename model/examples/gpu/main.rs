@@ -5,6 +5,7 @@
 //! - `gpu lane PRESET BATCH FORMAT [STEPS]` runs a lane of a step and its commit on both, several times.
 //! - `gpu captions PRESET FORMAT` chooses tokens and makes captions on both.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
+//! - `gpu checkpoint PRESET` takes checkpoints in bf16 at the preset's batch, and tells what they cost the steps.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
 //! - `gpu profile PRESET BATCH FORMAT` tells how long each operation of a step takes on the device.
 //!
@@ -13,6 +14,7 @@
 mod attention_bench;
 mod bench;
 mod captions;
+mod checkpoint;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
 mod lane;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["info"] => println!("{:#?}", cuda.describe()),
         ["ops", ref kinds @ ..] => return ops::check(&cuda, kinds),
         ["attention"] => attention_bench::measure(&cuda),
+        ["checkpoint", preset] => return verdict(checkpoint::measure(preset, &on(cuda, "bf16"))),
         ["lane", preset, batch, format] => return lanes(preset, batch, LANE_STEPS, &on(cuda, format)),
         ["lane", preset, batch, format, steps] => return lanes(preset, batch, number(steps), &on(cuda, format)),
         ["captions", preset, format] => return verdict(captions::compare(preset, &on(cuda, format))),
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT [STEPS], captions PRESET FORMAT, \
-                 bench PRESET BATCH FORMAT STEPS or profile PRESET BATCH FORMAT"
+                 checkpoint PRESET, bench PRESET BATCH FORMAT STEPS or profile PRESET BATCH FORMAT"
             );
             return ExitCode::FAILURE;
         }

@@ -7,13 +7,12 @@ use super::{Blip, Candidates, LaneStep};
 use crate::loss::itc;
 use crate::loss::itm::{self, Negatives};
 use crate::params::Objective;
-use crate::state::State;
 use crate::tape::{Tape, Var};
 
 impl Blip {
-    /// Draws the negatives of a lane of b samples from all lanes: numbers of candidates.
-    pub fn draw(&self, state: &State, candidates: Candidates, step: LaneStep, b: usize) -> Negatives {
-        let (width, t) = (self.model.embed_dim as usize, state.temperature(self));
+    /// Draws the negatives of a lane of b samples from all lanes, at the learned temperature `t`: numbers of candidates.
+    pub fn draw(&self, t: f32, candidates: Candidates, step: LaneStep, b: usize) -> Negatives {
+        let width = self.model.embed_dim as usize;
         let first = step.lane as usize * b;
         let own = first * width..(first + b) * width;
         let (images, texts) = (candidates.image_features, candidates.text_features);

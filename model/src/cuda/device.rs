@@ -156,6 +156,16 @@ impl Cuda {
         }
     }
 
+    /// Copies the bytes of numbers in single precision to the device; `from` may be changed at return.
+    pub fn upload_bytes(&self, from: &[u8], to: SliceMut<'_>) {
+        let bytes = to.as_slice().bytes();
+        assert!(
+            to.format() == Format::F32 && from.len() == bytes,
+            "a number has four bytes"
+        );
+        self.send(from, to.address());
+    }
+
     /// Copies from the device and waits. What is there after an error is not a number.
     pub fn download(&self, from: Slice<'_>, to: &mut [f32]) {
         assert_eq!(from.len(), to.len(), "a copy has the length of its source");
@@ -254,6 +264,11 @@ impl Cuda {
     /// The first error since the last check, of what was called so far; nothing is awaited.
     pub(super) fn failure(&self) -> Option<CudaError> {
         locked(&self.error).clone()
+    }
+
+    /// Makes the context current on this thread.
+    pub(super) fn enter(&self) -> Result<(), CudaError> {
+        self.context.enter()
     }
 
     /// The stream, with the context current on this thread.

@@ -160,6 +160,16 @@ impl Memory {
         }
     }
 
+    /// Elements of single precision that were allocated at this address.
+    pub(super) fn at(cuda: &Arc<Cuda>, address: u64, len: usize) -> Self {
+        Self {
+            cuda: cuda.clone(),
+            address,
+            len,
+            format: Format::F32,
+        }
+    }
+
     /// Number of elements.
     pub const fn len(&self) -> usize {
         self.len

@@ -85,7 +85,7 @@ fn the_filters_negatives_are_those_that_lanes_draw() {
         let b = batch.texts.len() / config.lanes as usize;
         for lane in 0..config.lanes {
             let drawn = blip.draw(
-                &settled,
+                settled.temperature(&blip),
                 candidates,
                 config.lane_step(settled.step, lane, batch.alpha),
                 b,

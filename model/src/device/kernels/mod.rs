@@ -23,7 +23,7 @@ use crate::cuda;
 use crate::ops::attention::{self, Inputs, Sequence};
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{self, Mat, Start};
-use crate::ops::{blocks, sum};
+use crate::ops::{blocks, digest, sum};
 
 /// A dense, row-major factor of a matrix product.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +118,17 @@ impl Device {
     /// Σ x² in double precision, in an order of its own.
     pub(crate) fn squares(&self, x: Span) -> f64 {
         on!(self, sum::squares_f64(x.host()), cuda => cuda.squares(x.cuda()))
+    }
+
+    /// [`digest`](digest::digest) of runs of numbers, each with the place of its first one. Waits.
+    pub(crate) fn digest(&self, runs: &[(Span, u64)]) -> u64 {
+        on!(self, {
+            let of = |(x, place): &(Span, u64)| digest::digest(x.host().iter().map(|x| x.to_bits()), *place);
+            runs.iter().map(of).fold(0, u64::wrapping_add)
+        }, cuda => {
+            let runs: Vec<_> = runs.iter().map(|(x, place)| (x.cuda(), *place)).collect();
+            cuda.digest(&runs)
+        })
     }
 
     pub(crate) fn attention(

@@ -6,9 +6,8 @@ use super::lanes::Lanes;
 use super::shares::View;
 use crate::rank::failure::Failure;
 use medley_data::loader::{Batch, Loader};
-use medley_model::blip::{Blip, Candidates, Guest, LaneStep};
+use medley_model::blip::{Blip, Candidates, Guest, LaneStep, Seen};
 use medley_model::loss::itm::{Negatives, Seated};
-use medley_model::state::State;
 use std::collections::VecDeque;
 
 /// The first pass of a step: what this rank's lanes read, and what all lanes hold.
@@ -19,6 +18,8 @@ pub(super) struct Looked {
     pub(super) all: View,
     /// Identities of their images.
     pub(super) identities: Vec<u64>,
+    /// The learned temperature.
+    pub(super) temperature: f32,
 }
 
 /// A lane's negatives and the places of its guests.
@@ -30,7 +31,7 @@ pub(super) struct Drawn {
 }
 
 /// What the student sees of a lane.
-pub(super) fn look(lanes: &mut Lanes, model: (&Blip, &State), batch: &Batch, step: LaneStep) -> View {
+pub(super) fn look(lanes: &mut Lanes, model: (&Blip, Seen), batch: &Batch, step: LaneStep) -> View {
     let (image_features, text_features) = lanes.student_features(model, super::trainer::own(batch), step);
     View {
         image_features,
@@ -45,7 +46,6 @@ pub(super) fn look(lanes: &mut Lanes, model: (&Blip, &State), batch: &Batch, ste
 /// [`Failure`] when a sample cannot be read.
 pub(super) fn draw(
     blip: &Blip,
-    state: &State,
     looked: &Looked,
     step: LaneStep,
     (batch, reader): (&mut Batch, &mut Loader),
@@ -57,7 +57,9 @@ pub(super) fn draw(
         identities: &looked.identities,
     };
     let (lane, b) = (step.lane, b as u32);
-    let seated = blip.draw(state, candidates, step, b as usize).seat(lane * b, b);
+    let seated = blip
+        .draw(looked.temperature, candidates, step, b as usize)
+        .seat(lane * b, b);
     let (images, texts) = visited(&seated, &looked.all.samples, b);
     for (sample, _) in &images {
         reader.pixels(step.step, *sample, &mut batch.pixels)?;
