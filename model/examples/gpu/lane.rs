@@ -1,6 +1,7 @@
 //! A lane of a step and its commit on a GPU, against the processor's.
 
 use crate::fixture::{Fixture, commit_of, lane_step};
+use crate::overlap;
 use medley_model::blip::{Blip, LaneOutput, Seen};
 use medley_model::device::{Buffer, Device, Pool, SpanMut};
 use medley_model::flat::Flat;
@@ -89,6 +90,12 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
         well &= resident.store(&mut stored).is_ok();
         well &= states(preset, step, &host, &stored);
     }
+    let same = overlap::same(&fixture, resident.seen(), device, &mut pool);
+    well &= report(
+        &format!("{preset} × {batch}: same bits by lanes that overlap, pixels sent ahead"),
+        same,
+        "",
+    );
     println!(
         "{preset} × {batch}: {:.2} GiB of activations at most",
         pool.peak_bytes() as f64 / f64::from(1 << 30)

@@ -14,6 +14,7 @@ mod bench;
 mod fixture;
 mod lane;
 mod ops;
+mod overlap;
 
 use medley_model::cuda::{Cuda, Format};
 use medley_model::device::Device;

@@ -1,5 +1,6 @@
 //! A device: what it owns, its errors, and copies to and from it.
 
+use super::answers::Chamber;
 use super::blas::Blas;
 use super::driver::{Context, Description, Event, Stream};
 use super::error::CudaError;
@@ -20,6 +21,7 @@ pub struct Cuda {
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
     ring: Mutex<Ring>,
+    pub(super) chambers: Mutex<Vec<Chamber>>,
     tables: Mutex<Tables>,
     kernels: Arc<Kernels>,
     stream: Stream,
@@ -59,6 +61,7 @@ impl Cuda {
             plans: Mutex::default(),
             blas,
             ring,
+            chambers: Mutex::default(),
             tables: Mutex::default(),
             kernels,
             stream,
@@ -120,6 +123,15 @@ impl Cuda {
     /// Time that the host has waited for the device so far.
     pub fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Waits for a mark in the stream; returns whether that went well.
+    pub(super) fn await_mark(&self, mark: &Event) -> bool {
+        let began = Instant::now();
+        self.stream();
+        let passed = self.note(mark.wait());
+        self.count_wait(began);
+        passed
     }
 
     fn count_wait(&self, began: Instant) {

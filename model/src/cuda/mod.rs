@@ -17,6 +17,7 @@
 //! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
 //! what is missing. Unsafe code is in the rooms `driver`, `blas` and [`nccl`] alone.
 
+mod answers;
 mod attention;
 mod blas;
 mod device;
@@ -33,9 +34,11 @@ mod memory;
 pub mod nccl;
 mod norm;
 mod optim;
+mod sending;
 mod staging;
 mod tables;
 
+pub use answers::Answer;
 pub use blas::version as blas_version;
 pub use device::Cuda;
 pub use driver::{Description, Listed, device_name, devices, driver_version};
@@ -43,3 +46,4 @@ pub use error::CudaError;
 pub use format::Format;
 pub use gemm::Factor;
 pub use memory::{Memory, Slice, SliceMut};
+pub use sending::{Sender, Sent};

@@ -6,11 +6,15 @@
 //!
 //! Kernels of a GPU return nothing: the first error stays with the device until [`Device::check`] asks for it.
 
+mod ahead;
+mod asked;
 mod kernels;
 mod memory;
 mod parameters;
 mod pool;
 
+pub use ahead::{Ahead, Sent};
+pub use asked::Asked;
 pub(crate) use kernels::Factor;
 pub use kernels::Temperature;
 pub use memory::{Buffer, Span, SpanMut};
@@ -199,6 +203,20 @@ impl Device {
             Self::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda, _) => cuda.check().map_err(|error| DeviceError(error.to_string())),
+        }
+    }
+
+    /// Whether the device is known to have failed: nothing is awaited.
+    ///
+    /// # Errors
+    /// [`DeviceError`] with the first fault since the last check.
+    pub fn noticed(&self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) if !cuda.has_failed() => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => self.check(),
         }
     }
 

@@ -93,12 +93,15 @@ impl Device {
             cuda => cuda.tokens(x.cuda(), samples, class.cuda(), table.cuda(), cols, y.cuda()));
     }
 
-    /// Patches of images that lie in the memory of the process.
-    pub(crate) fn patches(&self, pixels: &[f32], images: usize, patch: usize, y: SpanMut) {
-        on!(self, patches::patches(pixels, images, patch, y.host()), cuda => {
-            let mut there = cuda.memory(pixels.len());
-            cuda.upload(pixels, there.slice_mut());
-            cuda.patches(there.slice(), images, patch, y.cuda());
+    /// Patches of images that lie in the memory of the process, or were sent to the device.
+    pub(crate) fn patches(&self, pixels: Span, images: usize, patch: usize, y: SpanMut) {
+        on!(self, patches::patches(pixels.host(), images, patch, y.host()), cuda => match pixels {
+            Span::Cuda(pixels) => cuda.patches(pixels, images, patch, y.cuda()),
+            Span::Host(pixels) => {
+                let mut there = cuda.memory(pixels.len());
+                cuda.upload(pixels, there.slice_mut());
+                cuda.patches(there.slice(), images, patch, y.cuda());
+            }
         });
     }
 

@@ -4,7 +4,7 @@
 //! GPU has a mirror of what lanes read, which follows the state from step to step. A lane's gradient is put where the caller
 //! sums gradients: on the device, or in the memory of the process, with a copy on the way.
 
-use medley_model::blip::{Blip, LaneBatch, LaneError, LaneOutput, LaneStep, Seen};
+use medley_model::blip::{Blip, LaneBatch, LaneError, LaneOutput, LaneStep, LaneUnderway, Seen, Sight};
 use medley_model::device::{Buffer, Device, Pool, SpanMut};
 use medley_model::loss::itm::Negatives;
 use medley_model::state::{Mirror, State};
@@ -42,7 +42,7 @@ impl Lanes {
         }
     }
 
-    /// Runs one lane, as [`Blip::lane_with`] does.
+    /// Begins one lane, as [`Blip::begin_lane`] does.
     ///
     /// # Errors
     /// [`LaneError`].
@@ -53,28 +53,37 @@ impl Lanes {
         step: LaneStep,
         negatives: Option<&Negatives>,
         gradient: Gradient,
-    ) -> Result<LaneOutput, LaneError> {
+    ) -> Result<LaneUnderway, LaneError> {
         let (activations, there) = self.follow(state);
         let Some(there) = there else {
-            return blip.lane_with(state, batch, step, negatives, activations, gradient);
+            return blip.begin_lane(state, batch, step, negatives, activations, gradient);
         };
         let seen = there.mirror.seen();
-        let output = match gradient {
+        match gradient {
             Gradient {
                 values: SpanMut::Host(home),
                 ..
             } => {
                 let device = activations.device().clone();
                 let own = there.gradient.get_or_insert_with(|| device.buffer(home.len()));
-                let output = blip.lane_with(seen, batch, step, negatives, activations, &mut *own)?;
+                let underway = blip.begin_lane(seen, batch, step, negatives, activations, &mut *own)?;
                 device.read(own.span(), home);
-                output
+                Ok(underway)
             }
             #[cfg(feature = "cuda")]
-            gradient => blip.lane_with(seen, batch, step, negatives, activations, gradient)?,
-        };
-        activations.check()?;
-        Ok(output)
+            gradient => blip.begin_lane(seen, batch, step, negatives, activations, gradient),
+        }
+    }
+
+    /// Waits for lanes that were begun, each with what goes along with it: the one wait of a step for its end.
+    ///
+    /// # Errors
+    /// [`LaneError`] if the device failed at any of them: their gradients are worthless.
+    pub(super) fn finish<T>(&self, begun: Vec<(LaneUnderway, T)>) -> Result<Vec<(LaneOutput, T)>, LaneError> {
+        let finished = begun.into_iter().map(|(lane, with)| Ok((lane.finish()?, with)));
+        let finished = finished.collect::<Result<_, LaneError>>()?;
+        self.activations.check()?;
+        Ok(finished)
     }
 
     /// What the student sees of a lane, as [`Blip::student_features`].
@@ -83,7 +92,7 @@ impl Lanes {
         (blip, state): (&Blip, &State),
         batch: LaneBatch,
         step: LaneStep,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> Sight {
         let (activations, there) = self.follow(state);
         let seen = there.map_or_else(|| Seen::from(state), |there| there.mirror.seen());
         blip.student_features(seen, batch, step, activations)

@@ -4,10 +4,10 @@ use super::handover;
 use super::lanes::Lanes;
 use super::line::Line;
 use super::member::Speaker;
-use super::negatives::{self, Looked};
-use super::samples::Samples;
+use super::negatives::{self, Looked, Looking};
+use super::samples::{Loaded, Samples};
 use super::setup::{Setup, stored_state};
-use super::shares::{Gathered, LaneShare};
+use super::shares::{Gathered, LaneShare, View};
 use super::{Left, Stop};
 use crate::checkpoint::shared::Shared;
 use crate::checkpoint::writer::{Outcome, Part, Writer};
@@ -26,7 +26,7 @@ use crate::rank::failure::Failure;
 use crate::rank::membership::dissenters;
 use crate::rank::memory::peak_bytes;
 use crate::rank::pipes::Voice;
-use medley_data::loader::{Batch, Loader};
+use medley_data::loader::Loader;
 use medley_model::blip::{Blip, LaneBatch, LaneStep};
 use medley_model::device::{Buffer, Device};
 use medley_model::loss::itc::Distillation;
@@ -153,7 +153,7 @@ impl Trainer {
             loaded: 0,
             prepared: None,
             blip: setup.blip,
-            samples: Samples::new(setup.loader, setup.schedule.total_steps()),
+            samples: Samples::new(setup.loader, setup.schedule.total_steps(), &device),
             schedule: setup.schedule,
             objective: setup.objective,
             seed: setup.seed,
@@ -408,7 +408,7 @@ impl Trainer {
             };
             let lane = LaneBatch {
                 guests: drawn.as_ref().map_or(&[], |drawn| &drawn.guests),
-                ..own(&batch)
+                ..batch.own()
             };
             let negatives = drawn.as_ref().map(|drawn| &drawn.negatives);
             let output = device.run((blip, state), lane, step, negatives, gradient)?;
@@ -421,6 +421,7 @@ impl Trainer {
             Some((rounds, group)) => Way::Devices(Underway::collect(&mut **group, (plan, rounds), gradients, lane)?),
         };
         let (exchange, mesh) = (place.exchange, place.mesh);
+        let outputs = self.own.finish(outputs)?;
         self.note(StepPhase::Exchanging, exchange);
         if let Way::Devices(underway) = &mut way {
             underway.ask_all()?;
@@ -451,8 +452,9 @@ impl Trainer {
             let step = self.lane_step(lane);
             let batch = next(&mut self.samples, step)?;
             views.push(negatives::look(&mut self.own, (&self.blip, &self.state), &batch, step));
-            batches.push_back(batch);
+            batches.push_back(batch.kept());
         }
+        let views: Vec<View> = views.into_iter().map(Looking::wait).collect();
         self.note(StepPhase::Exchanging, place.exchange);
         let shares = share(self.lane_share.encode_views(&views), place.exchange, place.mesh)?;
         let all = self.lane_share.gather_views(&place.deal, &shares)?;
@@ -583,7 +585,7 @@ impl Trainer {
 }
 
 /// The next batch of a rank's lanes, which is that of `step`.
-fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<Batch, Failure> {
+fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<Loaded, Failure> {
     let batch = samples.next()?;
     for (position, tries) in &batch.replaced {
         tracing::warn!(
@@ -595,16 +597,6 @@ fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<
         );
     }
     Ok(batch)
-}
-
-/// A batch without guests.
-pub(super) fn own(batch: &Batch) -> LaneBatch<'_> {
-    LaneBatch {
-        pixels: &batch.pixels,
-        texts: &batch.texts,
-        identities: &batch.identities,
-        guests: &[],
-    }
 }
 
 /// The first term that is not finite.
