@@ -128,6 +128,8 @@ impl Samples {
     pub(super) fn rewind(&mut self, step: u64) -> Result<(), Failure> {
         let failed = || Failure::passing("the thread that reads samples failed");
         let loader = match self.reader.take().ok_or_else(failed)? {
+            // The threads of a rank on a GPU have little else to do.
+            Reader::Idle(loader) if self.device.is_some() => loader.on_threads(rayon::current_num_threads())?,
             Reader::Idle(loader) => *loader,
             Reader::Reading(Reading { batches, thread }) => {
                 // Each thread ends at its next attempt to hand over a batch.
