@@ -11,7 +11,13 @@ const LANES: usize = 4;
 
 /// Whether both ways give the same bits.
 pub(crate) fn same(fixture: &Fixture, state: Seen, device: &Device, pool: &mut Pool) -> bool {
-    let scaled = |lane: usize| fixture.samples.pixels.iter().map(move |v| v * (1.0 - 0.2 * lane as f32));
+    let scaled = |lane: usize| {
+        fixture
+            .samples
+            .pixels
+            .iter()
+            .map(move |v| v * (1.0 - 0.2 * lane as f32))
+    };
     let sets: Vec<Vec<f32>> = (0..LANES).map(|lane| scaled(lane).collect()).collect();
     let mut gradients = [(); LANES].map(|()| device.buffer(fixture.blip.student_layout.len()));
     let mut begin = |pixels: Span, lane: usize, gradient: &mut Buffer| {
@@ -24,8 +30,12 @@ pub(crate) fn same(fixture: &Fixture, state: Seen, device: &Device, pool: &mut P
         begun.unwrap_or_else(|error| panic!("{error}"))
     };
     let found = |lanes: Vec<LaneUnderway>, gradients: &[Buffer]| -> Vec<(LaneOutput, Vec<f32>)> {
-        let outputs = lanes.into_iter().map(|lane| lane.finish().unwrap_or_else(|error| panic!("{error}")));
-        outputs.zip(gradients.iter().map(|gradient| device.to_vec(gradient.span()))).collect()
+        let outputs = lanes
+            .into_iter()
+            .map(|lane| lane.finish().unwrap_or_else(|error| panic!("{error}")));
+        outputs
+            .zip(gradients.iter().map(|gradient| device.to_vec(gradient.span())))
+            .collect()
     };
     let mut one_by_one = Vec::new();
     for (lane, (set, gradient)) in sets.iter().zip(&mut gradients).enumerate() {

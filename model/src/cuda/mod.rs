@@ -17,6 +17,7 @@
 //! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
 //! what is missing. Unsafe code is in the rooms `driver`, `blas` and [`nccl`] alone.
 
+mod account;
 mod answers;
 mod attention;
 mod blas;
@@ -38,6 +39,7 @@ mod sending;
 mod staging;
 mod tables;
 
+pub use account::{Spent, Work};
 pub use answers::Answer;
 pub use blas::version as blas_version;
 pub use device::Cuda;

@@ -125,6 +125,21 @@ impl<'a> SpanMut<'a> {
         }
     }
 
+    /// The elements before `middle`, and those from there on.
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+        match self {
+            Self::Host(x) => {
+                let (before, after) = x.split_at_mut(middle);
+                (Self::Host(before), Self::Host(after))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(x) => {
+                let (before, after) = x.split_at(middle);
+                (Self::Cuda(before), Self::Cuda(after))
+            }
+        }
+    }
+
     /// The elements, for kernels of the processor.
     ///
     /// # Panics

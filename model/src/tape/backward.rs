@@ -1,6 +1,8 @@
 //! The record in reverse.
 
-use super::{Head, Node, Tape, Var};
+mod attention;
+
+use super::{Node, Tape, Var};
 use crate::device::{Buffer, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
 use crate::ops::gemm::Start;
@@ -207,19 +209,26 @@ impl<'a> Tape<'a> {
         let (cols, gain) = (self.dims(x).1, self.weights.get(gamma));
         if self.trains(gamma) || self.trains(beta) {
             let mut both = self.take_exact(2 * cols);
-            if self.needs(x) {
-                self.contribute(x, |tape, d, fresh| {
-                    let x = tape.value(x);
+            self.param_pair([gamma, beta], |tape, pair, pair_fresh| {
+                if tape.needs(x) {
+                    tape.contribute(x, |tape, d, fresh| {
+                        let (x, both) = (tape.value(x), both.span_mut());
+                        tape.device.layer_norm_gradients(
+                            x,
+                            stats,
+                            gain,
+                            dy.span(),
+                            (d, fresh),
+                            (pair, pair_fresh),
+                            both,
+                        );
+                    });
+                } else {
+                    let (x, both) = (tape.value(x), both.span_mut());
                     tape.device
-                        .layer_norm_gradients(x, stats, gain, dy.span(), (d, fresh), both.span_mut());
-                });
-            } else {
-                self.device
-                    .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
-            }
-            let (gain, offset) = (both.span().range(0..cols), both.span().range(cols..2 * cols));
-            self.param(gamma, |tape, d, fresh| tape.device.put(gain, d, fresh));
-            self.param(beta, |tape, d, fresh| tape.device.put(offset, d, fresh));
+                        .layer_norm_params(x, stats, dy.span(), (pair, pair_fresh), both);
+                }
+            });
             self.pool.give(both);
         } else {
             self.contribute(x, |tape, d, fresh| {
@@ -228,53 +237,6 @@ impl<'a> Tape<'a> {
             });
         }
         self.pool.give(dy);
-    }
-
-    fn attention_backward(&mut self, node: &Node<'a>, dy: Buffer) {
-        let Node::Attention {
-            q,
-            k,
-            v,
-            heads,
-            dim,
-            seqs,
-            dropout,
-            kept,
-            y,
-        } = node
-        else {
-            unreachable!("called for attention only");
-        };
-        let (width, query_rows, key_rows) = (heads * dim, self.dims(q.var).0, self.dims(k.var).0);
-        let [mut dq, mut dk, mut dv] = [query_rows, key_rows, key_rows].map(|rows| self.take(rows * width));
-        self.device.attention_backward(
-            self.attention_inputs((*q, *k, *v), (*heads, *dim)),
-            seqs,
-            dropout.as_ref(),
-            (self.value(*y), kept.as_ref().map(Buffer::span)),
-            dy.span(),
-            [dq.span_mut(), dk.span_mut(), dv.span_mut()],
-        );
-        for (head, grad) in [(*q, dq), (*k, dk), (*v, dv)] {
-            self.pass_columns(head, width, grad);
-        }
-        self.pool.give(dy);
-    }
-
-    /// Hands on the gradient of some columns of a value.
-    fn pass_columns(&mut self, head: Head, width: usize, grad: Buffer) {
-        let stride = self.dims(head.var).1;
-        if stride == width {
-            return self.pass(head.var, grad);
-        }
-        self.contribute(head.var, |tape, mut d, fresh| {
-            if fresh {
-                // Other columns belong to the other heads' gradients, which are added later.
-                tape.device.fill(d.reborrow(), 0.0);
-            }
-            tape.device.add_columns(grad.span(), width, d, (head.offset, stride));
-        });
-        self.pool.give(grad);
     }
 
     fn tokens_backward(&mut self, x: Var, class: ParamId, position: ParamId, samples: usize, dy: Buffer) {
@@ -362,6 +324,26 @@ impl<'a> Tape<'a> {
             f(self, sink.grad.reborrow().range(range), fresh);
             sink.wrote(id);
         }
+        self.sink = Some(sink);
+    }
+
+    /// [`param`](Self::param) of two parameters, which train together.
+    fn param_pair(&mut self, ids: [ParamId; 2], f: impl FnOnce(&mut Self, [SpanMut; 2], bool)) {
+        let Some(mut sink) = self.sink.take() else { return };
+        let [a, b] = ids.map(|id| self.weights.layout.entry(id).range());
+        let [fresh, other] = ids.map(|id| sink.writes[id.index()] == 0);
+        let trained = ids.iter().all(|id| sink.trainable[id.index()]);
+        assert!(trained && fresh == other, "gain and offset train together");
+        let middle = a.start.max(b.start);
+        let (before, after) = sink.grad.reborrow().split_at(middle);
+        let moved = |range: std::ops::Range<usize>| range.start - middle..range.end - middle;
+        let pair = if a.start < b.start {
+            [before.range(a), after.range(moved(b))]
+        } else {
+            [after.range(moved(a)), before.range(b)]
+        };
+        f(self, pair, fresh);
+        ids.into_iter().for_each(|id| sink.wrote(id));
         self.sink = Some(sink);
     }
 }
