@@ -363,7 +363,16 @@ pub(super) struct Event {
 
 impl Event {
     pub(super) fn new() -> Result<Self, CudaError> {
-        let raw = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        Self::with(CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// A mark for a thread that has time: it sleeps while it waits, and leaves the processor to others.
+    pub(super) fn slept_for() -> Result<Self, CudaError> {
+        Self::with(CUevent_flags::CU_EVENT_BLOCKING_SYNC)
+    }
+
+    fn with(flags: CUevent_flags) -> Result<Self, CudaError> {
+        let raw = result::event::create(flags);
         let raw = raw.map_err(|error| CudaError::driver("make an event", error))?;
         Ok(Self { raw })
     }

@@ -1,9 +1,8 @@
 //! Arrays that are sent ahead of their use, while the device computes.
 //!
 //! A sender has a stream and pinned chambers of its own: what it copies waits for nothing that the device computes, and what the
-//! device computes waits for what it reads alone. Places on the device are used again in turn: the sender's stream waits until the
-//! device has passed what read a place last. So nothing is allocated from array to array, and a thread that sends may only ever
-//! wait for its own copies.
+//! device computes waits for what it reads alone. Places on the device are used again in turn: before a thread sends to one, it waits
+//! until the device has passed what read it last. So nothing is allocated from array to array.
 
 use super::Cuda;
 use super::device::locked;
@@ -11,13 +10,14 @@ use super::driver::Event;
 use super::error::CudaError;
 use super::format::Format;
 use super::memory::{Memory, Slice};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 /// Sends arrays to a device.
 pub struct Sender {
     to: Arc<Cuda>,
     aside: Arc<Cuda>,
-    free: Arc<Mutex<Vec<Place>>>,
+    free: Arc<Mutex<VecDeque<Place>>>,
 }
 
 /// Memory for an array, and marks of its last journey.
@@ -37,7 +37,7 @@ pub struct Sent {
     /// Where it is; nowhere if sending failed.
     place: Option<Place>,
     failure: Option<CudaError>,
-    free: Arc<Mutex<Vec<Place>>>,
+    free: Arc<Mutex<VecDeque<Place>>>,
 }
 
 impl Sender {
@@ -53,7 +53,7 @@ impl Sender {
         })
     }
 
-    /// Sends values, which may be changed at return. An error is told to the device when it is to read them.
+    /// Sends values, which may be changed at return; waits for a place that is free. An error is told to the device when it is to read them.
     pub fn send(&mut self, values: &[f32]) -> Sent {
         let (place, failure) = match self.copy(values) {
             Ok(place) => (Some(place), None),
@@ -81,9 +81,9 @@ impl Sender {
         Ok(place)
     }
 
-    /// A place for `len` values: one that was used before, if it is large enough.
+    /// A place for `len` values: the one that has been free for longest, if it is large enough.
     fn place(&self, len: usize) -> Result<Place, CudaError> {
-        let used = locked(&self.free).pop().filter(|place| place.memory.len() >= len);
+        let used = locked(&self.free).pop_front().filter(|place| place.memory.len() >= len);
         used.map_or_else(|| Place::new(&self.aside, len), Ok)
     }
 }
@@ -94,7 +94,7 @@ impl Place {
         aside.stream();
         Ok(Self {
             arrived: Event::new()?,
-            read: Event::new()?,
+            read: Event::slept_for()?,
             memory: aside.memory_of(len, Format::F32),
             aside: Arc::clone(aside),
         })
@@ -135,7 +135,7 @@ impl Drop for Sent {
         if let Some(place) = self.place.take()
             && place.read.record(self.to.stream()).is_ok()
         {
-            locked(&self.free).push(place);
+            locked(&self.free).push_back(place);
         }
     }
 }

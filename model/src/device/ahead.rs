@@ -42,8 +42,8 @@ impl Ahead {
         Ok(Self { way })
     }
 
-    /// Sends values, which may be changed at return. Nothing that the device computes is awaited, and what it computes waits for them
-    /// only where it reads them. A fault on the way is the device's, once it is to read them.
+    /// Sends values, which may be changed at return. What the device computes waits for them only where it reads them; whoever sends
+    /// waits until it has read what was sent to the same place before, and is not awaited by anybody meanwhile. A fault on the way is the device's, once it is to read them.
     pub fn send(&mut self, values: &[f32]) -> Sent {
         let values = match &mut self.way {
             Way::Copy => Values::Copy(values.to_vec()),
