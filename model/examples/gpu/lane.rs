@@ -1,6 +1,7 @@
 //! A lane of a step and its commit on a GPU, against the processor's.
 
 use crate::fixture::{Fixture, commit_of, lane_step};
+use crate::overlap;
 use medley_model::blip::{Blip, LaneOutput, Seen};
 use medley_model::device::{Buffer, Device, DeviceError, Pool, SpanMut};
 use medley_model::flat::Flat;
@@ -96,6 +97,12 @@ pub(crate) fn compare(preset: &str, batch: usize, steps: usize, device: &Device)
         well &= report(&what, is_foreseen, "");
         well &= bytes(preset, step, &resident, &stored);
     }
+    let same = overlap::same(&fixture, resident.seen(), device, &mut pool);
+    well &= report(
+        &format!("{preset} × {batch}: same bits by lanes that overlap, pixels sent ahead"),
+        same,
+        "",
+    );
     println!(
         "{preset} × {batch}: {:.2} GiB of activations at most",
         pool.peak_bytes() as f64 / f64::from(1 << 30)

@@ -19,6 +19,7 @@ mod checkpoint;
 mod fixture;
 mod lane;
 mod ops;
+mod overlap;
 mod profile;
 
 use medley_model::cuda::{Cuda, Format};

@@ -6,6 +6,8 @@
 //!
 //! Kernels of a GPU return nothing: the first error stays with the device until [`Device::check`] asks for it.
 
+mod ahead;
+mod asked;
 mod fetching;
 mod kernels;
 mod memory;
@@ -13,6 +15,8 @@ mod parameters;
 mod pool;
 mod texts;
 
+pub use ahead::{Ahead, Sent};
+pub use asked::Asked;
 pub use fetching::{Fetcher, Mark};
 pub(crate) use kernels::Factor;
 pub use kernels::Temperature;
@@ -213,6 +217,20 @@ impl Device {
             Self::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda, _) => Ok(cuda.check()?),
+        }
+    }
+
+    /// Whether the device is known to have failed: nothing is awaited.
+    ///
+    /// # Errors
+    /// [`DeviceError`] with the first fault since the last check.
+    pub fn noticed(&self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) if !cuda.has_failed() => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => self.check(),
         }
     }
 

@@ -165,4 +165,30 @@ impl Device {
             cuda.attention_backward(&x.map(Span::cuda), seqs, dropout, y.cuda(), kept, dy.cuda(), dq, dk, dv);
         });
     }
+
+    /// Whether [`attention_backward_within`](Self::attention_backward_within) may do anything.
+    pub(crate) fn attends_within(&self) -> bool {
+        on!(self, false, _cuda => self.rounds())
+    }
+
+    /// [`attention_backward`](Self::attention_backward) of columns of one matrix, into the same columns of its gradient, which is
+    /// overwritten. Returns whether that was done: not every device does it.
+    pub(crate) fn attention_backward_within(
+        &self,
+        x: Inputs<Span>,
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        (y, kept): (Span, Option<Span>),
+        dy: Span,
+        d: SpanMut,
+    ) -> bool {
+        on!(self, {
+            let _ = (x, seqs, dropout, y, kept, dy, d);
+            false
+        }, cuda => {
+            let kept = kept.expect("a recorded attention keeps what its backward pass needs").cuda();
+            let x = x.map(Span::cuda);
+            cuda.attention_backward_within(&x, seqs, dropout, (y.cuda(), kept), dy.cuda(), d.cuda())
+        })
+    }
 }
