@@ -122,6 +122,10 @@ kernels! {
         AdamW = "adamw", MomentumAverage = "momentum_average", SquarePartials = "square_partials",
         SumSquares = "sum_squares",
     }
+
+    "digest"
+    both {}
+    single { DigestPartials = "digest_partials", SumDigests = "sum_digests" }
 }
 
 impl Kernel {
