@@ -14,7 +14,9 @@ class Transformers:
         self.library, self.dtype = transformers, dtype
         c, vocab = description["config"], description["config"]["vocab"]
         vision, text = c["vision"], c["text"]
-        self.description, self.image, self.vocab = description, batch_image.to(dtype), vocab
+        self.description, self.vocab, self.device = description, vocab, batch_image.device
+        # On a GPU the pixels begin where a loader leaves them, as on Medley's side: in the memory of the process, here pinned.
+        self.pixels = batch_image.cpu().pin_memory() if batch_image.is_cuda else batch_image
         self.config = transformers.BlipConfig(
             text_config=dict(
                 vocab_size=vocab["size"], hidden_size=text["width"], encoder_hidden_size=vision["width"],
@@ -29,6 +31,9 @@ class Transformers:
             image_text_hidden_size=c["embed_dim"], projection_dim=c["embed_dim"],
         )
 
+    def image(self):
+        return self.pixels.to(self.device, non_blocking=True).to(self.dtype)
+
     @functools.cached_property
     def captioner(self):
         return self.library.BlipForConditionalGeneration(self.config).to(self.dtype).eval()
@@ -40,24 +45,24 @@ class Transformers:
     @torch.inference_mode()
     def caption(self, **choice):
         new = self.description["new_tokens"]
-        start = torch.full((len(self.image), 1), self.vocab["dec"])
+        start = torch.full((len(self.pixels), 1), self.vocab["dec"])
         # The library drops the last token of its prompt, for which its own tokeniser adds an end.
         start = torch.cat([start, torch.full_like(start, self.vocab["sep"])], dim=1)
-        out = self.captioner.generate(self.image, input_ids=start, min_new_tokens=new, max_new_tokens=new, **choice)
+        out = self.captioner.generate(self.image(), input_ids=start, min_new_tokens=new, max_new_tokens=new, **choice)
         return [out.shape[1] - 1] * len(out)
 
     @torch.inference_mode()
     def match(self, once):
         """Pairs as the library's own `forward` takes them, or with each image looked at `once`; texts are padded to the longest."""
-        texts, each, b = self.description["texts"], self.description["texts_an_image"], len(self.image)
+        texts, each, b = self.description["texts"], self.description["texts_an_image"], len(self.pixels)
         texts = [texts[pair % b] for pair in range(b * each)]
         n = max(map(len, texts))
         ids = torch.tensor([text + [self.vocab["pad"]] * (n - len(text)) for text in texts])
         mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in texts])
         if not once:
-            pixels = self.image.repeat_interleave(each, 0)
+            pixels = self.image().repeat_interleave(each, 0)
             return len(self.filter(ids, pixels, attention_mask=mask, use_itm_head=True).itm_score)
-        images = self.filter.vision_model(self.image)[0].repeat_interleave(each, 0)
+        images = self.filter.vision_model(self.image())[0].repeat_interleave(each, 0)
         states = self.filter.text_encoder(ids, attention_mask=mask, encoder_hidden_states=images)[0]
         return len(self.filter.itm_head(states[:, 0]))
 

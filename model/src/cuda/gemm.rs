@@ -368,7 +368,7 @@ mod tests {
             turned: false,
             ..a.stored()
         };
-        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], false));
+        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], Row::None));
         [a, b, d].map(|stored| (stored.cols, stored.rows))
     }
 

@@ -1,8 +1,8 @@
 //! Captions: sampled, greedy or by beam search.
 //!
 //! Each caption's draws are keyed by its sample and its number, and no kernel of the processor looks at other rows; so there a caption
-//! does not depend on the batch it is made in. A GPU's does not depend on the other images of a batch, but may on their number, of
-//! which the order of a product's sums is a function.
+//! does not depend on the batch it is made in. A GPU's does not depend on what the other images of a batch are, but may on their number
+//! and its own place, of which the order of a product's sums is a function.
 
 use super::beam::{Beam, Beams, Hypothesis, Open};
 use super::decoder::Decoder;
@@ -65,8 +65,9 @@ impl Reader {
         self.turn_words();
         // A text has room for one token more than it begins with at least.
         let room = request.max_tokens.max(request.prompt.len() + 2);
-        self.run(|blip, tape| {
-            let decoder = Decoder::new(blip, tape, pixels, samples.len(), room);
+        self.run(|blip, mut tape, ahead| {
+            let images = blip.look(&mut tape, ahead, pixels, samples.len());
+            let decoder = Decoder::new(blip, tape, images, samples.len(), room);
             blip.search(decoder, samples, request)
         })
     }

@@ -37,12 +37,8 @@ enum Tokens<'a> {
 }
 
 impl<'a, 'b> Decoder<'a, 'b> {
-    /// Looks at the images; there is an empty text about each, with room for so many tokens.
-    ///
-    /// # Shapes
-    /// pixels: b × 3 × s × s
-    pub(super) fn new(blip: &'a Blip, mut tape: Tape<'b>, pixels: &[f32], b: usize, room: usize) -> Self {
-        let images = blip.look(&mut tape, pixels, b);
+    /// An empty text about each of `b` images, with room for so many tokens.
+    pub(super) fn new(blip: &'a Blip, mut tape: Tape<'b>, images: Vec<ImageKeys>, b: usize, room: usize) -> Self {
         let width = blip.student.text.heads * blip.student.text.dim;
         let layers = blip.student.text.layers.iter();
         let kept = layers.map(|_| [(); 2].map(|()| tape.room(b * room, width))).collect();

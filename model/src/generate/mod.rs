@@ -8,6 +8,7 @@ mod caption;
 mod decoder;
 #[cfg(test)]
 mod descent;
+mod images;
 pub mod nucleus;
 mod reader;
 pub mod score;

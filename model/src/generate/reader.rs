@@ -1,7 +1,7 @@
 //! A trained model that is read and not trained.
 
 use crate::blip::Blip;
-use crate::device::{Device, DeviceError, Pool};
+use crate::device::{Ahead, Device, DeviceError, Pool};
 use crate::flat::Flat;
 use crate::ops::blocks::on_threads;
 use crate::tape::{Tape, Turned};
@@ -14,6 +14,8 @@ pub struct Reader {
     pub(super) blip: Arc<Blip>,
     params: Turned,
     pool: Pool,
+    /// What sends pixels to a GPU, once there have been any.
+    ahead: Option<Ahead>,
 }
 
 impl Reader {
@@ -23,6 +25,7 @@ impl Reader {
         Self {
             params: Turned::new(&blip.student_layout, params, &blip.factors(), device),
             pool: Pool::on(device.clone()),
+            ahead: None,
             blip,
         }
     }
@@ -39,10 +42,21 @@ impl Reader {
             .turn_copy(&self.blip.student_layout, word, self.pool.device());
     }
 
-    /// Runs `f` on a tape that reads the model.
-    pub(super) fn run<R: Send>(&mut self, f: impl FnOnce(&Blip, Tape) -> R + Send) -> Result<R, DeviceError> {
-        let Self { blip, params, pool } = self;
-        let result = on_threads(|| f(blip, Tape::inference(params.weights(&blip.student_layout), pool)));
+    /// Runs `f` on a tape that reads the model, with what sends pixels ahead if that is of use.
+    pub(super) fn run<R: Send>(
+        &mut self,
+        f: impl FnOnce(&Blip, Tape, &mut Option<Ahead>) -> R + Send,
+    ) -> Result<R, DeviceError> {
+        let Self {
+            blip,
+            params,
+            pool,
+            ahead,
+        } = self;
+        if pool.device().is_gpu() && ahead.is_none() {
+            *ahead = Some(Ahead::to(pool.device())?);
+        }
+        let result = on_threads(|| f(blip, Tape::inference(params.weights(&blip.student_layout), pool), ahead));
         self.pool.check().map(|()| result)
     }
 }

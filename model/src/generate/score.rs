@@ -22,8 +22,8 @@ impl Reader {
     /// # Errors
     /// [`DeviceError`].
     pub fn image_features(&mut self, pixels: &[f32], b: usize) -> Result<Vec<f32>, DeviceError> {
-        self.run(|blip, mut tape| {
-            let class = blip.student.vision.forward(&mut tape, pixels, b, None, Tokens::Class);
+        self.run(|blip, mut tape, ahead| {
+            let class = blip.images(&mut tape, ahead, pixels, b, Tokens::Class);
             let features = blip.student.image_features(&mut tape, class);
             tape.read(features)
         })
@@ -37,7 +37,7 @@ impl Reader {
     /// # Errors
     /// [`DeviceError`].
     pub fn text_features(&mut self, texts: &[Vec<u32>]) -> Result<Vec<f32>, DeviceError> {
-        self.run(|blip, mut tape| {
+        self.run(|blip, mut tape, _| {
             let texts = unimodal(texts, blip.vocab.cls);
             let first = blip.student.text.encode(&mut tape, &texts, None);
             let features = blip.student.text_features(&mut tape, first);
@@ -60,8 +60,8 @@ impl Reader {
         texts: &[Vec<u32>],
         pairs: &[(u32, u32)],
     ) -> Result<Vec<[f32; 2]>, DeviceError> {
-        self.run(|blip, mut tape| {
-            let keys = blip.look(&mut tape, pixels, b);
+        self.run(|blip, mut tape, ahead| {
+            let keys = blip.look(&mut tape, ahead, pixels, b);
             let mark = tape.mark();
             let mut logits = Vec::with_capacity(pairs.len());
             let at_once = if tape.device().is_gpu() {
@@ -80,18 +80,6 @@ impl Reader {
 }
 
 impl Blip {
-    /// Keys and values of images for whatever texts read them.
-    ///
-    /// # Shapes
-    /// pixels: b × 3 × s × s
-    pub(super) fn look(&self, tape: &mut Tape, pixels: &[f32], b: usize) -> Vec<ImageKeys> {
-        let part = meter::part(Part::Image);
-        let images = self.student.vision.forward(tape, pixels, b, None, Tokens::All);
-        drop(part);
-        let _part = meter::part(Part::ImageKeys);
-        self.student.text.image_keys(tape, images)
-    }
-
     /// Matching logits of a few pairs.
     ///
     /// # Shapes

@@ -26,6 +26,14 @@ impl Tape<'_> {
         data.expect("what is kept lies on the tape")
     }
 
+    /// Puts the rows of `x` into those of `to` from `first` on.
+    pub(crate) fn put_rows(&mut self, x: Var, to: Var, first: usize) {
+        let ((rows, cols), mut data) = (self.dims(x), self.lift(to));
+        let part = data.span_mut().range(first * cols..(first + rows) * cols);
+        self.device.copy(self.value(x), part);
+        self.values[to.0 as usize].data = Some(data);
+    }
+
     /// Puts rows of keys and values behind those that are `kept`, and attends to all of them; see [`Device::attend_kept`].
     ///
     /// # Shapes
