@@ -107,7 +107,7 @@ fn box_muller(a: u32, b: u32) -> (f32, f32) {
 }
 
 /// The finaliser of SplitMix64: every input bit reaches every output bit.
-const fn mix(mut x: u64) -> u64 {
+pub(crate) const fn mix(mut x: u64) -> u64 {
     x ^= x >> 30;
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 27;

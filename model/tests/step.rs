@@ -253,7 +253,7 @@ fn step(case: &Case) -> LaneStep {
 /// The lane's batch with a guest.
 fn batch<'a>(pixels: &'a [f32], texts: &'a [Vec<u32>]) -> LaneBatch<'a> {
     LaneBatch {
-        pixels,
+        pixels: pixels.into(),
         texts,
         identities: &IDENTITIES,
         guests: &[Guest { lane: 0, image: 2 }],
@@ -439,7 +439,7 @@ fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
     let state = state(&blip);
     let (pixels, texts) = (pixels(B * 3 * 16 * 16), texts());
     let batch = LaneBatch {
-        pixels: &pixels,
+        pixels: (&pixels).into(),
         texts: &texts[..B],
         identities: &IDENTITIES,
         guests: &[],
@@ -452,13 +452,15 @@ fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
             lane: 0,
             ..step(&Case::of(Objective::Filter))
         };
-        let (image_features, text_features) = blip.student_features(&state, batch, step, &mut pool);
+        let (image_features, text_features) = blip.student_features(&state, batch, step, &mut pool).wait();
         let candidates = Candidates {
             image_features: &image_features,
             text_features: &text_features,
             identities: &IDENTITIES,
         };
-        let seated = blip.draw(&state, candidates, step, B).seat(0, B as u32);
+        let seated = blip
+            .draw(state.temperature(&blip), candidates, step, B)
+            .seat(0, B as u32);
         assert!(seated.images.is_empty() && seated.texts.is_empty());
         let given = Some(&seated.negatives);
         let expected = blip.lane(&state, batch, step, &mut pool, &mut alone).unwrap();

@@ -2,8 +2,9 @@
 //!
 //! What is alive when a lane's backward pass begins is counted operation by operation, as the model runs them: every
 //! intermediate result is kept until then, and little is added before the first are given back. Beside it lie the state, one
-//! gradient for each sum of the lane tree that waits, and what an exchange and a checkpoint copy. Texts are taken for half as
-//! long as they may be. What the data sets' indexes take is not known before they are made.
+//! gradient for each sum of the lane tree that waits, and what an exchange and a checkpoint copy: on a GPU all of it in the GPU's
+//! memory, since the state is committed there. The machine besides has the state while it is loaded, a checkpoint's part while it
+//! is written, and sums that do not go from GPU to GPU. Texts are taken for half as long as they may be. What the data sets' indexes take is not known before they are made.
 //!
 //! Axes: b samples of a lane, n tokens of an image, t tokens of a text.
 
@@ -42,50 +43,36 @@ pub struct Estimate {
 impl Estimate {
     /// What ranks of a stage take that run at most so many lanes each; none for stages that do not train.
     pub fn of(spec: &Spec, stage: StageKind, lanes: u32) -> Option<Self> {
+        let passes = |contrast, generate| Passes { contrast, generate };
         let (train, passes) = match stage {
-            StageKind::Pretrain => (
-                &spec.pretrain,
-                Passes {
-                    contrast: true,
-                    generate: true,
-                },
-            ),
-            StageKind::Captioner => (
-                &spec.captioner,
-                Passes {
-                    contrast: false,
-                    generate: true,
-                },
-            ),
-            StageKind::Filter => (
-                &spec.filter,
-                Passes {
-                    contrast: true,
-                    generate: false,
-                },
-            ),
+            StageKind::Pretrain => (&spec.pretrain, passes(true, true)),
+            StageKind::Captioner => (&spec.captioner, passes(false, true)),
+            StageKind::Filter => (&spec.filter, passes(true, false)),
             StageKind::Index | StageKind::Capfilt | StageKind::Evaluate => return None,
         };
         let sizes = Sizes::of(spec, train);
         let [student, momentum] = [sizes.student(), sizes.momentum()];
-        let (gradient, state, queues) = (student * EXACT, sizes.state_bytes(), sizes.queues_bytes());
+        let (gradient, state) = (student * EXACT, sizes.state_bytes());
         let ranks = f64::from(spec.lanes.count.div_ceil(lanes));
         // Sums that wait for others while lanes are added, and what is sent and received meanwhile.
         let sums = f64::from(lanes.ilog2() + 1) + if ranks > 1.0 { 2.0 } else { 0.0 };
         let pixels = sizes.images * 3.0 * f64::from(train.image_size).powi(2) * EXACT;
-        let process = PROCESS_BYTES + 3.0 * pixels + state + state / ranks + sums * gradient;
+        let process = PROCESS_BYTES + 3.0 * pixels + state + state / ranks;
         let precision = spec.precision();
-        let read = match precision {
-            Precision::Fp32 => (student + momentum) * EXACT,
-            Precision::Bf16 => (student + momentum) * (EXACT + size(precision)),
+        let rounded = match precision {
+            Precision::Fp32 => 0.0,
+            Precision::Bf16 => (student + momentum) * size(precision),
         };
+        // Beside the lane as on the processor: the state, what a checkpoint copies, and sums.
+        let committed = state + state / ranks + sums * gradient + rounded;
+        let passing = if ranks > 1.0 { sums * gradient } else { 0.0 };
         let alive = |is_gpu| sizes.alive(passes, is_gpu).bytes(precision);
         Some(Self {
             stage,
             lanes,
-            gpu_bytes: (CUDA_BYTES + read + queues + gradient + alive(true)) as u64,
-            gpu_host_bytes: process as u64,
-            host_bytes: (precision == Precision::Fp32).then(|| (process + alive(false)) as u64),
+            gpu_bytes: (CUDA_BYTES + committed + alive(true)) as u64,
+            gpu_host_bytes: (process + passing) as u64,
+            host_bytes: (precision == Precision::Fp32).then(|| (process + sums * gradient + alive(false)) as u64),
         })
     }
 

@@ -13,6 +13,7 @@ mod common;
 use common::{arguments, blip, connected, cpu_seconds, median};
 use medley_model::blip::Blip;
 use medley_model::state::State;
+use medley_worker::checkpoint::placed::Placed;
 use medley_worker::checkpoint::shared::Shared;
 use medley_worker::collective::tcp::Mesh;
 use medley_worker::rank::beginning::Path;
@@ -76,7 +77,7 @@ fn run(blip: &Blip, sources: u32, rounds: u32) -> Vec<Turn> {
         state.claim_memory();
         let mut state = Shared::from(state);
         if !joins {
-            state.change().params.fill(mesh.rank() as f32);
+            here(state.change()).params.fill(mesh.rank() as f32);
         }
         let mut turns = Vec::new();
         for _ in 0..rounds {
@@ -85,9 +86,9 @@ fn run(blip: &Blip, sources: u32, rounds: u32) -> Vec<Turn> {
             });
             let raw = timed(&barrier, || {
                 if joins {
-                    read_all(state.change(), &wires);
+                    read_all(here(state.change()), &wires);
                 } else {
-                    write_share(&state, mesh.rank(), &wires);
+                    write_share(state.here().expect("in the process"), mesh.rank(), &wires);
                 }
             });
             turns.push(Turn { fed, raw });
@@ -96,6 +97,10 @@ fn run(blip: &Blip, sources: u32, rounds: u32) -> Vec<Turn> {
         turns
     };
     connected(sources + 1, LIMITS, each).pop().unwrap_or_default()
+}
+
+fn here(state: &mut Placed) -> &mut State {
+    state.here_mut().expect("it lies in the memory of the process")
 }
 
 /// What it costs until everyone is done.

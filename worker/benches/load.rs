@@ -42,7 +42,8 @@ fn main() {
     let blip = blip(&preset, None);
     let objects = Objects::open(&format!("file://{}", directory.display())).expect("a store");
     let state = Shared::from(State::fresh(&blip, 1));
-    let file = export(&blip, &state, &directory.join("weights"));
+    let here = state.here().expect("it lies in the memory of the process");
+    let file = export(&blip, here, &directory.join("weights"));
     let (state, one) = checkpoint(state, &objects, 1);
     let (state, eight) = checkpoint(state, &objects, 8);
     drop(state);
@@ -112,14 +113,14 @@ fn checkpoint(mut state: Shared, objects: &Objects, parts: u32) -> (Shared, Mani
     let said = move |outcome| say.send(outcome).expect("the bench listens");
     let writer = Writer::start(objects.clone(), stage, Vec::new(), said).expect("threads");
     for part in 0..parts {
-        let state = state.view();
+        let state = state.view().expect("nothing has failed").into();
         writer.write(Part { state, part, parts });
     }
     writer.finish(PATIENCE).expect("the store takes it");
     let manifest = Manifest {
         id: CheckpointId::generate(),
         stage,
-        step: state.step,
+        step: state.step(),
         state_bytes: state.num_bytes() as u64,
         parts: written.iter().map(part_of).collect(),
     };

@@ -123,7 +123,8 @@ impl<'a> Bench<'a> {
         let (hidden, written) = self.snapshot(step);
         let (exposed, _) = self.snapshot(Duration::ZERO);
         let began = Instant::now();
-        let copy = black_box(self.state.copy_bytes(0..self.part_bytes()));
+        let here = self.state.here().expect("it lies in the memory of the process");
+        let copy = black_box(here.copy_bytes(0..self.part_bytes()));
         let copied = began.elapsed().as_secs_f64();
         let file = self.file(&copy);
         Row {
@@ -139,7 +140,7 @@ impl<'a> Bench<'a> {
     fn snapshot(&mut self, step: Duration) -> (f64, f64) {
         let began = Instant::now();
         let part = Part {
-            state: self.state.view(),
+            state: self.state.view().expect("nothing has failed").into(),
             part: 0,
             parts: RANKS,
         };
@@ -149,7 +150,8 @@ impl<'a> Bench<'a> {
             number = black_box(number * 1.000_000_1);
         }
         let waits = Instant::now();
-        self.state.change().step += 1;
+        let here = self.state.change().here_mut();
+        here.expect("it lies in the memory of the process").step += 1;
         let waited = waits.elapsed().as_secs_f64();
         let written = self.written.recv().expect("the store takes it");
         (waited, written.duration_since(began).as_secs_f64())

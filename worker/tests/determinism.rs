@@ -9,6 +9,7 @@ use medley_model::params::Vocabulary;
 use medley_model::state::State;
 use medley_protocol::checkpoint::Manifest;
 use medley_protocol::spec::Spec;
+use medley_worker::checkpoint::placed::APART;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -64,6 +65,13 @@ fn ranks_and_threads_do_not_change_a_bit() {
             expected,
             "{ranks} ranks with {threads} threads each"
         );
+    }
+    // As on a GPU: committed, compared, copied and written from there.
+    for ranks in [1, 3] {
+        let out = dir.path().join(format!("apart-{ranks}"));
+        let mut apart = train(&spec, &out, ranks, 1);
+        apart.env(APART, "1");
+        assert_eq!(final_state(apart), expected, "{ranks} ranks with states apart");
     }
 }
 

@@ -136,7 +136,8 @@ impl World {
             let own = lane_batch(batch, &batch.pixels, &batch.texts, &[]);
             let seen = self
                 .blip
-                .student_features(&self.state, own, self.lane_step(lane), &mut self.pool);
+                .student_features(&self.state, own, self.lane_step(lane), &mut self.pool)
+                .wait();
             images.extend(seen.0);
             texts.extend(seen.1);
         }
@@ -168,7 +169,9 @@ impl World {
     /// One lane, its negatives taken from the batches of all.
     fn lane(&mut self, batches: &[Batch], candidates: Candidates, lane: u32) -> (LaneOutput, Flat) {
         let step = self.lane_step(lane);
-        let drawn = self.blip.draw(&self.state, candidates, step, BATCH as usize);
+        let drawn = self
+            .blip
+            .draw(self.state.temperature(&self.blip), candidates, step, BATCH as usize);
         let own = &batches[lane as usize];
         let (mut pixels, mut texts, mut guests) = (own.pixels.clone(), own.texts.clone(), Vec::new());
         let of = |candidate: u32| ((candidate / BATCH) as usize, (candidate % BATCH) as usize);
@@ -244,7 +247,7 @@ fn seats(drawn: &[u32], lane: u32, mut visit: impl FnMut(u32)) -> (Vec<u32>, usi
 
 fn lane_batch<'a>(own: &'a Batch, pixels: &'a [f32], texts: &'a [Vec<u32>], guests: &'a [Guest]) -> LaneBatch<'a> {
     LaneBatch {
-        pixels,
+        pixels: pixels.into(),
         texts,
         identities: &own.identities,
         guests,

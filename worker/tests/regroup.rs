@@ -12,6 +12,7 @@ mod link;
 
 use cluster::Cluster;
 use link::Way;
+use medley_worker::checkpoint::placed::APART;
 use std::process::Command;
 use std::time::Duration;
 
@@ -168,4 +169,21 @@ fn a_long_and_narrow_way_between_ranks_is_slow_and_no_reason_to_give_up() {
         state
     };
     assert_eq!(state("slow", true), state("fast", false));
+}
+
+/// Memories that survive, ranks that are fed, steps that are committed late: all of it once more with states as GPUs have them.
+#[test]
+fn states_on_devices_are_kept_and_handed_over_as_well() {
+    if std::env::var(APART).is_ok() {
+        return;
+    }
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.env(APART, "1").args(["--exact", "--test-threads", "1"]);
+    again.args([
+        "survivors_of_killed_ranks_go_on_from_memory_and_end_with_the_same_bytes",
+        "a_stage_grows_and_shrinks_between_two_steps",
+    ]);
+    let output = again.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
 }

@@ -1,14 +1,16 @@
 //! A lane of a step and its commit on a GPU, against the processor's.
 
 use crate::fixture::{Fixture, commit_of, lane_step};
+use crate::overlap;
 use medley_model::blip::{Blip, LaneOutput, Seen};
-use medley_model::device::{Buffer, Device, Pool, SpanMut};
+use medley_model::device::{Buffer, Device, DeviceError, Pool, SpanMut};
 use medley_model::flat::Flat;
 use medley_model::layout::Layout;
 use medley_model::loss::itm::Negatives;
 use medley_model::params::{self, Objective};
 use medley_model::state::{Resident, State};
 use std::fmt::Write as _;
+use std::ops::Range;
 
 /// How far results may be apart.
 struct Bars {
@@ -82,11 +84,25 @@ pub(crate) fn compare(preset: &str, batch: usize, steps: usize, device: &Device)
         );
         // Committed from the processor's gradient, so that one step's rounding does not meet the next one's.
         let given: Buffer = device.upload(&expected);
+        let foreseen = resident.foresee(blip, Objective::Pretrain, &fixture.spec.pretrain, commit(given.span()));
         resident.commit(blip, Objective::Pretrain, &fixture.spec.pretrain, commit(given.span()));
         let mut stored = State::zeros(blip);
         well &= resident.store(&mut stored).is_ok();
         well &= states(preset, step, &host, &stored);
+        let norm = norm(&expected);
+        let is_foreseen = foreseen.is_ok_and(|foreseen| {
+            foreseen.temperature == stored.temperature(blip) && (foreseen.gradient_norm / norm - 1.0).abs() < 1e-12
+        });
+        let what = format!("{preset}, step {step}: norm and temperature are foreseen");
+        well &= report(&what, is_foreseen, "");
+        well &= bytes(preset, step, &resident, &stored);
     }
+    let same = overlap::same(&fixture, resident.seen(), device, &mut pool);
+    well &= report(
+        &format!("{preset} × {batch}: same bits by lanes that overlap, pixels sent ahead"),
+        same,
+        "",
+    );
     println!(
         "{preset} × {batch}: {:.2} GiB of activations at most",
         pool.peak_bytes() as f64 / f64::from(1 << 30)
@@ -164,6 +180,36 @@ fn states(preset: &str, step: usize, host: &State, stored: &State) -> bool {
         &format!("{preset}, step {step}: state"),
         counted && worst < STATE,
         &format!("apart {worst:.1e}"),
+    )
+}
+
+/// Whether the bytes that are fetched, of all and of a part that cuts numbers, those of a snapshot, and the digest are those of what
+/// was stored.
+fn bytes(preset: &str, step: usize, resident: &Resident, stored: &State) -> bool {
+    let (device, all) = (resident.device(), stored.num_bytes());
+    let ranges = [0..all, all / 3 + 1..all - 5, all - 70_001..all];
+    let fetched = |range: &Range<usize>| {
+        let (mut fetcher, mark) = (device.fetcher()?, device.mark()?);
+        let (mut direct, mut copied) = (Vec::new(), Vec::new());
+        resident.for_bytes((&mut fetcher, &mark), range.clone(), |piece| {
+            direct.extend_from_slice(piece);
+        })?;
+        let snapshot = resident.snapshot(range.clone(), device.buffer(Resident::room_for(range.len())))?;
+        snapshot.for_bytes(&mut fetcher, range.clone(), |piece| copied.extend_from_slice(piece))?;
+        let expected = stored.copy_bytes(range.clone());
+        Ok::<_, DeviceError>(direct == expected && copied == expected)
+    };
+    let same = ranges.iter().all(|range| fetched(range) == Ok(true));
+    let digest = resident.digest(&ranges);
+    let alike = digest.is_ok() && digest == Resident::of(stored, &Device::Cpu).digest(&ranges);
+    report(
+        &format!("{preset}, step {step}: bytes"),
+        same,
+        "fetched and of snapshots",
+    ) & report(
+        &format!("{preset}, step {step}: digest"),
+        alike,
+        &format!("{digest:x?}"),
     )
 }
 

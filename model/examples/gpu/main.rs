@@ -3,7 +3,9 @@
 //! - `gpu info` describes the device.
 //! - `gpu ops [KIND…]` runs every operation on both, or those of some kinds, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH FORMAT [STEPS]` runs a lane of a step and its commit on both, several times.
+//! - `gpu captions PRESET FORMAT` chooses tokens and makes captions on both.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
+//! - `gpu checkpoint PRESET` takes checkpoints in bf16 at the preset's batch, and tells what they cost the steps.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
 //! - `gpu profile PRESET BATCH FORMAT` tells how long each operation of a step takes on the device.
 //!
@@ -11,10 +13,13 @@
 
 mod attention_bench;
 mod bench;
+mod captions;
+mod checkpoint;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
 mod lane;
 mod ops;
+mod overlap;
 mod profile;
 
 use medley_model::cuda::{Cuda, Format};
@@ -39,16 +44,18 @@ fn main() -> ExitCode {
         ["info"] => println!("{:#?}", cuda.describe()),
         ["ops", ref kinds @ ..] => return ops::check(&cuda, kinds),
         ["attention"] => attention_bench::measure(&cuda),
+        ["checkpoint", preset] => return verdict(checkpoint::measure(preset, &on(cuda, "bf16"))),
         ["lane", preset, batch, format] => return lanes(preset, batch, LANE_STEPS, &on(cuda, format)),
         ["lane", preset, batch, format, steps] => return lanes(preset, batch, number(steps), &on(cuda, format)),
+        ["captions", preset, format] => return verdict(captions::compare(preset, &on(cuda, format))),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         ["profile", preset, batch, format] => profile::measure(preset, number(batch), on(cuda, format)),
         _ => {
             eprintln!(
-                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT [STEPS], bench PRESET BATCH FORMAT STEPS or \
-                 profile PRESET BATCH FORMAT"
+                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT [STEPS], captions PRESET FORMAT, \
+                 checkpoint PRESET, bench PRESET BATCH FORMAT STEPS or profile PRESET BATCH FORMAT"
             );
             return ExitCode::FAILURE;
         }
@@ -66,11 +73,11 @@ fn on(cuda: Arc<Cuda>, format: &str) -> Device {
 }
 
 fn lanes(preset: &str, batch: &str, steps: usize, device: &Device) -> ExitCode {
-    if lane::compare(preset, number(batch), steps, device) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    verdict(lane::compare(preset, number(batch), steps, device))
+}
+
+fn verdict(well: bool) -> ExitCode {
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn number(word: &str) -> usize {

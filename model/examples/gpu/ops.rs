@@ -7,6 +7,7 @@
 //! results differ by one rounding.
 
 mod attention;
+mod decode;
 mod elementwise;
 mod losses;
 mod optimiser;
@@ -32,13 +33,14 @@ const SENTINEL: f32 = -549_755_813_888.0;
 /// Operations of a kind.
 type Kind = (&'static str, fn(&Ops));
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     ("elementwise", elementwise::check),
     ("rows", rows::check),
     ("products", products::check),
     ("losses", losses::check),
     ("optimiser", optimiser::check),
     ("attention", attention::check),
+    ("decode", decode::check),
 ];
 
 /// Runs operations of these kinds, of all if none is named.

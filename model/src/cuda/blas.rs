@@ -140,14 +140,19 @@ impl Plan {
         }
     }
 
-    /// `d = a·b + beta·d`, or `a·b + bias`, at these addresses; the last is that of the plan's row, if it has one.
+    /// `d = a·b + beta·d`, or `a·b + bias`, at these addresses; the last is that of the plan's row, if it has one. The operands have so
+    /// many columns as they are stored, which may be fewer than were planned.
     pub(super) fn run(
-        &self,
+        &mut self,
         blas: &Blas,
+        columns: [usize; 3],
         (a, b, d): (u64, u64, u64),
         row: Option<u64>,
         beta: f32,
     ) -> Result<(), CublasError> {
+        for (layout, columns) in [&mut self.a, &mut self.b, &mut self.d].into_iter().zip(columns) {
+            layout.resize(columns)?;
+        }
         if let Some(row) = row {
             self.description
                 .set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row)?;
@@ -211,8 +216,14 @@ impl Drop for Description {
     }
 }
 
-/// Shape of an operand.
-struct Layout(sys::cublasLtMatrixLayout_t);
+/// Whether the library has done nothing since it does not take what was asked for.
+pub(super) const fn is_refusal(error: CublasError) -> bool {
+    use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
+    matches!(error.0, CUBLAS_STATUS_INVALID_VALUE | CUBLAS_STATUS_NOT_SUPPORTED)
+}
+
+/// Shape of an operand, and its columns.
+struct Layout(sys::cublasLtMatrixLayout_t, usize);
 
 impl Layout {
     fn new(stored: Stored) -> Result<Self, CublasError> {
@@ -221,7 +232,21 @@ impl Layout {
             Format::F32 => cudaDataType::CUDA_R_32F,
             Format::Bf16 => cudaDataType::CUDA_R_16BF,
         };
-        result::create_matrix_layout(format, rows, cols, stride).map(Self)
+        let layout = result::create_matrix_layout(format, rows, cols, stride)?;
+        Ok(Self(layout, stored.cols))
+    }
+
+    /// Gives it so many columns, which lie as far apart as before.
+    fn resize(&mut self, columns: usize) -> Result<(), CublasError> {
+        if self.1 == columns {
+            return Ok(());
+        }
+        let attribute = sys::cublasLtMatrixLayoutAttribute_t::CUBLASLT_MATRIX_LAYOUT_COLS;
+        let cols = columns as u64;
+        // SAFETY: the layout lives; the library copies the number, which is of the attribute's type.
+        unsafe { result::set_matrix_layout_attribute(self.0, attribute, (&raw const cols).cast(), size_of::<u64>()) }?;
+        self.1 = columns;
+        Ok(())
     }
 }
 

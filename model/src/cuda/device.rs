@@ -1,19 +1,22 @@
 //! A device: what it owns, its errors, and copies to and from it.
 
+use super::account::{Account, Spent, Work};
+use super::answers::Chamber;
 use super::blas::Blas;
 use super::driver::{Context, Description, Event, Stream};
 use super::error::CudaError;
+use super::flash::LaidPlans;
 use super::format::Format;
 use super::gemm::Plans;
 use super::launch::{Arg, Block, Kernels, Variant};
-use super::memory::{Memory, Scratch, Slice, SliceMut};
+use super::memory::{FreeScratch, Memory, Scratch, Slice, SliceMut};
 use super::profile::Profile;
 use super::staging::Ring;
 use super::tables::{Table, Tables};
 use bytemuck::Pod;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A CUDA device with a stream.
 pub struct Cuda {
@@ -24,12 +27,15 @@ pub struct Cuda {
     /// Whether products of bf16 sum gradients of biases.
     pub(super) sums_in_products: bool,
     ring: Mutex<Ring>,
+    pub(super) chambers: Mutex<Vec<Chamber>>,
     tables: Mutex<Tables>,
+    pub(super) laid: Mutex<LaidPlans>,
+    pub(super) free_scratch: Mutex<FreeScratch>,
     kernels: Arc<Kernels>,
     stream: Stream,
     context: Arc<Context>,
     failed: AtomicBool,
-    waited: AtomicU64,
+    pub(super) account: Account,
     error: Mutex<Option<CudaError>>,
 }
 
@@ -65,12 +71,15 @@ impl Cuda {
             profile: Profile::default(),
             sums_in_products: std::env::var_os("MEDLEY_SUMS_APART").is_none(),
             ring,
+            chambers: Mutex::default(),
             tables: Mutex::default(),
+            laid: Mutex::default(),
+            free_scratch: Mutex::default(),
             kernels,
             stream,
             context,
             failed: AtomicBool::new(false),
-            waited: AtomicU64::new(0),
+            account: Account::default(),
             error: Mutex::default(),
         }))
     }
@@ -118,19 +127,26 @@ impl Cuda {
 
     /// Waits for the operations called so far.
     pub fn synchronize(&self) {
-        let began = Instant::now();
-        self.note(self.stream().synchronize());
-        self.count_wait(began);
+        self.account
+            .of(Work::Waiting, || self.note(self.stream().synchronize()));
     }
 
     /// Time that the host has waited for the device so far.
     pub fn waited(&self) -> Duration {
-        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+        self.account.time_of(Work::Waiting)
     }
 
-    fn count_wait(&self, began: Instant) {
-        let nanos = began.elapsed().as_nanos() as u64;
-        self.waited.fetch_add(nanos, Ordering::Relaxed);
+    /// What the host has done for the device so far, by kind.
+    pub fn spent(&self) -> Vec<Spent> {
+        self.account.spent()
+    }
+
+    /// Waits for a mark in the stream; returns whether that went well.
+    pub(super) fn await_mark(&self, mark: &Event) -> bool {
+        self.account.of(Work::Waiting, || {
+            self.stream();
+            self.note(mark.wait())
+        })
     }
 
     /// Memory of single precision with unspecified contents.
@@ -156,6 +172,16 @@ impl Cuda {
         }
     }
 
+    /// Copies the bytes of numbers in single precision to the device; `from` may be changed at return.
+    pub fn upload_bytes(&self, from: &[u8], to: SliceMut<'_>) {
+        let bytes = to.as_slice().bytes();
+        assert!(
+            to.format() == Format::F32 && from.len() == bytes,
+            "a number has four bytes"
+        );
+        self.send(from, to.address());
+    }
+
     /// Copies from the device and waits. What is there after an error is not a number.
     pub fn download(&self, from: Slice<'_>, to: &mut [f32]) {
         assert_eq!(from.len(), to.len(), "a copy has the length of its source");
@@ -178,10 +204,9 @@ impl Cuda {
 
     /// Copies to the host and waits; returns whether that went well.
     pub(super) fn fetch<T: Pod>(&self, from: u64, to: &mut [T]) -> bool {
-        let began = Instant::now();
-        let fetched = !self.has_failed() && self.note(self.stream().to_host(from, to));
-        self.count_wait(began);
-        fetched
+        self.account.of(Work::Waiting, || {
+            !self.has_failed() && self.note(self.stream().to_host(from, to))
+        })
     }
 
     /// Copies host values to an address.
@@ -189,27 +214,37 @@ impl Cuda {
         if !values.is_empty() && !self.has_failed() {
             let bytes = bytemuck::cast_slice(values);
             let send = || locked(&self.ring).send(self.stream(), bytes, to);
-            let sent = self.noting(|| "copy from the host".into(), send);
+            let sent = self.noting(|| "copy from the host".into(), || self.account.of(Work::Sending, send));
             self.note(sent);
         }
     }
 
     /// Host values on the device, for the operation that is called next.
     pub(super) fn bring<T: Pod>(&self, values: &[T]) -> Table {
-        let bytes = bytemuck::cast_slice(values);
+        self.account
+            .of(Work::Tables, || self.bring_bytes(bytemuck::cast_slice(values)))
+    }
+
+    fn bring_bytes(&self, bytes: &[u8]) -> Table {
         let mut tables = locked(&self.tables);
         if let Some(table) = tables.find(bytes) {
             return table;
         }
-        let table = Table::at(self.allocate(bytes.len()));
-        self.send(bytes, table.address());
+        let table = self.lay(bytes);
         // What may not be there is not kept: a failed device can be used again.
         let not_kept = if self.has_failed() {
             Some(table)
         } else {
-            tables.keep(bytes, table)
+            tables.keep(bytes.to_vec(), table)
         };
         self.free(not_kept.map_or(0, Table::address));
+        table
+    }
+
+    /// Host bytes in new memory of the device.
+    pub(super) fn lay(&self, bytes: &[u8]) -> Table {
+        let table = Table::at(self.allocate(bytes.len()));
+        self.send(bytes, table.address());
         table
     }
 
@@ -223,7 +258,7 @@ impl Cuda {
         if bytes == 0 || self.has_failed() {
             return 0;
         }
-        let address = self.stream().allocate(bytes);
+        let address = self.account.of(Work::Memory, || self.stream().allocate(bytes));
         let (address, result) = address.map_or_else(|error| (0, Err(error)), |address| (address, Ok(())));
         self.note(result);
         address
@@ -231,7 +266,7 @@ impl Cuda {
 
     pub(super) fn free(&self, address: u64) {
         if address != 0 {
-            self.note(self.stream().free(address));
+            self.note(self.account.of(Work::Memory, || self.stream().free(address)));
         }
     }
 
@@ -242,7 +277,7 @@ impl Cuda {
         }
         let (kernel, block) = (kernel.into(), block.into());
         let launch = || self.kernels.launch(self.stream(), kernel, grid, block, args);
-        let result = self.noting(|| kernel.to_string(), launch);
+        let result = self.noting(|| kernel.to_string(), || self.account.of(Work::Kernels, launch));
         self.note(result);
     }
 
@@ -254,6 +289,11 @@ impl Cuda {
     /// The first error since the last check, of what was called so far; nothing is awaited.
     pub(super) fn failure(&self) -> Option<CudaError> {
         locked(&self.error).clone()
+    }
+
+    /// Makes the context current on this thread.
+    pub(super) fn enter(&self) -> Result<(), CudaError> {
+        self.context.enter()
     }
 
     /// The stream, with the context current on this thread.
@@ -274,10 +314,13 @@ impl Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         // What the ring holds may be on its way. Nobody is left to hear of an error.
-        for table in locked(&self.tables).drain() {
-            let _ = self.stream().free(table.address());
+        let laid: Vec<Table> = locked(&self.laid).drain().map(|laid| laid.words).collect();
+        let tables: Vec<Table> = locked(&self.tables).drain().chain(laid).collect();
+        let scratch: Vec<u64> = locked(&self.free_scratch).drain().collect();
+        let addresses = tables.into_iter().map(Table::address).chain(scratch);
+        for address in addresses.chain([self.blas.workspace()]) {
+            let _ = self.stream().free(address);
         }
-        let _ = self.stream().free(self.blas.workspace());
         let _ = self.stream().synchronize();
     }
 }

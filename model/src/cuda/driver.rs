@@ -265,6 +265,14 @@ impl Stream {
         result.map_err(|error| CudaError::driver("copy from the host", error))
     }
 
+    /// Copies to pinned memory some time after the call: nothing reads it before an event behind this copy has passed.
+    pub(super) fn to_pinned(&self, from: u64, to: &mut Pinned, len: usize) -> Result<(), CudaError> {
+        // SAFETY: `from` is memory of at least that many bytes; who owns the pinned memory reads it behind an event, and gives it
+        // back to the driver behind the end of the stream.
+        let result = unsafe { result::memcpy_dtoh_async(&mut to.bytes_mut()[..len], from, self.raw) };
+        result.map_err(|error| CudaError::driver("copy to the host", error))
+    }
+
     /// Copies to the host and waits.
     pub(super) fn to_host<T: bytemuck::Pod>(&self, from: u64, to: &mut [T]) -> Result<(), CudaError> {
         // SAFETY: `from` is memory of at least that many bytes, any of which are a T; the wait below outlasts the copy.
@@ -310,7 +318,7 @@ impl Drop for Stream {
     }
 }
 
-/// Host memory that the device can read.
+/// Host memory that the device can read and write.
 pub(super) struct Pinned {
     start: *mut u8,
     len: usize,
@@ -337,7 +345,7 @@ impl Pinned {
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; the device only reads them.
+        // SAFETY: as above; what the device writes is awaited before it is read.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
@@ -356,7 +364,16 @@ pub(super) struct Event {
 
 impl Event {
     pub(super) fn new() -> Result<Self, CudaError> {
-        let raw = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        Self::with(CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// A mark for a thread that has time: it sleeps while it waits, and leaves the processor to others.
+    pub(super) fn slept_for() -> Result<Self, CudaError> {
+        Self::with(CUevent_flags::CU_EVENT_BLOCKING_SYNC)
+    }
+
+    fn with(flags: CUevent_flags) -> Result<Self, CudaError> {
+        let raw = result::event::create(flags);
         let raw = raw.map_err(|error| CudaError::driver("make an event", error))?;
         Ok(Self { raw })
     }

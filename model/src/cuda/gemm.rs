@@ -7,19 +7,23 @@
 //! operands up to 16 bytes, never on where they lie: memory starts at multiples of 256 bytes, so the alignment of a part is a
 //! function of its place in the whole.
 //!
+//! The rows of texts change from lane to lane. A choice is made for rows that are rounded up, so that few shapes occur, and used for
+//! all rows below; only where the library takes it for some of them not is one made for exactly those.
+//!
 //! Factors of bf16 are summed in single precision and rounded once if the result is of bf16 too. Where the library has no algorithm
 //! for them, copies of single precision are multiplied.
 
 use super::Cuda;
-use super::blas::{Plan, Row, Stored};
+use super::account::Work;
+use super::blas::{Plan, Row, Stored, is_refusal};
 use super::device::locked;
 use super::error::CudaError;
 use super::format::{Format, common};
 use super::memory::{Scratch, Slice, SliceMut};
 use crate::ops::gemm::Start;
 use cudarc::cublaslt::result::CublasError;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 /// A factor of a product: a dense row-major matrix.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +94,43 @@ type Shape = ([Stored; 3], Row);
 #[derive(Default)]
 pub(super) struct Plans {
     known: HashMap<Shape, Option<Plan>>,
+    /// Shapes that are not computed as the rounded ones are.
+    exact: HashSet<Shape>,
+}
+
+impl Plans {
+    /// The shape that is planned for this one.
+    fn planned(&self, shape: Shape) -> Shape {
+        if self.exact.is_empty() || !self.exact.contains(&shape) {
+            rounded(shape)
+        } else {
+            shape
+        }
+    }
+}
+
+/// Rows from which on they are rounded up.
+const MANY_ROWS: usize = 512;
+/// What they are rounded up to a multiple of.
+const GRAIN: usize = 64;
+
+/// The same product with more rows, of the result or of both factors. To the library they are columns, which lie a stride apart
+/// however many there are.
+fn rounded(([b, a, d], bias): Shape) -> Shape {
+    let grown = |stored: Stored| Stored {
+        cols: if stored.cols < MANY_ROWS {
+            stored.cols
+        } else {
+            stored.cols.next_multiple_of(GRAIN)
+        },
+        ..stored
+    };
+    match (b.turned, a.turned) {
+        // Summed over rows.
+        (false, true) => ([grown(b), grown(a), d], bias),
+        (_, false) => ([b, grown(a), grown(d)], bias),
+        (true, true) => ([b, a, d], bias),
+    }
 }
 
 /// The largest power of two up to 16 that divides an address.
@@ -163,19 +204,21 @@ impl Cuda {
         let shapes = [b.stored(), a.t().stored(), stored_result(&c, (m, n), n)];
         let bf16 = common("gemm", &[&a.data, &b.data]) == Format::Bf16;
         let start = if fresh { Start::Zero } else { Start::Add };
-        if !bf16 || a.rows == 0 || !sums.is_aligned() || !self.sums_in_products || !self.has_plan((shapes, Row::Sums)) {
-            self.gemm(a.t(), b, c.reborrow(), n, start);
-            return self.sum_columns(a.data, sums, sums_fresh);
-        }
         assert!(a.rows == b.rows && m * n <= c.len(), "the shapes fit");
-        let addresses = (b.data.address(), a.data.address(), c.address());
-        let beta = if fresh { 0.0 } else { 1.0 };
-        if sums_fresh {
-            return self.product(shapes, addresses, (Row::Sums, Some(sums.address())), beta);
+        if bf16 && a.rows > 0 && sums.is_aligned() && self.sums_in_products && self.has_plan((shapes, Row::Sums)) {
+            let addresses = (b.data.address(), a.data.address(), c.address());
+            let beta = if fresh { 0.0 } else { 1.0 };
+            let mut more = (!sums_fresh).then(|| self.scratch(m * size_of::<f32>()));
+            let at = more.as_ref().map_or(sums.address(), Scratch::address);
+            if self.try_product(shapes, addresses, (Row::Sums, Some(at)), beta) {
+                if let Some(more) = &mut more {
+                    self.add(more.slice(m, Format::F32), sums);
+                }
+                return;
+            }
         }
-        let mut more = self.scratch(m * size_of::<f32>());
-        self.product(shapes, addresses, (Row::Sums, Some(more.address())), beta);
-        self.add(more.slice_mut(m, Format::F32).as_slice(), sums);
+        self.gemm(a.t(), b, c.reborrow(), n, start);
+        self.sum_columns(a.data, sums, sums_fresh);
     }
 
     /// The product of factors of bf16 by way of single precision.
@@ -215,38 +258,66 @@ impl Cuda {
         self.with_plan(shape, |_| Ok(())).is_some()
     }
 
-    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), (row, at): (Row, Option<u64>), beta: f32) {
-        let run = |plan: &Plan| plan.run(&self.blas, addresses, at, beta);
-        let name = || named(&shapes, row, beta);
-        let ran = self.with_plan((shapes, row), |plan| self.noting(name, || run(plan)));
-        if ran.is_none() && !self.has_failed() {
+    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), row: (Row, Option<u64>), beta: f32) {
+        if !self.try_product(shapes, addresses, row, beta) && !self.has_failed() {
             let what = format!("find an algorithm for {shapes:?}");
             let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
             self.note(Err(CudaError::Cublas { what, code }));
         }
     }
 
-    /// Calls `f` with the plan for a shape, if there is one and nothing has failed.
-    fn with_plan(&self, shape: Shape, f: impl FnOnce(&Plan) -> Result<(), CublasError>) -> Option<()> {
+    /// Whether the library has an algorithm for this; then it is computed, or has failed.
+    fn try_product(
+        &self,
+        shapes: [Stored; 3],
+        addresses: (u64, u64, u64),
+        (row, at): (Row, Option<u64>),
+        beta: f32,
+    ) -> bool {
+        let shape = (shapes, row);
+        let columns = shapes.map(|stored| stored.cols);
+        let run = |plan: &mut Plan| {
+            let run = || plan.run(&self.blas, columns, addresses, at, beta);
+            self.noting(|| named(&shapes, row, beta), || self.account.of(Work::Products, run))
+        };
+        let mut ran = self.with_plan(shape, run);
+        if ran == Some(false) {
+            locked(&self.plans).exact.insert(shape);
+            ran = self.with_plan(shape, run);
+        }
+        ran == Some(true)
+    }
+
+    /// Calls `f` with the plan for a shape, if there is one and nothing has failed. Returns whether the library takes it.
+    fn with_plan(&self, shape: Shape, f: impl FnOnce(&mut Plan) -> Result<(), CublasError>) -> Option<bool> {
         if self.has_failed() {
             return None;
         }
         let mut plans = locked(&self.plans);
         self.stream();
-        let ([a, b, d], row) = shape;
-        let plan = match plans.known.entry(shape) {
+        let planned = plans.planned(shape);
+        let plan = match plans.known.entry(planned) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => match Plan::new(&self.blas, a, b, d, row) {
-                Ok(plan) => place.insert(plan),
-                Err(error) => {
-                    self.note(Err(CudaError::cublas(format!("plan the product {shape:?}"), error)));
-                    return None;
+            Entry::Vacant(place) => {
+                let ([a, b, d], row) = planned;
+                let plan = self.account.of(Work::Plans, || Plan::new(&self.blas, a, b, d, row));
+                match plan {
+                    Ok(plan) => place.insert(plan),
+                    Err(error) => {
+                        self.note(Err(CudaError::cublas(format!("plan the product {planned:?}"), error)));
+                        return None;
+                    }
                 }
-            },
+            }
         };
-        let result = f(plan.as_ref()?);
-        self.note(result.map_err(|error| CudaError::cublas(format!("compute the product {shape:?}"), error)));
-        Some(())
+        match f(plan.as_mut()?) {
+            Ok(()) => Some(true),
+            Err(error) if planned != shape && is_refusal(error) => Some(false),
+            Err(error) => {
+                self.note(Err(CudaError::cublas(format!("compute the product {shape:?}"), error)));
+                Some(true)
+            }
+        }
     }
 }
 
@@ -273,5 +344,58 @@ fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Sto
         format: c.format(),
         turned: false,
         alignment: alignment(c.address()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is planned for `a` (rows × cols) by `b`, as the rows and columns of `a`, `b` and the result.
+    fn planned(a: (usize, usize, bool), b: (usize, usize, bool)) -> [(usize, usize); 3] {
+        let factor = |(rows, cols, turned): (usize, usize, bool)| Factor {
+            rows,
+            cols,
+            turned,
+            data: Slice::nowhere(rows * cols),
+        };
+        let (a, b) = (factor(a), factor(b));
+        let (m, n) = (a.shape().0, b.shape().1);
+        let result = Stored {
+            rows: n,
+            cols: m,
+            stride: n,
+            turned: false,
+            ..a.stored()
+        };
+        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], false));
+        [a, b, d].map(|stored| (stored.cols, stored.rows))
+    }
+
+    #[test]
+    fn many_rows_of_activations_are_planned_as_a_multiple() {
+        let (x, w) = ((4311, 768, false), (3072, 768, false));
+        let forward = planned(x, (3072, 768, true));
+        assert_eq!(forward, [(4352, 768), (3072, 768), (4352, 3072)]);
+        let back = planned((4311, 3072, false), w);
+        assert_eq!(back, [(4352, 3072), (3072, 768), (4352, 768)]);
+        let of_weights = planned((4311, 3072, true), x);
+        assert_eq!(of_weights, [(4352, 3072), (4352, 768), (3072, 768)]);
+    }
+
+    #[test]
+    fn few_rows_are_planned_as_they_are() {
+        assert_eq!(
+            planned((511, 8, false), (700, 8, true)),
+            [(511, 8), (700, 8), (511, 700)]
+        );
+        assert_eq!(
+            planned((8, 511, true), (8, 700, false)),
+            [(8, 511), (8, 700), (511, 700)]
+        );
+        assert_eq!(
+            planned((576, 8, false), (8, 700, false)),
+            [(576, 8), (8, 700), (576, 700)]
+        );
     }
 }

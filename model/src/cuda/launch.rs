@@ -101,6 +101,14 @@ kernels! {
     both {}
     single { Flash = "flash", FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
 
+    "decode"
+    both { AttendOne = "attend_one", Pick = "pick", EmbedLast = "embed_last" }
+    single {}
+
+    "sample"
+    both {}
+    single { Choose = "choose", Best = "best" }
+
     "loss"
     both { Smoothed = "smoothed", SmoothedBackward = "smoothed_backward" }
     single {
@@ -114,6 +122,10 @@ kernels! {
         AdamW = "adamw", MomentumAverage = "momentum_average", SquarePartials = "square_partials",
         SumSquares = "sum_squares",
     }
+
+    "digest"
+    both {}
+    single { DigestPartials = "digest_partials", SumDigests = "sum_digests" }
 }
 
 impl Kernel {

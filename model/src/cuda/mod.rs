@@ -17,13 +17,18 @@
 //! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
 //! what is missing. Unsafe code is in the rooms `driver`, `blas` and [`nccl`] alone.
 
+mod account;
+mod answers;
 mod attention;
 mod blas;
+mod decode;
 mod device;
+mod digest;
 mod driver;
 mod elementwise;
 mod embedding;
 mod error;
+mod fetching;
 mod flash;
 mod format;
 mod gemm;
@@ -34,13 +39,20 @@ pub mod nccl;
 mod norm;
 mod optim;
 mod profile;
+mod sample;
+mod sending;
 mod staging;
 mod tables;
 
+pub use account::{Spent, Work};
+pub use answers::Answer;
 pub use blas::version as blas_version;
 pub use device::Cuda;
 pub use driver::{Description, Listed, device_name, devices, driver_version};
 pub use error::CudaError;
+pub use fetching::{Fetcher, Mark};
 pub use format::Format;
 pub use gemm::Factor;
 pub use memory::{Memory, Slice, SliceMut};
+pub(crate) use sample::Texts;
+pub use sending::{Sender, Sent};

@@ -138,16 +138,17 @@ impl<'a> SpanMut<'a> {
         [first.range(a), rest.range(0..b.len())]
     }
 
-    fn split_at(self, middle: usize) -> (Self, Self) {
+    /// The elements before `middle`, and those from there on.
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
         match self {
             Self::Host(x) => {
-                let (first, rest) = x.split_at_mut(middle);
-                (Self::Host(first), Self::Host(rest))
+                let (before, after) = x.split_at_mut(middle);
+                (Self::Host(before), Self::Host(after))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(x) => {
-                let (first, rest) = x.split_at(middle);
-                (Self::Cuda(first), Self::Cuda(rest))
+                let (before, after) = x.split_at(middle);
+                (Self::Cuda(before), Self::Cuda(after))
             }
         }
     }

@@ -6,16 +6,24 @@
 //!
 //! Kernels of a GPU return nothing: the first error stays with the device until [`Device::check`] asks for it.
 
+mod ahead;
+mod asked;
+mod fetching;
 mod kernels;
 mod memory;
 mod parameters;
 mod pool;
+mod texts;
 
+pub use ahead::{Ahead, Sent};
+pub use asked::Asked;
+pub use fetching::{Fetcher, Mark};
 pub(crate) use kernels::Factor;
 pub use kernels::Temperature;
 pub use memory::{Buffer, Span, SpanMut};
 pub use parameters::{OwnParameters, Parameters};
 pub use pool::Pool;
+pub use texts::{Growth, Texts};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
@@ -174,6 +182,16 @@ impl Device {
         }
     }
 
+    /// Copies the bytes of numbers to this device. They may change once this returns.
+    pub(crate) fn write_bytes(&self, from: &[u8], to: SpanMut) {
+        assert_eq!(from.len(), 4 * to.len(), "a copy has the length of its source");
+        match self {
+            Self::Cpu => bytemuck::cast_slice_mut(to.host()).copy_from_slice(from),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) => cuda.upload_bytes(from, to.cuda()),
+        }
+    }
+
     /// Copies from this device, after all that was asked of it before.
     pub fn read(&self, from: Span, to: &mut [f32]) {
         match self {
@@ -198,7 +216,21 @@ impl Device {
         match self {
             Self::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda, _) => cuda.check().map_err(|error| DeviceError(error.to_string())),
+            Self::Cuda(cuda, _) => Ok(cuda.check()?),
+        }
+    }
+
+    /// Whether the device is known to have failed: nothing is awaited.
+    ///
+    /// # Errors
+    /// [`DeviceError`] with the first fault since the last check.
+    pub fn noticed(&self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) if !cuda.has_failed() => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => self.check(),
         }
     }
 
@@ -209,6 +241,11 @@ impl Device {
             #[cfg(feature = "cuda")]
             Self::Cuda(_, format) => *format == cuda::Format::Bf16,
         }
+    }
+
+    /// Whether this is a GPU, which wants many rows at once.
+    pub fn is_gpu(&self) -> bool {
+        !matches!(self, Self::Cpu)
     }
 
     /// Whether weights are worth turning for products with few rows (see [`crate::tape::Turned`]).

@@ -43,6 +43,11 @@ impl OwnParameters {
         Self::of(device.hold(values), device)
     }
 
+    /// So many zeros on the device.
+    pub fn zeros(len: usize, device: &Device) -> Self {
+        Self::of(device.buffer(len), device)
+    }
+
     /// A copy of these values on the device.
     pub fn copy(values: &[f32], device: &Device) -> Self {
         Self::of(device.upload(values), device)
@@ -60,6 +65,11 @@ impl OwnParameters {
     /// Takes over other values.
     pub fn write(&mut self, values: &[f32], device: &Device) {
         device.write(values, self.exact.span_mut());
+        self.round(device);
+    }
+
+    /// Rounds again, after what is exact has changed.
+    pub(crate) fn round(&mut self, device: &Device) {
         if let Some(rounded) = &mut self.rounded {
             device.copy(self.exact.span(), rounded.span_mut());
         }

@@ -1,6 +1,7 @@
 //! The canonical bytes of a state: what checkpoints hold, hashes cover and ranks compare.
 
 use super::State;
+use super::places::Places;
 use crate::blip::Blip;
 use crate::flat::Flat;
 use std::ops::Range;
@@ -31,36 +32,24 @@ impl State {
         ]
     }
 
+    pub(super) fn places(&self) -> Places {
+        let numbers = self.sections().map(|(_, flat)| flat.len());
+        Places::new(numbers, self.queued_identities.len())
+    }
+
     /// Size of the canonical bytes: step and queue position as little-endian words, the sections, the queued identities.
     pub fn num_bytes(&self) -> usize {
-        let sections: usize = self.sections().iter().map(|(_, flat)| flat.len() * 4).sum();
-        HEADER + sections + self.queued_identities.len() * 8
+        self.places().num_bytes()
     }
 
     /// Size of the canonical bytes of any state of this model.
     pub fn num_bytes_of(blip: &Blip) -> usize {
-        let (queue, width) = (blip.model.queue as usize, blip.model.embed_dim as usize);
-        let floats = 3 * blip.student_layout.len() + blip.momentum_layout.len() + 2 * queue * width;
-        HEADER + 4 * floats + 8 * queue
+        Places::of(blip).num_bytes()
     }
 
     /// Where in the canonical bytes the entries of the queues are that the next `samples` features replace.
     pub fn replaced_by(&self, samples: usize) -> Vec<Range<usize>> {
-        let queue = self.queued_identities.len();
-        let (next, samples) = (self.queue_next as usize, samples.min(queue));
-        let entries = [
-            next..(next + samples).min(queue),
-            0..(next + samples).saturating_sub(queue),
-        ];
-        let mut end = self.num_bytes();
-        let mut replaced = Vec::new();
-        for bytes in [8 * queue, 4 * self.text_queue.len(), 4 * self.image_queue.len()] {
-            end -= bytes;
-            let entry = bytes.checked_div(queue).unwrap_or(0);
-            let within = entries.iter().filter(|entries| !entries.is_empty());
-            replaced.extend(within.map(|entries| end + entries.start * entry..end + entries.end * entry));
-        }
-        replaced
+        self.places().replaced_by(self.queue_next, samples)
     }
 
     /// How many of the canonical bytes hold step and parameters, which come first.
@@ -79,10 +68,7 @@ impl State {
     }
 
     fn header(&self) -> [u8; HEADER] {
-        let mut header = [0; HEADER];
-        header[..8].copy_from_slice(&self.step.to_le_bytes());
-        header[8..].copy_from_slice(&self.queue_next.to_le_bytes());
-        header
+        header(self.step, self.queue_next)
     }
 
     /// The canonical bytes behind the header, as they lie in memory.
@@ -114,27 +100,16 @@ impl State {
 
     /// Calls `f` with the canonical bytes of `range`, in order and in as few slices as they lie in.
     pub fn for_bytes(&self, range: Range<usize>, mut f: impl FnMut(&[u8])) {
-        let header = self.header();
-        let mut at = 0;
-        for slice in std::iter::once(&header[..]).chain(self.stored()) {
-            let (from, to) = (range.start.max(at), range.end.min(at + slice.len()));
-            if from < to {
-                f(&slice[from - at..to - at]);
-            }
-            at += slice.len();
+        let (header, stored) = (self.header(), self.stored());
+        for (place, bytes) in self.places().within(range) {
+            let whole = place.checked_sub(1).map_or(&header[..], |at| stored[at]);
+            f(&whole[bytes]);
         }
     }
 
     /// Cuts the canonical bytes into pieces of at most `most` bytes, none of which lies in two places in memory.
     pub fn pieces(&self, most: usize) -> Vec<Range<usize>> {
-        let mut at = 0;
-        let mut pieces = Vec::new();
-        for len in std::iter::once(HEADER).chain(self.stored().map(<[u8]>::len)) {
-            let end = at + len;
-            pieces.extend((at..end).step_by(most).map(|begin| begin..end.min(begin + most)));
-            at = end;
-        }
-        pieces
+        self.places().pieces(most)
     }
 
     /// The canonical bytes of `range`, if they lie in one place in memory; those of the header do not lie there.
@@ -178,18 +153,16 @@ impl State {
 
     /// Takes over canonical bytes, the first of which is the `offset`-th of the state. They must lie within it.
     pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) {
-        let mut header = self.header();
-        let end = offset + bytes.len();
-        let mut at = 0;
-        for slice in std::iter::once(&mut header[..]).chain(self.stored_mut()) {
-            let (from, to) = (offset.max(at), end.min(at + slice.len()));
-            if from < to {
-                slice[from - at..to - at].copy_from_slice(&bytes[from - offset..to - offset]);
-            }
-            at += slice.len();
+        let (mut header, places) = (self.header(), self.places());
+        let mut stored = self.stored_mut();
+        let mut rest = bytes;
+        for (place, at) in places.within(offset..offset + bytes.len()) {
+            let (next, behind) = rest.split_at(at.len());
+            let whole = place.checked_sub(1).map_or(&mut header[..], |i| &mut *stored[i]);
+            whole[at].copy_from_slice(next);
+            rest = behind;
         }
-        let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-        (self.step, self.queue_next) = (word(0), word(8));
+        (self.step, self.queue_next) = of_header(&header);
     }
 
     /// Reads canonical bytes.
@@ -206,6 +179,19 @@ impl State {
         self.write_bytes(0, bytes);
         Ok(())
     }
+}
+
+/// The header of a state.
+pub(super) fn header(step: u64, queue_next: u64) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(&step.to_le_bytes());
+    header[8..].copy_from_slice(&queue_next.to_le_bytes());
+    header
+}
+
+/// Step and queue position.
+pub(super) fn of_header(header: &[u8; HEADER]) -> (u64, u64) {
+    (word(header, 0), word(header, 8))
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {

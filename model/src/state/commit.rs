@@ -2,7 +2,7 @@
 
 use super::{Resident, State};
 use crate::blip::Blip;
-use crate::device::{Device, Span, SpanMut};
+use crate::device::{Device, DeviceError, Span, SpanMut};
 use crate::layout::{Entry, ParamId};
 use crate::loss::itc::UNKNOWN;
 use crate::ops::blocks::on_threads;
@@ -27,6 +27,15 @@ pub struct Commit<'a> {
     pub identities: &'a [u64],
     /// Learning rate.
     pub lr: f64,
+}
+
+/// What a commit will have made of a state, known before it is done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Foreseen {
+    /// Euclidean norm of the mean gradient.
+    pub gradient_norm: f64,
+    /// The learned temperature after the commit.
+    pub temperature: f32,
 }
 
 /// The parts of a state, to be changed.
@@ -69,6 +78,12 @@ impl State {
         on_threads(|| self.held().commit(blip, objective, train, commit));
     }
 
+    /// What [`commit`](Self::commit) will make of the state, which stays as it is.
+    pub fn foresee(&self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) -> Foreseen {
+        let trained = [&self.params, &self.m, &self.v].map(Span::from);
+        foresee((&Device::Cpu, self.step), trained, blip, objective, train, commit)
+    }
+
     /// The optimiser's part of a commit.
     pub fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         self.held().optimise(blip, objective, train, commit);
@@ -99,13 +114,29 @@ impl Resident {
     pub fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         on_threads(|| self.held().commit(blip, objective, train, commit));
     }
+
+    /// As [`State::foresee`]. This is where a step waits for the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the device failed since the last check: the gradient is worthless then.
+    pub fn foresee(
+        &self,
+        blip: &Blip,
+        objective: Objective,
+        train: &TrainSpec,
+        commit: Commit,
+    ) -> Result<Foreseen, DeviceError> {
+        let place = (self.device(), self.step());
+        let foreseen = foresee(place, self.trained(), blip, objective, train, commit);
+        self.device().check().map(|()| foreseen)
+    }
 }
 
 impl Held<'_> {
     fn commit(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
         let _part = meter::part(Part::Optimiser);
         if objective.understands() {
-            let (steps, segments) = (self.steps(blip, objective, train, commit), segments(blip));
+            let (steps, segments) = (steps(*self.step, blip, objective, train, commit), segments(blip));
             let (params, ema) = (both(&mut self.params), both(&mut self.ema));
             let moments = [self.m.reborrow(), self.v.reborrow()];
             self.device
@@ -118,32 +149,9 @@ impl Held<'_> {
     }
 
     fn optimise(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec, commit: Commit) {
-        let steps = self.steps(blip, objective, train, commit);
+        let steps = steps(*self.step, blip, objective, train, commit);
         let moments = [self.m.reborrow(), self.v.reborrow()];
         self.device.adamw(&steps, both(&mut self.params), mean(commit), moments);
-    }
-
-    /// What the objective trains, with the optimiser's step.
-    fn steps(
-        &self,
-        blip: &Blip,
-        objective: Objective,
-        train: &TrainSpec,
-        commit: Commit,
-    ) -> Vec<(Range<usize>, AdamW)> {
-        let declared = params::declared_writes(&blip.student_layout, objective);
-        let trained = blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0);
-        let step = |(id, entry): (ParamId, &Entry)| {
-            let lr = if id == blip.temperature {
-                commit.lr * train.temperature_lr
-            } else {
-                commit.lr
-            };
-            let betas = (train.beta1, train.beta2);
-            let adamw = AdamW::step(*self.step + 1, lr, betas, train.eps, train.weight_decay);
-            (entry.range(), adamw)
-        };
-        trained.map(step).collect()
     }
 
     fn settle(&mut self, blip: &Blip, objective: Objective, train: &TrainSpec) {
@@ -161,10 +169,8 @@ impl Held<'_> {
     }
 
     fn clamp_temperature(&mut self, blip: &Blip) {
-        let limits = &blip.model.temperature;
         let at = blip.student_layout.entry(blip.temperature).range();
-        let temperature = self.params.0.reborrow().range(at);
-        self.device.clamp(temperature, limits.min as f32, limits.max as f32);
+        clamp(self.device, self.params.0.reborrow().range(at), blip);
     }
 
     fn average(&mut self, blip: &Blip, momentum: f64) {
@@ -197,6 +203,64 @@ impl Held<'_> {
             *self.queue_next = (first + n) % queue;
         }
     }
+}
+
+/// What the objective trains, with the optimiser's step after so many.
+fn steps(
+    done: u64,
+    blip: &Blip,
+    objective: Objective,
+    train: &TrainSpec,
+    commit: Commit,
+) -> Vec<(Range<usize>, AdamW)> {
+    let declared = params::declared_writes(&blip.student_layout, objective);
+    let trained = blip.student_layout.iter().filter(|(id, _)| declared[id.index()] > 0);
+    let step = |(id, entry): (ParamId, &Entry)| {
+        let lr = if id == blip.temperature {
+            commit.lr * train.temperature_lr
+        } else {
+            commit.lr
+        };
+        let betas = (train.beta1, train.beta2);
+        let adamw = AdamW::step(done + 1, lr, betas, train.eps, train.weight_decay);
+        (entry.range(), adamw)
+    };
+    trained.map(step).collect()
+}
+
+/// Commits the temperature alone, to a copy. The device has all to do before anything is awaited.
+fn foresee(
+    (device, done): (&Device, u64),
+    trained: [Span; 3],
+    blip: &Blip,
+    objective: Objective,
+    train: &TrainSpec,
+    commit: Commit,
+) -> Foreseen {
+    let at = blip.student_layout.entry(blip.temperature).range();
+    let [mut p, mut m, mut v] = trained.map(|values| {
+        let mut copy = device.buffer(at.len());
+        device.copy(values.range(at.clone()), copy.span_mut());
+        copy
+    });
+    let (gradient, scale) = mean(commit);
+    let steps = steps(done, blip, objective, train, commit);
+    if let Some((_, step)) = steps.into_iter().find(|(trained, _)| *trained == at) {
+        let moments = [m.span_mut(), v.span_mut()];
+        let gradient = (gradient.range(at.clone()), scale);
+        device.adamw(&[(0..at.len(), step)], (p.span_mut(), None), gradient, moments);
+    }
+    clamp(device, p.span_mut(), blip);
+    Foreseen {
+        gradient_norm: gradient_norm(device, commit.gradient, commit.lanes),
+        temperature: device.to_vec(p.span())[0],
+    }
+}
+
+/// Holds the temperature within its limits.
+fn clamp(device: &Device, temperature: SpanMut, blip: &Blip) {
+    let limits = &blip.model.temperature;
+    device.clamp(temperature, limits.min as f32, limits.max as f32);
 }
 
 /// The momentum encoders, tensor by tensor: where it begins among them, where what it follows does, and its length.

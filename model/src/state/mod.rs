@@ -2,18 +2,21 @@
 //!
 //! The state is replicated on every rank and changes in one place, [`State::commit`], as one local act without network or
 //! cancellation point. Its canonical [`bytes`] are what checkpoints hold, hashes cover and ranks compare. A [`Resident`] is a
-//! state on a device, a [`Mirror`] what lanes read of one.
+//! state on a device, with the same commit and the same canonical bytes, and a [`Snapshot`] some of these as they were.
 
 mod bytes;
 mod commit;
+mod places;
 mod resident;
+mod snapshot;
 mod tensors;
 #[cfg(test)]
 mod tests;
 
 pub use bytes::WrongSize;
-pub use commit::{Commit, gradient_norm};
-pub use resident::{Mirror, Resident};
+pub use commit::{Commit, Foreseen, gradient_norm};
+pub use resident::Resident;
+pub use snapshot::Snapshot;
 pub use tensors::Tensor;
 
 use crate::blip::Blip;

@@ -1,35 +1,59 @@
-//! A state on a device, or what steps read of one.
+//! A state on a device.
 
 use super::State;
+use super::bytes::{HEADER, header, of_header};
 use super::commit::Held;
-use crate::blip::Seen;
-use crate::device::{Buffer, Device, DeviceError, OwnParameters, Span};
+use super::places::{IDENTITIES, Places};
+use crate::blip::{Blip, Seen};
+use crate::device::{Buffer, Device, DeviceError, Fetcher, Mark, OwnParameters, Span, SpanMut};
+use crate::loss::itc::UNKNOWN;
+use crate::ops::digest::digest;
+use std::ops::Range;
 
-/// What lanes read of a state, on a device: a copy that follows the state, which is committed elsewhere.
-pub struct Mirror {
+/// A state on a device: steps read it there and commit to it there. Its canonical bytes are those of the [`State`] that
+/// [`store`](Self::store) would make. Step, queue position and the queued identities are the process's.
+#[derive(Debug)]
+pub struct Resident {
     device: Device,
+    step: u64,
+    queue_next: u64,
     params: OwnParameters,
+    m: Buffer,
+    v: Buffer,
     ema: OwnParameters,
     image_queue: Buffer,
     text_queue: Buffer,
     queued_identities: Vec<u64>,
 }
 
-/// A state on a device: steps read it there and commit to it there. What leaves the device goes through a [`State`].
-pub struct Resident {
-    mirror: Mirror,
-    step: u64,
-    queue_next: u64,
-    m: Buffer,
-    v: Buffer,
-}
+impl Resident {
+    /// All zeros, to be loaded into.
+    pub fn zeros(blip: &Blip, device: &Device) -> Self {
+        let queue = (blip.model.queue * blip.model.embed_dim) as usize;
+        let (student, momentum) = (blip.student_layout.len(), blip.momentum_layout.len());
+        Self {
+            device: device.clone(),
+            step: 0,
+            queue_next: 0,
+            params: OwnParameters::zeros(student, device),
+            m: device.buffer(student),
+            v: device.buffer(student),
+            ema: OwnParameters::zeros(momentum, device),
+            image_queue: device.buffer(queue),
+            text_queue: device.buffer(queue),
+            queued_identities: vec![UNKNOWN; blip.model.queue as usize],
+        }
+    }
 
-impl Mirror {
     /// A copy of the state.
     pub fn of(state: &State, device: &Device) -> Self {
         Self {
             device: device.clone(),
+            step: state.step,
+            queue_next: state.queue_next,
             params: OwnParameters::copy(&state.params, device),
+            m: device.upload(&state.m),
+            v: device.upload(&state.v),
             ema: OwnParameters::copy(&state.ema, device),
             image_queue: device.upload(&state.image_queue),
             text_queue: device.upload(&state.text_queue),
@@ -37,11 +61,13 @@ impl Mirror {
         }
     }
 
-    /// Copies the state again.
-    pub fn follow(&mut self, state: &State) {
+    /// Takes over a state of the same model.
+    pub fn load(&mut self, state: &State) {
         self.params.write(&state.params, &self.device);
         self.ema.write(&state.ema, &self.device);
         let parts = [
+            (&state.m, &mut self.m),
+            (&state.v, &mut self.v),
             (&state.image_queue, &mut self.image_queue),
             (&state.text_queue, &mut self.text_queue),
         ];
@@ -49,30 +75,12 @@ impl Mirror {
             self.device.write(from, to.span_mut());
         }
         self.queued_identities.clone_from(&state.queued_identities);
+        (self.step, self.queue_next) = (state.step, state.queue_next);
     }
 
-    /// What a lane reads.
-    pub fn seen(&self) -> Seen<'_> {
-        Seen {
-            params: (&self.params).into(),
-            ema: (&self.ema).into(),
-            image_queue: self.image_queue.span(),
-            text_queue: self.text_queue.span(),
-            queued_identities: &self.queued_identities,
-        }
-    }
-}
-
-impl Resident {
-    /// A copy of the state.
-    pub fn of(state: &State, device: &Device) -> Self {
-        Self {
-            mirror: Mirror::of(state, device),
-            step: state.step,
-            queue_next: state.queue_next,
-            m: device.upload(&state.m),
-            v: device.upload(&state.v),
-        }
+    /// Where it lies.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Steps that were committed.
@@ -82,7 +90,19 @@ impl Resident {
 
     /// What a lane reads of it.
     pub fn seen(&self) -> Seen<'_> {
-        self.mirror.seen()
+        Seen {
+            params: (&self.params).into(),
+            ema: (&self.ema).into(),
+            image_queue: self.image_queue.span(),
+            text_queue: self.text_queue.span(),
+            queued_identities: &self.queued_identities,
+        }
+    }
+
+    /// The learned temperature, after all that was asked of the device before. Waits.
+    pub fn temperature(&self, blip: &Blip) -> f32 {
+        let at = blip.student_layout.entry(blip.temperature).offset;
+        self.device.to_vec(self.params.exact().range(at..at + 1))[0]
     }
 
     /// Copies it to a state of the same model, after all that was asked of the device.
@@ -90,36 +110,188 @@ impl Resident {
     /// # Errors
     /// [`DeviceError`] if the device failed since the last check; the copy is worthless then.
     pub fn store(&self, state: &mut State) -> Result<(), DeviceError> {
-        let mirror = &self.mirror;
         let parts: [(Span, &mut [f32]); 6] = [
-            (mirror.params.exact(), &mut state.params),
+            (self.params.exact(), &mut state.params),
             (self.m.span(), &mut state.m),
             (self.v.span(), &mut state.v),
-            (mirror.ema.exact(), &mut state.ema),
-            (mirror.image_queue.span(), &mut state.image_queue),
-            (mirror.text_queue.span(), &mut state.text_queue),
+            (self.ema.exact(), &mut state.ema),
+            (self.image_queue.span(), &mut state.image_queue),
+            (self.text_queue.span(), &mut state.text_queue),
         ];
         for (from, to) in parts {
-            mirror.device.read(from, to);
+            self.device.read(from, to);
         }
-        state.queued_identities.clone_from(&mirror.queued_identities);
+        state.queued_identities.clone_from(&self.queued_identities);
         (state.step, state.queue_next) = (self.step, self.queue_next);
-        mirror.device.check()
+        self.device.check()
     }
 
     pub(super) fn held(&mut self) -> Held<'_> {
-        let mirror = &mut self.mirror;
         Held {
-            device: &mirror.device,
+            device: &self.device,
             step: &mut self.step,
             queue_next: &mut self.queue_next,
-            params: mirror.params.both_mut(),
+            params: self.params.both_mut(),
             m: self.m.span_mut(),
             v: self.v.span_mut(),
-            ema: mirror.ema.both_mut(),
-            image_queue: mirror.image_queue.span_mut(),
-            text_queue: mirror.text_queue.span_mut(),
-            queued_identities: &mut mirror.queued_identities,
+            ema: self.ema.both_mut(),
+            image_queue: self.image_queue.span_mut(),
+            text_queue: self.text_queue.span_mut(),
+            queued_identities: &mut self.queued_identities,
         }
     }
+
+    /// Parameters and both moments.
+    pub(super) fn trained(&self) -> [Span<'_>; 3] {
+        [self.params.exact(), self.m.span(), self.v.span()]
+    }
+}
+
+/// Canonical bytes. What lies on the device is asked for by ranges: no more of it is copied than is wanted.
+impl Resident {
+    pub(super) fn places(&self) -> Places {
+        let numbers = self.numbers().map(|numbers| numbers.len());
+        Places::new(numbers, self.queued_identities.len())
+    }
+
+    /// See [`State::num_bytes`].
+    pub fn num_bytes(&self) -> usize {
+        self.places().num_bytes()
+    }
+
+    /// See [`State::pieces`].
+    pub fn pieces(&self, most: usize) -> Vec<Range<usize>> {
+        self.places().pieces(most)
+    }
+
+    /// See [`State::replaced_by`].
+    pub fn replaced_by(&self, samples: usize) -> Vec<Range<usize>> {
+        self.places().replaced_by(self.queue_next, samples)
+    }
+
+    /// Calls `f` with the canonical bytes of `range` as they are behind `mark`, in order and piece by piece, while the device goes on.
+    ///
+    /// # Errors
+    /// [`DeviceError`]: what `f` was given is worthless then.
+    pub fn for_bytes(
+        &self,
+        (fetcher, mark): (&mut Fetcher, &Mark),
+        range: Range<usize>,
+        mut f: impl FnMut(&[u8]),
+    ) -> Result<(), DeviceError> {
+        let (numbers, own) = (self.numbers(), self.own_bytes());
+        for (place, bytes) in self.places().within(range) {
+            match place {
+                0 => f(&own.0[bytes]),
+                IDENTITIES => f(&own.1[bytes]),
+                _ => fetch((&mut *fetcher, mark), numbers[place - 1], bytes, &mut f)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over canonical bytes, the first of which is the `offset`-th of the state. They must lie within it, and no number may be
+    /// cut. The device knows of them once all were [`taken`](Self::taken).
+    pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) {
+        let mut header = header(self.step, self.queue_next);
+        let device = self.device.clone();
+        let mut rest = bytes;
+        for (place, at) in self.places().within(offset..offset + bytes.len()) {
+            let (next, behind) = rest.split_at(at.len());
+            rest = behind;
+            match place {
+                0 => header[at].copy_from_slice(next),
+                IDENTITIES => bytemuck::cast_slice_mut(&mut self.queued_identities)[at].copy_from_slice(next),
+                _ => {
+                    assert!(at.start % 4 == 0 && at.end % 4 == 0, "no number is cut");
+                    let numbers = self.numbers_mut(place).range(at.start / 4..at.end / 4);
+                    device.write_bytes(next, numbers);
+                }
+            }
+        }
+        (self.step, self.queue_next) = of_header(&header);
+    }
+
+    /// Ends taking over bytes: what is rounded follows.
+    ///
+    /// # Errors
+    /// [`DeviceError`]: the state is worthless then.
+    pub fn taken(&mut self) -> Result<(), DeviceError> {
+        self.params.round(&self.device);
+        self.ema.round(&self.device);
+        self.device.check()
+    }
+
+    /// A digest of the canonical bytes of `ranges`, rounded up to whole words, made on the device. It compares with those of other
+    /// resident states alone.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn digest(&self, ranges: &[Range<usize>]) -> Result<u64, DeviceError> {
+        let (places, numbers, own) = (self.places(), self.numbers(), self.own_bytes());
+        let (mut sum, mut runs) = (0_u64, Vec::new());
+        for (place, bytes) in ranges.iter().flat_map(|range| places.within(range.clone())) {
+            let words = bytes.start / 4..bytes.end.div_ceil(4);
+            let first = (places.start(place) / 4 + words.start) as u64;
+            let of_own = |own: &[u8]| {
+                let words = own[4 * words.start..4 * words.end].as_chunks().0;
+                digest(words.iter().map(|word| u32::from_le_bytes(*word)), first)
+            };
+            sum = sum.wrapping_add(match place {
+                0 => of_own(&own.0),
+                IDENTITIES => of_own(own.1),
+                _ => {
+                    runs.push((numbers[place - 1].range(words), first));
+                    0
+                }
+            });
+        }
+        let sum = sum.wrapping_add(self.device.digest(&runs));
+        self.device.check().map(|()| sum)
+    }
+
+    /// What lies on the device, in canonical order.
+    pub(super) fn numbers(&self) -> [Span<'_>; 6] {
+        [
+            self.params.exact(),
+            self.m.span(),
+            self.v.span(),
+            self.ema.exact(),
+            self.image_queue.span(),
+            self.text_queue.span(),
+        ]
+    }
+
+    fn numbers_mut(&mut self, place: usize) -> SpanMut<'_> {
+        match place {
+            1 => self.params.both_mut().0,
+            2 => self.m.span_mut(),
+            3 => self.v.span_mut(),
+            4 => self.ema.both_mut().0,
+            5 => self.image_queue.span_mut(),
+            _ => self.text_queue.span_mut(),
+        }
+    }
+
+    /// What is the process's: header and identities.
+    pub(super) fn own_bytes(&self) -> ([u8; HEADER], &[u8]) {
+        let header = header(self.step, self.queue_next);
+        (header, bytemuck::cast_slice(&self.queued_identities))
+    }
+}
+
+/// Calls `f` with these bytes of what lies on a device; the first or last number may be cut.
+pub(super) fn fetch(
+    (fetcher, mark): (&mut Fetcher, &Mark),
+    from: Span,
+    bytes: Range<usize>,
+    f: &mut impl FnMut(&[u8]),
+) -> Result<(), DeviceError> {
+    let words = bytes.start / 4..bytes.end.div_ceil(4);
+    let mut at = 4 * words.start;
+    fetcher.fetch(mark, from.range(words), &mut |piece| {
+        let end = at + piece.len();
+        f(&piece[bytes.start.max(at) - at..bytes.end.min(end) - at]);
+        at = end;
+    })
 }

@@ -1,3 +1,7 @@
+//! What a commit makes of a state, and its canonical bytes.
+
+mod resident;
+
 use super::*;
 use crate::params::Objective;
 use crate::params::Vocabulary;

@@ -67,11 +67,36 @@ fn a_format_of_half_the_size_takes_little_more_than_half_the_activations() {
     };
     let (single, half) = (of("fp32"), of("bf16"));
     assert!(
-        half.gpu_bytes < single.gpu_bytes * 6 / 10 + (2 << 30),
+        half.gpu_bytes < single.gpu_bytes * 6 / 10 + (4 << 30),
         "{half:?} {single:?}"
     );
     assert_eq!((half.host_bytes, half.gpu_host_bytes), (None, single.gpu_host_bytes));
     assert!(single.host_bytes > Some(single.gpu_host_bytes));
+}
+
+#[test]
+fn a_gpu_has_state_snapshot_and_sums_and_its_machine_the_sums_that_travel() {
+    let spec = spec("vit-b", 90, &json!({"precision": "bf16"}));
+    let sizes = Sizes::of(&spec, &spec.pretrain);
+    let (state, gradient) = (sizes.state_bytes(), sizes.student() * EXACT);
+    let rounded = (sizes.student() + sizes.momentum()) * 2.0;
+    let beside = CUDA_BYTES + rounded + sizes.alive(BOTH, true).bytes(Precision::Bf16);
+    let of = |lanes| Estimate::of(&spec, StageKind::Pretrain, lanes).unwrap();
+    let (alone, first_of_many) = (of(spec.lanes.count), of(1));
+    let levels = f64::from(spec.lanes.count.ilog2() + 1);
+    let ranks = f64::from(spec.lanes.count);
+    within(1e-6, alone.gpu_bytes as f64, beside + 2.0 * state + levels * gradient);
+    within(
+        1e-6,
+        first_of_many.gpu_bytes as f64,
+        beside + state * (1.0 + 1.0 / ranks) + 3.0 * gradient,
+    );
+    let saved = 3.0 * gradient - (1.0 - 1.0 / ranks) * state;
+    within(
+        1e-6,
+        first_of_many.gpu_host_bytes as f64 - alone.gpu_host_bytes as f64,
+        saved,
+    );
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Checkpoints: when they are taken, who writes which bytes, and how they are read back.
 //!
 //! A checkpoint is the canonical bytes of a [`State`], cut into as many parts as the generation has ranks; it is loaded
-//! by any number of ranks. A part is copied while the next step is computed, which cannot be committed before ([`shared`]),
-//! and then written ([`writer`]); it counts only when it was read back with the right hash. What cannot be read is tried again
+//! by any number of ranks. A part is copied while the next step is computed, from the state ([`placed`]), which cannot be committed
+//! before, or from a snapshot on its device ([`shared`]), and then written ([`writer`]); it counts only when it was read back with the right hash. What cannot be read is tried again
 //! for a while; what is read and differs, or is not there in a store that answers, is [damage](Error::damage), and the
 //! coordinator falls back to an earlier checkpoint.
 
+pub mod placed;
 pub mod shared;
 pub mod writer;
 

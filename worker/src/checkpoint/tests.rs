@@ -1,10 +1,13 @@
 //! Writing, reading back and refusing, on a real model's state.
 
+use super::placed::Placed;
 use super::shared::Shared;
 use super::writer::{Outcome, Part, Writer};
 use super::*;
 use medley_model::blip::Blip;
-use medley_model::params::Vocabulary;
+use medley_model::device::Device;
+use medley_model::params::{Objective, Vocabulary};
+use medley_model::state::{Commit, Resident};
 use medley_protocol::checkpoint::TensorHash;
 use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::spec::Spec;
@@ -12,8 +15,6 @@ use std::sync::mpsc;
 
 /// A small model.
 pub(crate) fn blip() -> Blip {
-    let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
-    let spec = Spec::from_document(&document).unwrap();
     let vocab = Vocabulary {
         size: 70,
         pad: 0,
@@ -22,11 +23,40 @@ pub(crate) fn blip() -> Blip {
         dec: 3,
         enc: 4,
     };
-    Blip::new(&spec.model, 32, vocab)
+    Blip::new(&spec().model, 32, vocab)
 }
 
-/// A state at step 9, written by three ranks.
-fn written(objects: &Objects, state: &State) -> Manifest {
+fn spec() -> Spec {
+    let document = serde_json::json!({"name": "t", "kind": "pretrain", "preset": "nano", "data": {"root": "/d"}});
+    Spec::from_document(&document).unwrap()
+}
+
+/// Commits a step of ten samples whose identities begin at `first`.
+pub(crate) fn commit(state: &mut Placed, first: u64) {
+    let blip = blip();
+    let noise = |i: usize| (i * 7919 % 1009) as f32 / 300.0 - 1.5;
+    let gradient = (0..blip.student_layout.len()).map(noise).collect::<Vec<_>>();
+    let gradient = state.device().upload(&gradient);
+    let features = vec![first as f32; 10 * blip.model.embed_dim as usize];
+    let identities: Vec<u64> = (first..first + 10).collect();
+    let commit = Commit {
+        gradient: gradient.span(),
+        lanes: 2,
+        image_features: &features,
+        text_features: &features,
+        identities: &identities,
+        lr: 1e-2,
+    };
+    state.commit(&blip, Objective::Pretrain, &spec().pretrain, commit);
+}
+
+/// The state where it lies: in the memory of the process, or on a device.
+pub(crate) fn placed(state: &State) -> [Placed; 2] {
+    [state.clone().into(), Resident::of(state, &Device::Cpu).into()]
+}
+
+/// The state at step 9, written by three ranks.
+fn written(objects: &Objects, state: Placed) -> Manifest {
     let stage = StageId::generate();
     let (tx, rx) = mpsc::channel();
     let report = move |outcome| match outcome {
@@ -34,18 +64,19 @@ fn written(objects: &Objects, state: &State) -> Manifest {
         Outcome::Refused { reason, .. } => panic!("{reason}"),
     };
     let writer = Writer::start(objects.clone(), stage, State::tensors_of(&blip()), report).unwrap();
-    let mut shared = Shared::from(state.clone());
+    let (step, state_bytes) = (state.step(), state.num_bytes() as u64);
+    let mut shared = Shared::new(state).unwrap();
     for part in 0..3 {
-        let state = shared.view();
+        let state = shared.still(writer.range(shared.num_bytes(), part, 3)).unwrap();
         writer.write(Part { state, part, parts: 3 });
     }
-    shared.change().step += 1;
+    commit(shared.change(), 77);
     writer.finish(Duration::from_mins(1)).unwrap();
     Manifest {
         id: CheckpointId::generate(),
         stage,
-        step: state.step,
-        state_bytes: state.num_bytes() as u64,
+        step,
+        state_bytes,
         parts: rx.iter().collect(),
     }
 }
@@ -64,7 +95,7 @@ fn case() -> Case {
     let blip = blip();
     let mut state = State::fresh(&blip, 1);
     state.step = 9;
-    let manifest = written(&objects, &state);
+    let manifest = written(&objects, state.clone().into());
     Case {
         dir,
         objects,
@@ -75,11 +106,26 @@ fn case() -> Case {
 }
 
 #[test]
-fn a_state_survives_its_checkpoint() {
+fn a_state_survives_its_checkpoint_wherever_it_lies() {
     let case = case();
-    let mut loaded = State::zeros(&case.blip);
-    load(&case.objects, &case.manifest, &mut loaded).unwrap();
-    assert_eq!(loaded.digest(), case.state.digest());
+    for state in placed(&case.state) {
+        let manifest = written(&case.objects, state);
+        let hashes =
+            |manifest: &Manifest| -> Vec<_> { manifest.parts.iter().map(|part| part.object.blake3.clone()).collect() };
+        assert_eq!(hashes(&manifest), hashes(&case.manifest));
+        let mut loaded = State::zeros(&case.blip);
+        load(&case.objects, &manifest, &mut loaded).unwrap();
+        assert_eq!(loaded.digest(), case.state.digest());
+        for mut other in placed(&State::zeros(&case.blip)) {
+            other.load(loaded.clone()).unwrap();
+            let bytes = Shared::new(other)
+                .unwrap()
+                .view()
+                .unwrap()
+                .copy_bytes(0..loaded.num_bytes());
+            assert_eq!(bytes.unwrap(), case.state.copy_bytes(0..loaded.num_bytes()));
+        }
+    }
 }
 
 #[test]
@@ -182,10 +228,12 @@ fn what_is_wrong_with_the_bytes_is_damage_and_what_may_pass_is_none() {
 
 /// The whole state at a step, to be written.
 fn whole(shared: &mut Shared, step: u64) -> Part {
-    shared.change().step = step;
-    let state = shared.view();
+    while shared.step() < step {
+        commit(shared.change(), 1);
+    }
+    let state = shared.view().unwrap();
     Part {
-        state,
+        state: state.into(),
         part: 0,
         parts: 1,
     }

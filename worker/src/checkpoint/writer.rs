@@ -10,9 +10,10 @@
 //! The memory of a copy is kept for the next one: the system takes longer to give so much of it anew than copying takes.
 
 use super::part_range;
-use super::shared::View;
+use super::shared::Still;
 use crate::objects::Objects;
 use bytes::{Bytes, BytesMut};
+use medley_model::device::DeviceError;
 use medley_model::state::Tensor;
 use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, TensorHash};
 use medley_protocol::ids::StageId;
@@ -29,8 +30,8 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// A part to be written: a range of the state's canonical bytes.
 #[derive(Debug)]
 pub struct Part {
-    /// The state; it cannot change before the part is copied.
-    pub state: View,
+    /// The state as it was: of its bytes at least those of [`Writer::range`].
+    pub state: Still,
     /// Index of the part.
     pub part: u32,
     /// Number of parts.
@@ -127,6 +128,12 @@ impl Writer {
         })
     }
 
+    /// The canonical bytes of a state of so many that are copied for a part: its own, and what is behind them of the last tensor
+    /// that begins in it.
+    pub fn range(&self, state_bytes: usize, part: u32, parts: u32) -> Range<usize> {
+        self.desk.copied(&range(state_bytes, part, parts))
+    }
+
     /// Hands a part over. Its state can change again when it was copied, which waits only if two earlier parts are not written
     /// yet and the store does not refuse them.
     pub fn write(&self, part: Part) {
@@ -189,34 +196,45 @@ impl Desk {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// What is copied for a part: its bytes, and what is behind them of the last tensor that begins in it.
+    fn copied(&self, range: &Range<usize>) -> Range<usize> {
+        let end = self.tensors_in(range).last().map_or(0, |last| last.bytes.end);
+        range.start..range.end.max(end)
+    }
+
     /// Copies parts, each before its state may change.
     fn copy(&self, parts: &Receiver<Part>) {
         while let Ok(Part { state, part, parts }) = parts.recv() {
             let state_bytes = state.num_bytes();
-            let range = part_range(state_bytes as u64, part, parts);
-            let range = range.start as usize..range.end as usize;
-            let end = self.tensors_in(&range).last().map_or(0, |last| last.bytes.end);
-            let copied = Copied {
-                step: state.step,
-                part,
-                parts,
-                state_bytes,
-                bytes: self.copy_bytes(&state, range.start..range.end.max(end)),
-                range,
-            };
+            let range = range(state_bytes, part, parts);
+            let (step, copied) = (state.step(), self.copy_bytes(&state, self.copied(&range)));
             drop(state);
-            self.put_down(copied);
+            match copied {
+                Ok(bytes) => self.put_down(Copied {
+                    step,
+                    part,
+                    parts,
+                    range,
+                    state_bytes,
+                    bytes,
+                }),
+                Err(error) => {
+                    // The rank will hear of it from its device.
+                    tracing::warn!("the checkpoint at step {step} is not written: {error}");
+                    self.lock().refused = Some(error.to_string());
+                }
+            }
         }
     }
 
-    fn copy_bytes(&self, state: &View, range: Range<usize>) -> Bytes {
+    fn copy_bytes(&self, state: &Still, range: Range<usize>) -> Result<Bytes, DeviceError> {
         let mut bytes = std::mem::take(&mut self.lock().spare);
         bytes.clear();
         if bytes.capacity() < range.len() {
             bytes = BytesMut::with_capacity(range.len());
         }
-        state.for_bytes(range, |slice| bytes.extend_from_slice(slice));
-        bytes.freeze()
+        state.for_bytes(range, |slice| bytes.extend_from_slice(slice))?;
+        Ok(bytes.freeze())
     }
 
     /// The tensors that begin in a range of the canonical bytes.
@@ -342,6 +360,12 @@ impl Desk {
     }
 }
 
+/// The canonical bytes of a part.
+fn range(state_bytes: usize, part: u32, parts: u32) -> Range<usize> {
+    let range = part_range(state_bytes as u64, part, parts);
+    range.start as usize..range.end as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::shared::Shared;
@@ -359,7 +383,9 @@ mod tests {
             changed: Condvar::new(),
         };
         let mut shared = Shared::from(medley_model::state::State::fresh(&blip(), 1));
-        let bytes = desk.copy_bytes(&shared.view(), 0..1000);
+        let view = shared.view().unwrap();
+        let still = view.clone().into();
+        let bytes = desk.copy_bytes(&still, 0..1000).unwrap();
         let place = bytes.as_ptr();
         let copied = Copied {
             step: 1,
@@ -371,7 +397,10 @@ mod tests {
         };
         desk.put(&copied, &[]).unwrap();
         desk.lock().keep_memory(copied);
-        let next = desk.copy_bytes(&shared.view(), 20..900);
-        assert_eq!((next.as_ptr(), &next[..]), (place, &shared.copy_bytes(20..900)[..]));
+        let next = desk.copy_bytes(&still, 20..900).unwrap();
+        assert_eq!(
+            (next.as_ptr(), &next[..]),
+            (place, &view.copy_bytes(20..900).unwrap()[..])
+        );
     }
 }

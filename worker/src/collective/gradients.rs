@@ -1,6 +1,6 @@
 //! Buffers for gradients, and where they lie: in the memory of the process, or on the device that computes them.
 
-use medley_model::device::{Buffer, Device, DeviceError, Span};
+use medley_model::device::{Buffer, Device, Span};
 
 /// Gradients of one length that are free at present. Nothing else is kept here, so what lies between a gradient's entries, which
 /// no lane writes and norms read, stays as it began: zero.
@@ -55,18 +55,20 @@ impl Gradients {
         }
     }
 
-    /// Brings a sum to the memory of the process, where the state is committed.
-    ///
-    /// # Errors
-    /// [`DeviceError`] if the device has failed: the sum is worthless.
-    pub fn bring_home(&mut self, sum: Buffer) -> Result<Buffer, DeviceError> {
-        if matches!(sum.span(), Span::Host(_)) {
-            return Ok(sum);
+    /// Brings a sum to this device, where the state is committed: a copy only if it lies elsewhere, which is in the memory of the
+    /// process.
+    pub fn bring(&mut self, sum: Buffer, to: &Device) -> Buffer {
+        let is_there = match to {
+            Device::Cpu => true,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(..) => matches!(sum.span(), Span::Cuda(_)),
+        };
+        if is_there {
+            return sum;
         }
-        let mut home = self.here.pop().unwrap_or_else(|| Device::Cpu.buffer(self.len));
-        self.device.read(sum.span(), home.span_mut().host());
-        self.device.check()?;
+        let mut there = self.there.pop().unwrap_or_else(|| to.buffer(self.len));
+        to.write(sum.span().host(), there.span_mut());
         self.give(sum);
-        Ok(home)
+        there
     }
 }

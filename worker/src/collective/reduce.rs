@@ -106,13 +106,13 @@ pub(super) fn sum_of<E>(
     fold(subtree, &mut leaf, &mut add)
 }
 
-/// Turns the local sums into the sum over all lanes, the same bits on every rank, over the mesh: they lie in the memory of the
-/// process. `exchange` grows with every step, and with every step that is redone.
+/// Turns the local sums into the sum over all lanes, the same bits on every rank, over the mesh: where there are peers, they lie in
+/// the memory of the process. `exchange` grows with every step, and with every step that is redone.
 ///
 /// # Errors
 /// [`Lost`] when a peer does not deliver.
 pub fn total(plan: &Plan, local: Local, exchange: u64, mesh: &Mesh, gradients: &mut Gradients) -> Result<Buffer, Lost> {
-    let mut sums = Sums::new(plan, Device::Cpu, local.0);
+    let mut sums = Sums::new(plan, gradients.device().clone(), local.0);
     let tag = |what: Partial| Tag {
         kind: Kind::Partial,
         exchange,

@@ -32,7 +32,7 @@ fn world() -> World {
     let writer = Writer::start(objects, stage, tensors, move |outcome| said.send(outcome).unwrap()).unwrap();
     let mut shared = Shared::from(state.clone());
     for part in 0..2 {
-        let state = shared.view();
+        let state = shared.view().unwrap().into();
         writer.write(Part { state, part, parts: 2 });
     }
     writer.finish(Duration::from_mins(1)).unwrap();

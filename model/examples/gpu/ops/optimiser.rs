@@ -3,6 +3,7 @@
 use super::elementwise::{LENGTHS, update};
 use super::{Cases, Ops};
 use medley_model::cuda::Format;
+use medley_model::ops::digest::digest;
 use medley_model::ops::optim::{self, AdamW};
 use medley_model::ops::sum::squares_f64;
 
@@ -47,6 +48,7 @@ pub(crate) fn check(ops: &Ops) {
     ops.op("momentum_all", |c| {
         all_averages(c, &[(0, 8, 1), (4, 12, 768), (772, 1_000, 3), (780, 2_001, 40_001)]);
     });
+    ops.op("digest", digests);
     ops.op("squares", |c| {
         for n in LENGTHS.into_iter().chain([(5 << 20) + 1]) {
             let x = c.noise(n);
@@ -58,6 +60,26 @@ pub(crate) fn check(ops: &Ops) {
             });
         }
     });
+}
+
+/// Digests of a run, and of two runs, whose places may be beyond 32 bits.
+fn digests(c: &Cases) {
+    let lens = LENGTHS.into_iter().chain([(1 << 16) - 1, (1 << 16) + 1, (5 << 20) + 1]);
+    for (n, place) in lens.zip([0, 7, 1 << 33].into_iter().cycle()) {
+        let x = c.noise(n);
+        let of = |x: &[f32], place| digest(x.iter().map(|x| x.to_bits()), place);
+        let (whole, half) = (of(&x, place), n / 2);
+        let two = of(&x[half..], 3).wrapping_add(of(&x[..half], place));
+        let x = c.up(&x);
+        c.compare(&format!("{n} at {place}"), &[vec![1.0, 1.0]], || {
+            let runs = [(x.slice().range(half..n), 3), (x.slice().range(0..half), place)];
+            let same = [
+                c.cuda.digest(&[(x.slice(), place)]) == whole,
+                c.cuda.digest(&runs) == two,
+            ];
+            vec![c.up(&same.map(|same| if same { 1.0 } else { 0.0 }))]
+        });
+    }
 }
 
 /// Steps of segments with numbers of their own, and a shadow of what they moved.

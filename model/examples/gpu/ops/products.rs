@@ -6,7 +6,7 @@ use medley_model::ops::blocks;
 use medley_model::ops::gemm::{Mat, Start, gemm_strided};
 
 /// m, n and k: nothing, single rows and columns, odd ones, and layers of every preset and the towers.
-const SHAPES: [(usize, usize, usize); 13] = [
+const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (3, 4, 0),
     (1, 768, 768),
@@ -19,6 +19,7 @@ const SHAPES: [(usize, usize, usize); 13] = [
     (394, 2304, 768),
     (394, 768, 3072),
     (768, 768, 1970),
+    (1061, 96, 384),
     (40, 30_524, 768),
 ];
 

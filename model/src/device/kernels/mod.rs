@@ -12,6 +12,7 @@ macro_rules! on {
 }
 
 mod elementwise;
+mod growing;
 mod loss;
 mod optimiser;
 mod rows;
@@ -22,7 +23,7 @@ use crate::cuda;
 use crate::ops::attention::{self, Inputs, Sequence};
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{self, Mat, Start};
-use crate::ops::{blocks, sum};
+use crate::ops::{blocks, digest, sum};
 
 /// A dense, row-major factor of a matrix product.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +120,17 @@ impl Device {
         on!(self, sum::squares_f64(x.host()), cuda => cuda.squares(x.cuda()))
     }
 
+    /// [`digest`](digest::digest) of runs of numbers, each with the place of its first one. Waits.
+    pub(crate) fn digest(&self, runs: &[(Span, u64)]) -> u64 {
+        on!(self, {
+            let of = |(x, place): &(Span, u64)| digest::digest(x.host().iter().map(|x| x.to_bits()), *place);
+            runs.iter().map(of).fold(0, u64::wrapping_add)
+        }, cuda => {
+            let runs: Vec<_> = runs.iter().map(|(x, place)| (x.cuda(), *place)).collect();
+            cuda.digest(&runs)
+        })
+    }
+
     pub(crate) fn attention(
         &self,
         x: Inputs<Span>,
@@ -152,5 +164,31 @@ impl Device {
             let (dq, dk, dv) = (dq.cuda(), dk.cuda(), dv.cuda());
             cuda.attention_backward(&x.map(Span::cuda), seqs, dropout, y.cuda(), kept, dy.cuda(), dq, dk, dv);
         });
+    }
+
+    /// Whether [`attention_backward_within`](Self::attention_backward_within) may do anything.
+    pub(crate) fn attends_within(&self) -> bool {
+        on!(self, false, _cuda => self.rounds())
+    }
+
+    /// [`attention_backward`](Self::attention_backward) of columns of one matrix, into the same columns of its gradient, which is
+    /// overwritten. Returns whether that was done: not every device does it.
+    pub(crate) fn attention_backward_within(
+        &self,
+        x: Inputs<Span>,
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        (y, kept): (Span, Option<Span>),
+        dy: Span,
+        d: SpanMut,
+    ) -> bool {
+        on!(self, {
+            let _ = (x, seqs, dropout, y, kept, dy, d);
+            false
+        }, cuda => {
+            let kept = kept.expect("a recorded attention keeps what its backward pass needs").cuda();
+            let x = x.map(Span::cuda);
+            cuda.attention_backward_within(&x, seqs, dropout, (y.cuda(), kept), dy.cuda(), d.cuda())
+        })
     }
 }

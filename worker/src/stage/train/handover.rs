@@ -6,12 +6,13 @@
 //! what goes wrong by itself is to be found here, and BLAKE3 at both ends takes as long as the copy. What would slip through is
 //! found by the digest that ranks compare at every step.
 
+use crate::checkpoint::placed::Placed;
 use crate::checkpoint::shared::{Shared, View};
 use crate::collective::tcp::mesh::Limits;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
 use crate::rank::beginning::Path;
 use bytes::Bytes;
-use medley_model::state::State;
+use medley_model::device::DeviceError;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::ops::Range;
@@ -30,11 +31,22 @@ pub const LIMITS: Limits = Limits {
     waiting_bytes: WINDOW * (PIECE + size_of::<u64>()),
 };
 
+/// A state could not be brought to a rank, or from one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A peer does not deliver, or delivers something else than it hashed.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// The device that the state lies on failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
 /// Brings the state to every rank that joins.
 ///
 /// # Errors
-/// [`Lost`] when a peer does not deliver, or delivers something else than it hashed; a joiner's state is then unspecified.
-pub fn feed(state: &mut Shared, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh) -> Result<(), Lost> {
+/// [`Error`]; a joiner's state is then unspecified.
+pub fn feed(state: &mut Shared, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh) -> Result<(), Error> {
     let own = mesh.rank();
     let pieces = (0..).zip(state.pieces(PIECE));
     let mut giving = Giving {
@@ -50,15 +62,16 @@ pub fn feed(state: &mut Shared, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh)
             let hash = mesh.receive(from, tag(Frame::Hash, piece))?;
             take_over(state, range, (&bytes, &hash), from)?;
             mesh.send(from, tag(Frame::Taken, piece), Bytes::new());
-            giving.give(piece, || bytes.into(), |_| hash.into())?;
+            giving.give(piece, || Ok(bytes.into()), |_| hash.into())?;
         }
+        state.taken()?;
     } else {
-        let view = state.view();
+        let view = state.view()?;
         for (piece, range) in pieces {
             giving.give(piece, || borrow(&view, range), hash)?;
         }
     }
-    giving.finish()
+    Ok(giving.finish()?)
 }
 
 /// What travels for each piece.
@@ -89,13 +102,13 @@ fn hash(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&XxHash3_64::oneshot(bytes).to_le_bytes())
 }
 
-/// A piece of the state, sent from where it lies.
-fn borrow(view: &View, range: Range<usize>) -> Bytes {
+/// A piece of the state, sent from where it lies if that is in the memory of the process.
+fn borrow(view: &View, range: Range<usize>) -> Result<Bytes, DeviceError> {
     if view.together(range.clone()).is_none() {
-        return view.copy_bytes(range).into();
+        return Ok(view.copy_bytes(range)?.into());
     }
     let view = view.clone();
-    Bytes::from_owner(Piece { view, range })
+    Ok(Bytes::from_owner(Piece { view, range }))
 }
 
 struct Piece {
@@ -110,7 +123,7 @@ impl AsRef<[u8]> for Piece {
 }
 
 /// Hashes what was received and writes it to the state, little by little: then it is read from memory once.
-fn take_over(state: &mut State, range: Range<usize>, (bytes, hash): (&[u8], &[u8]), from: u32) -> Result<(), Lost> {
+fn take_over(state: &mut Placed, range: Range<usize>, (bytes, hash): (&[u8], &[u8]), from: u32) -> Result<(), Lost> {
     let mut hasher = XxHash3_64::new();
     if bytes.len() == range.len() {
         for (at, chunk) in range.step_by(CHUNK).zip(bytes.chunks(CHUNK)) {
@@ -139,14 +152,14 @@ impl Giving<'_> {
     fn give(
         &mut self,
         piece: u64,
-        bytes: impl FnOnce() -> Bytes,
+        bytes: impl FnOnce() -> Result<Bytes, DeviceError>,
         hash: impl FnOnce(&[u8]) -> Bytes,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Error> {
         let receivers = self.roads.downstream(self.mesh.rank(), piece);
         if receivers.is_empty() {
             return Ok(());
         }
-        let bytes = bytes();
+        let bytes = bytes()?;
         for to in &receivers {
             self.await_room(*to)?;
             self.mesh.send(*to, tag(Frame::Bytes, piece), bytes.clone());
@@ -222,8 +235,11 @@ impl Roads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::tests::blip;
+    use crate::checkpoint::tests::{blip, placed};
+    use crate::collective::reduce::tests::meshed;
+    use medley_model::state::State;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn nodes(ranks: &[u32]) -> Vec<Vec<u32>> {
         let mut next = 0..;
@@ -282,35 +298,69 @@ mod tests {
 
     #[test]
     fn pieces_cover_the_state_and_are_sent_from_where_they_lie() {
-        let mut state = Shared::from(state());
-        state.change().step = 7;
-        let view = state.view();
-        let sent: Vec<Bytes> = view
-            .pieces(5000)
-            .into_iter()
-            .map(|range| borrow(&view, range))
-            .collect();
-        assert!(sent.iter().all(|piece| piece.len() <= 5000));
-        assert_eq!(sent.concat(), view.copy_bytes(0..view.num_bytes()));
-        let lent = sent
-            .iter()
-            .filter(|piece| view.params.as_bytes().as_ptr_range().contains(&piece.as_ptr()));
-        assert_eq!(lent.count(), view.params.as_bytes().len().div_ceil(5000));
+        let mut state = state();
+        state.step = 7;
+        for placed in placed(&state) {
+            let view = Shared::new(placed).unwrap().view().unwrap();
+            let pieces = view.pieces(5000).into_iter();
+            let sent: Vec<Bytes> = pieces.map(|range| borrow(&view, range).unwrap()).collect();
+            assert!(sent.iter().all(|piece| piece.len() <= 5000));
+            assert_eq!(sent.concat(), state.copy_bytes(0..state.num_bytes()));
+            if let Placed::Here(own) = &*view {
+                let lies_there = |piece: &&Bytes| own.params.as_bytes().as_ptr_range().contains(&piece.as_ptr());
+                let lent = sent.iter().filter(lies_there);
+                assert_eq!(lent.count(), own.params.as_bytes().len().div_ceil(5000));
+            }
+        }
+    }
+
+    /// The canonical bytes of a range.
+    fn bytes_of(state: &Placed, range: Range<usize>) -> Vec<u8> {
+        let mut stored = State::zeros(&blip());
+        match state {
+            Placed::Here(state) => return state.copy_bytes(range),
+            Placed::There(state) => state.store(&mut stored).unwrap(),
+        }
+        stored.copy_bytes(range)
     }
 
     #[test]
     fn a_piece_is_taken_over_if_it_is_whole_and_sound() {
         let from = state();
-        let mut to = from.clone();
-        to.params.fill(0.0);
-        let range = 16..16 + 3 * CHUNK / 2;
-        let mut bytes = from.copy_bytes(range.clone());
-        let sum = hash(&bytes);
-        take_over(&mut to, range.clone(), (&bytes, &sum), 1).unwrap();
-        assert_eq!(to.copy_bytes(range.clone()), bytes);
-        assert_eq!(to.params[3 * CHUNK / 8], 0.0);
-        assert!(take_over(&mut to, range.start..range.end + 1, (&bytes, &sum), 1).is_err());
-        bytes[CHUNK] ^= 1;
-        assert_eq!(take_over(&mut to, range, (&bytes, &sum), 1).unwrap_err().rank, 1);
+        let mut cleared = from.clone();
+        cleared.params.fill(0.0);
+        for mut to in placed(&cleared) {
+            let range = 16..16 + 3 * CHUNK / 2;
+            let mut bytes = from.copy_bytes(range.clone());
+            let sum = hash(&bytes);
+            take_over(&mut to, range.clone(), (&bytes, &sum), 1).unwrap();
+            assert_eq!(bytes_of(&to, range.clone()), bytes);
+            assert_eq!(bytes_of(&to, range.end..range.end + 4), [0; 4]);
+            assert!(take_over(&mut to, range.start..range.end + 1, (&bytes, &sum), 1).is_err());
+            bytes[CHUNK] ^= 1;
+            assert_eq!(take_over(&mut to, range, (&bytes, &sum), 1).unwrap_err().rank, 1);
+        }
+    }
+
+    #[test]
+    fn those_who_join_are_fed_wherever_states_lie() {
+        let (join, ready) = (Path::Join, Path::Ready);
+        let (paths, nodes) = ([ready, join, ready, join], nodes(&[1, 2, 1]));
+        let given = state();
+        let fed = meshed(4, LIMITS, |mesh| {
+            let rank = mesh.rank() as usize;
+            let own = if paths[rank] == join {
+                State::zeros(&blip())
+            } else {
+                given.clone()
+            };
+            let [here, there] = placed(&own);
+            // The first two lie in the memory of the process.
+            let mut state = Shared::new(if rank < 2 { here } else { there }).unwrap();
+            feed(&mut state, &paths, &nodes, &mesh).unwrap();
+            mesh.leave(Duration::from_secs(20));
+            bytes_of(&state, 0..given.num_bytes())
+        });
+        assert!(fed.iter().all(|bytes| *bytes == given.copy_bytes(0..given.num_bytes())));
     }
 }

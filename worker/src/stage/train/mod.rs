@@ -15,6 +15,7 @@ mod line;
 mod member;
 mod negatives;
 mod part;
+mod place;
 mod samples;
 mod setup;
 mod shares;
@@ -55,6 +56,15 @@ impl From<Lost> for Stop {
     }
 }
 
+impl From<handover::Error> for Stop {
+    fn from(error: handover::Error) -> Self {
+        match error {
+            handover::Error::Lost(lost) => lost.into(),
+            handover::Error::Device(error) => error.into(),
+        }
+    }
+}
+
 impl<E: Into<Failure>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
@@ -78,7 +88,7 @@ pub fn run(context: Context) -> Result<(), Failure> {
         fingerprint,
     } = context;
     let setup = Setup::load(&assignment, &objects)?;
-    let mut trainer = Trainer::new(setup, &assignment, device, (objects, voice.clone()));
+    let mut trainer = Trainer::new(setup, &assignment, device, (objects, voice.clone()))?;
     let listener = listen(&host)?;
     let address = address(&host, listener.local_addr()?.port());
     let mut line = Line::new((orders, voice.clone()), address, (Box::new(assignment), rank));

@@ -3,22 +3,24 @@
 //! differentiates through them on its own tape. No gradient crosses lanes.
 
 use super::lanes::Lanes;
+use super::samples::Loaded;
 use super::shares::View;
 use crate::rank::failure::Failure;
-use medley_data::loader::{Batch, Loader};
-use medley_model::blip::{Blip, Candidates, Guest, LaneStep};
+use medley_data::loader::Loader;
+use medley_model::blip::{Blip, Candidates, Guest, LaneStep, Seen, Sight};
 use medley_model::loss::itm::{Negatives, Seated};
-use medley_model::state::State;
 use std::collections::VecDeque;
 
 /// The first pass of a step: what this rank's lanes read, and what all lanes hold.
 pub(super) struct Looked {
     /// Batches of the rank's lanes, in order.
-    pub(super) batches: VecDeque<Batch>,
+    pub(super) batches: VecDeque<Loaded>,
     /// The samples of all lanes.
     pub(super) all: View,
     /// Identities of their images.
     pub(super) identities: Vec<u64>,
+    /// The learned temperature.
+    pub(super) temperature: f32,
 }
 
 /// A lane's negatives and the places of its guests.
@@ -29,13 +31,29 @@ pub(super) struct Drawn {
     pub(super) guests: Vec<Guest>,
 }
 
-/// What the student sees of a lane.
-pub(super) fn look(lanes: &mut Lanes, model: (&Blip, &State), batch: &Batch, step: LaneStep) -> View {
-    let (image_features, text_features) = lanes.student_features(model, super::trainer::own(batch), step);
-    View {
-        image_features,
-        text_features,
+/// What the student sees of a lane, on its way, and the lane's samples.
+pub(super) struct Looking {
+    sight: Sight,
+    samples: Vec<u64>,
+}
+
+/// Lets the student look at a lane.
+pub(super) fn look(lanes: &mut Lanes, model: (&Blip, Seen), batch: &Loaded, step: LaneStep) -> Looking {
+    Looking {
+        sight: lanes.student_features(model, batch.own(), step),
         samples: batch.samples.clone(),
+    }
+}
+
+impl Looking {
+    /// What the student has seen, once that is there.
+    pub(super) fn wait(self) -> View {
+        let (image_features, text_features) = self.sight.wait();
+        View {
+            image_features,
+            text_features,
+            samples: self.samples,
+        }
     }
 }
 
@@ -45,11 +63,11 @@ pub(super) fn look(lanes: &mut Lanes, model: (&Blip, &State), batch: &Batch, ste
 /// [`Failure`] when a sample cannot be read.
 pub(super) fn draw(
     blip: &Blip,
-    state: &State,
     looked: &Looked,
     step: LaneStep,
-    (batch, reader): (&mut Batch, &mut Loader),
+    (batch, reader): (&mut Loaded, &mut Loader),
 ) -> Result<Drawn, Failure> {
+    let batch = batch.change();
     let b = batch.identities.len();
     let candidates = Candidates {
         image_features: &looked.all.image_features,
@@ -57,7 +75,9 @@ pub(super) fn draw(
         identities: &looked.identities,
     };
     let (lane, b) = (step.lane, b as u32);
-    let seated = blip.draw(state, candidates, step, b as usize).seat(lane * b, b);
+    let seated = blip
+        .draw(looked.temperature, candidates, step, b as usize)
+        .seat(lane * b, b);
     let (images, texts) = visited(&seated, &looked.all.samples, b);
     for (sample, _) in &images {
         reader.pixels(step.step, *sample, &mut batch.pixels)?;

@@ -3,7 +3,8 @@
 use super::handover;
 use super::line::Line;
 use super::member::Speaker;
-use super::trainer::{Place, Trainer};
+use super::place::Place;
+use super::trainer::Trainer;
 use super::{Left, Stop};
 use crate::collective::deal::deal;
 use crate::collective::nccl::{self, Refused};
