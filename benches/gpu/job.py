@@ -12,7 +12,7 @@ def document(kind, data, precision):
     if kind == "quick":
         shorten(job, 30, 12, 10)
     if kind == "capfilt":
-        job.update(preset="vit-b", lanes={"count": 1, "batch": 8}, capfilt={"batch": 64}, evaluate={"rerank": 4, "batch": 32})
+        job.update(preset="vit-b", lanes={"count": 1, "batch": 8}, cluster={"max_ranks": 1}, capfilt={"batch": 64}, evaluate={"rerank": 4, "batch": 32})
         shorten(job, 2, 2, 2)
     return job
 

@@ -14,7 +14,7 @@ logs=$kept/logs
 all_logs=${OUT:-$kept}/all.log
 work=$(mktemp -d "${TMPDIR:-/tmp}/medley-run.XXXXXX")
 results=$work/results
-mkdir -p "$logs"
+mkdir -p "$logs" "${all_logs%/*}"
 : >"$results"
 : >"$all_logs"
 # What runs beside other parts.

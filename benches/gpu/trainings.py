@@ -11,6 +11,7 @@ Vocabularies of the ViTs have BERT's size. A training that has shown what it sho
 """
 
 import argparse
+import atexit
 import json
 import os
 import re
@@ -33,7 +34,7 @@ ROUNDING = 0.01
 
 
 class Training:
-    """A training that runs."""
+    """A training that runs, in a group of processes of its own, which does not outlive this program."""
 
     def __init__(self, programs, device, threads, spec):
         self.folder = tempfile.TemporaryDirectory(prefix="medley-training-")
@@ -46,6 +47,7 @@ class Training:
         self.process = subprocess.Popen(
             [*map(str, command)], stdout=self.log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
+        atexit.register(self.end)
 
     def lines(self):
         """Whole lines of metrics, one for each step committed so far."""
@@ -77,6 +79,8 @@ class Training:
         return rows
 
     def end(self):
+        if self.log.closed:
+            return
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -169,7 +173,7 @@ def train(programs, data, devices, steps):
     slow = Training(programs, processor, os.cpu_count(), of_seed(1))
     found, seconds = {}, {}
     for device, seed in [(single, 1), (half, 1), (half, 2), (half, 3)]:
-        training = Training(programs, device, 4, of_seed(seed))
+        training = Training(programs, device, min(4, os.cpu_count()), of_seed(seed))
         found[(device, seed, len(found))] = mean(training.until(steps))
         seconds[(device, seed, len(seconds))] = training.seconds
     found = {(processor, 1, -1): mean(slow.until(steps)), **found}
@@ -193,7 +197,7 @@ def train(programs, data, devices, steps):
 
 def watched(programs, data, device, steps, preset, lanes, words):
     """Trains some steps; the metrics, the training, and memory."""
-    more = {"lanes": {"count": lanes[0], "batch": lanes[1]}, "vocab": {"file": str(words)}}
+    more = {"lanes": {"count": lanes[0], "batch": lanes[1]}, "cluster": {"max_ranks": lanes[0]}, "vocab": {"file": str(words)}}
     training = Training(programs, device, min(16, os.cpu_count()), spec(data, preset, 1000, **more))
     with Memory(training) as memory:
         rows = training.until(steps)
@@ -245,6 +249,8 @@ def main():
     arguments.add_argument("--steps", type=int)
     arguments.add_argument("--small", action="store_true", help="sizes for trying this out on a processor")
     arguments = arguments.parse_args()
+    # So that a time limit ends trainings too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     programs, data, devices = arguments.programs.resolve(), arguments.data.resolve(), arguments.devices.split(",")
     if arguments.part == "train":
         well = train(programs, data, devices, arguments.steps or 500)
