@@ -350,7 +350,7 @@ impl<'a> Tape<'a> {
         let [fresh, second_fresh] = ids.map(|id| sink.writes[id.index()] == 0);
         let [one, other] = sink.grad.reborrow().two([first, second]);
         f(self, (one, fresh), (other, second_fresh));
-        ids.iter().for_each(|id| sink.wrote(*id));
+        ids.into_iter().for_each(|id| sink.wrote(id));
         self.sink = Some(sink);
     }
 }
