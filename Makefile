@@ -42,8 +42,8 @@ two-machines: build
 
 gpu-bin:
 	@scripts/install.sh --cuda
-	@$(run) cargo build --locked --profile gpu --target-dir target/gpu -p medley-worker -p medley-model \
-	  --features medley-worker/cuda,medley-model/cuda --bin medley-worker --example gpu --bench versus
+	@$(run) cargo build --locked --profile gpu --target-dir target/gpu -p medley-worker -p medley-model -p medley-data \
+	  --features medley-worker/cuda,medley-model/cuda --bin medley-worker --example gpu --example synth --example images --bench versus
 
 # A demo that was kept running holds its database open.
 clean-demo:

@@ -2,11 +2,12 @@
 
 `torch_side.py DESCRIPTION THREADS ROLE…` reads commands as Medley's side does (`model/benches/versus.rs`), with the role before
 each: `reference step`, `packed step`, `transformers greedy`. DESCRIPTION is the file with the line that Medley's side printed.
-With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast; `--compile` hands the
-towers of the reference's arrangement to `torch.compile` and draws negatives without waiting for the device.
+With `--device cuda` all of it is done on a GPU, in single precision unless `--bf16` asks for autocast, or for weights of bf16 where
+nothing is trained.
 
 - `reference`: texts padded to the longest allowed, one multimodal pass each for pairs, for negatives and for generation, each
   projecting the image's keys and values anew.
+- `best`: the same arrangement, compiled, and as fast as PyTorch makes it (`torch_best.py`); `--bf16` computes in copies of bf16.
 - `packed`: what Medley does: texts without padding, all 4b of them in one pass, keys and values once a layer, and in last layers
   only the rows that are read.
 - `transformers`: `BlipForConditionalGeneration.generate` and `BlipForImageTextRetrieval`: `pairs` by its `forward`, which looks at
@@ -28,6 +29,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model/tests/golden"))
 import blip  # noqa: E402
+import torch_best  # noqa: E402
+import torch_check  # noqa: E402
+import torch_library  # noqa: E402
 from blip import Batch, Config, Weights, feature, heads_of, is_averaged, linear, momentum_name, norm, with_first  # noqa: E402
 
 EPS = blip.EPS_TEXT
@@ -59,20 +63,7 @@ class Dropout(blip.Everything):
 def drawn(logits):
     """Negatives of each kind, drawn as the reference draws them: one by one."""
     weights = blip.negative_weights(logits.detach())
-    return torch.tensor([torch.multinomial(row, 1).item() for row in weights])
-
-
-def drawn_at_once(logits):
-    """Negatives of each kind, without asking the device for each."""
-    return torch.multinomial(blip.negative_weights(logits.detach()), 1)[:, 0]
-
-
-def compile_towers():
-    """The towers through `torch.compile`, and no wait for the device within a step."""
-    global drawn
-    torch._dynamo.config.cache_size_limit = 64
-    blip.vision, blip.text, blip.contrastive = map(torch.compile, (blip.vision, blip.text, blip.contrastive))
-    drawn = drawn_at_once
+    return torch.tensor([torch.multinomial(row, 1).item() for row in weights], device=logits.device)
 
 
 class Step:
@@ -105,9 +96,9 @@ class Step:
             torch._foreach_lerp_(self.averages, self.followed, 1 - self.config.momentum)
         found, (image_m, text_m) = losses(self)
         b = len(self.image)
-        at = (torch.arange(b) + self.pointer) % self.config.queue
-        self.queues["image_queue"][:, at] = image_m.T
-        self.queues["text_queue"][:, at] = text_m.T
+        at = (torch.arange(b, device=self.image.device) + self.pointer) % self.config.queue
+        self.queues["image_queue"][:, at] = image_m.T.float()
+        self.queues["text_queue"][:, at] = text_m.T.float()
         self.pointer = (self.pointer + b) % self.config.queue
         sum(found).backward()
         self.optimiser.step()
@@ -116,9 +107,9 @@ class Step:
 
 def reference(s, negatives=None):
     """Losses and momentum features in the reference's arrangement."""
-    n = s.padded_to
-    ids = torch.tensor([text + [s.config.vocab["pad"]] * (n - len(text)) for text in s.texts])
-    mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in s.texts])
+    n, device = s.padded_to, s.image.device
+    ids = torch.tensor([text + [s.config.vocab["pad"]] * (n - len(text)) for text in s.texts], device=device)
+    mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in s.texts], device=device)
     batch = Batch(s.image, ids, mask, None, None, 0.4, 0.0)
     teacher = blip.momentum_features(s.w, s.config, batch, s.drop)
     images = blip.vision(s.w, s.config, s.image, drop=s.drop)
@@ -142,7 +133,7 @@ def reference(s, negatives=None):
 
 
 def matching_loss(s, states):
-    labels = torch.zeros(len(states), dtype=torch.long)
+    labels = torch.zeros(len(states), dtype=torch.long, device=states.device)
     labels[: len(states) // 3] = 1
     return F.cross_entropy(linear(s.w, "itm_head", states), labels)
 
@@ -293,126 +284,70 @@ def packed(s, negatives=None):
     return (itc, itm, lm), teacher
 
 
-def check(s):
-    """Both arrangements compute the same as the plain model, with given negatives and without dropout."""
-    s.drop = Dropout(0.0)
-    b = len(s.texts)
-    negatives = (torch.arange(b) + 1) % b, (torch.arange(b) + 2) % b
-    plain = blip.attention
-    gradients = []
-    for arrangement, attention in [(reference, plain), (reference, fused_attention), (packed, fused_attention)]:
-        blip.attention = attention
-        losses, _ = arrangement(s, negatives)
-        gradients.append([*torch.autograd.grad(sum(losses), list(s.params.values())), torch.stack(losses)])
-    for i, name in enumerate([*s.params, "losses"]):
-        for other in gradients[1:]:
-            worst = (gradients[0][i] - other[i]).norm() / (gradients[0][i].norm() + 1e-3)
-            assert worst < 1e-3, f"{name}: the arrangements differ by {worst}"
-    print("the arrangements agree")
-
-
-class Transformers:
-    """The captioner and the filter of the library, each made when it is first needed."""
-
-    def __init__(self, description, batch_image):
-        import transformers
-
-        self.library = transformers
-        c, vocab = description["config"], description["config"]["vocab"]
-        vision, text = c["vision"], c["text"]
-        self.description, self.image, self.vocab = description, batch_image, vocab
-        self.config = transformers.BlipConfig(
-            text_config=dict(
-                vocab_size=vocab["size"], hidden_size=text["width"], encoder_hidden_size=vision["width"],
-                intermediate_size=text["ffn"], num_hidden_layers=text["depth"], num_attention_heads=text["heads"],
-                max_position_embeddings=text["positions"], projection_dim=c["embed_dim"], bos_token_id=vocab["dec"],
-                eos_token_id=vocab["sep"], sep_token_id=vocab["sep"], pad_token_id=vocab["pad"],
-            ),
-            vision_config=dict(
-                hidden_size=vision["width"], intermediate_size=vision["mlp"], num_hidden_layers=vision["depth"],
-                num_attention_heads=vision["heads"], image_size=vision["image_size"], patch_size=vision["patch"],
-            ),
-            image_text_hidden_size=c["embed_dim"], projection_dim=c["embed_dim"],
-        )
-
-    @functools.cached_property
-    def captioner(self):
-        return self.library.BlipForConditionalGeneration(self.config).eval()
-
-    @functools.cached_property
-    def filter(self):
-        return self.library.BlipForImageTextRetrieval(self.config).eval()
-
-    @torch.inference_mode()
-    def caption(self, **choice):
-        new = self.description["new_tokens"]
-        start = torch.full((len(self.image), 1), self.vocab["dec"])
-        # The library drops the last token of its prompt, for which its own tokeniser adds an end.
-        start = torch.cat([start, torch.full_like(start, self.vocab["sep"])], dim=1)
-        out = self.captioner.generate(self.image, input_ids=start, min_new_tokens=new, max_new_tokens=new, **choice)
-        return [out.shape[1] - 1] * len(out)
-
-    @torch.inference_mode()
-    def match(self, once):
-        """Pairs as the library's own `forward` takes them, or with each image looked at `once`; texts are padded to the longest."""
-        texts, each, b = self.description["texts"], self.description["texts_an_image"], len(self.image)
-        texts = [texts[pair % b] for pair in range(b * each)]
-        n = max(map(len, texts))
-        ids = torch.tensor([text + [self.vocab["pad"]] * (n - len(text)) for text in texts])
-        mask = torch.tensor([[1] * len(text) + [0] * (n - len(text)) for text in texts])
-        if not once:
-            pixels = self.image.repeat_interleave(each, 0)
-            return len(self.filter(ids, pixels, attention_mask=mask, use_itm_head=True).itm_score)
-        images = self.filter.vision_model(self.image)[0].repeat_interleave(each, 0)
-        states = self.filter.text_encoder(ids, attention_mask=mask, encoder_hidden_states=images)[0]
-        return len(self.filter.itm_head(states[:, 0]))
-
-    def run(self, command):
-        return {
-            "greedy": lambda: self.caption(do_sample=False),
-            "nucleus": lambda: self.caption(do_sample=True, top_p=0.9, top_k=0),
-            "pairs": lambda: self.match(once=False),
-            "match": lambda: self.match(once=True),
-        }[command]()
-
-
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("description", type=Path)
     arguments.add_argument("threads", type=int)
-    arguments.add_argument("roles", nargs="+", choices=["reference", "packed", "transformers", "check"])
+    arguments.add_argument("roles", nargs="+", choices=["reference", "best", "packed", "transformers", "check"])
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--bf16", action="store_true")
-    arguments.add_argument("--compile", action="store_true")
     arguments = arguments.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.set_default_device(arguments.device)
-    torch.manual_seed(1)
     description = json.loads(arguments.description.read_text())
-    side = description["config"]["vision"]["image_size"]
-    image = torch.randn(len(description["texts"]), 3, side, side)
+    made = Made(description, arguments.device, torch.bfloat16 if arguments.bf16 else torch.float32)
+    plain, blip.attention = blip.attention, fused_attention
     if "check" in arguments.roles:
-        return check(Step(description, image))
-    blip.attention = fused_attention
-    trains = {"reference", "packed"} & set(arguments.roles)
-    step = Step(description, image) if trains else None
-    library = Transformers(description, image) if "transformers" in arguments.roles else None
-    arrangements = {"reference": reference, "packed": packed}
-    if arguments.compile:
-        compile_towers()
+        return torch_check.check(made, [(reference, plain), (reference, fused_attention), (packed, fused_attention)])
+    runs = {role: made.role(role) for role in arguments.roles}
     print("ready", flush=True)
     for line in sys.stdin:
         role, command = line.split()
         wall, cpu = time.perf_counter(), time.process_time()
-        with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
-            if role == "transformers":
-                done = library.run(command)
-            else:
-                done = step.step(arrangements[role])
+        done = runs[role](command)
         if arguments.device != "cpu":
             torch.cuda.synchronize()
         found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "done": done}
         print(json.dumps(found), flush=True)
+
+
+class Made:
+    """What the roles work with, each part made when it is first needed."""
+
+    def __init__(self, description, device, dtype):
+        self.description, self.device, self.dtype = description, device, dtype
+
+    def make_image(self):
+        side = self.description["config"]["vision"]["image_size"]
+        return torch.randn(len(self.description["texts"]), 3, side, side, device=self.device)
+
+    def make_step(self):
+        torch.manual_seed(1)
+        with torch.device(self.device):
+            return Step(self.description, self.make_image())
+
+    @functools.cached_property
+    def step(self):
+        return self.make_step()
+
+    def role(self, name):
+        """What does a command in this role."""
+        if name == "best":
+            torch.set_float32_matmul_precision("high")
+            best = torch_best.Best(self.make_step(), self.dtype)
+            return lambda command: best.step()
+        if name == "transformers":
+            library = torch_library.Transformers(self.description, self.make_image(), self.dtype)
+            return lambda command: self.on_device(library.run, command)
+        cast = torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32)
+        if name == "packed":
+            return lambda command: self.on_device(cast(self.step.step), packed)
+        # Its tensors name their device: a default one is asked for at each operation, which costs time.
+        return lambda command: cast(self.step.step)(reference)
+
+    def on_device(self, work, argument):
+        """Does some work whose tensors do not say where they lie."""
+        with torch.device(self.device):
+            return work(argument)
 
 
 if __name__ == "__main__":

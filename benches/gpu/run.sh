@@ -1,16 +1,25 @@
 #!/usr/bin/env bash
-# All that is to be shown on a machine with a GPU, from the programs that `make gpu-bin` built: `benches/gpu/run.sh FOLDER [PART…]`.
+# All that is to be shown on a machine with a GPU: `benches/gpu/run.sh FOLDER [PART…]`.
 #
-# FOLDER holds `gpu`, `versus` and `medley-worker`. Parts: info, ops, lanes, ranks, nccl, sanitizer, speed, torch, compiled; all of them if
-# none is named. `torch` compares with PyTorch, `compiled` with towers through `torch.compile`, which takes minutes; they need a python3 that
-# has it. What fails is listed last, and makes the exit status 1.
+# FOLDER is what `pack.sh` packed, unpacked; for parts without job, data or ranks what `make gpu-bin` built is enough: `gpu`, `versus` and
+# `medley-worker` side by side. `parts.sh` has the parts, in the order in which all of them are run if none is named. Each command has a time
+# limit; the ends of what they print are shown, and last a table of all with their seconds. Whole logs go to $OUT/all.log as soon as a
+# command ends, if OUT is set. What fails makes the exit status 1.
 set -uo pipefail
-cd "$(dirname "$0")/../.." || exit 1
 programs=$(realpath "${1:?the folder of the programs}")
 shift
-parts=("$@")
-if [ $# = 0 ]; then parts=(info ops lanes ranks nccl sanitizer speed torch compiled); fi
-failed=()
+cd "$(dirname "$0")/../.." || exit 1
+kept=/tmp/medley-measured
+logs=$kept/logs
+all_logs=${OUT:-$kept}/all.log
+work=$(mktemp -d "${TMPDIR:-/tmp}/medley-run.XXXXXX")
+results=$work/results
+mkdir -p "$logs"
+: >"$results"
+: >"$all_logs"
+# What runs beside other parts.
+beside=()
+trap 'rm -rf "$work"' EXIT
 
 # CUDA's libraries may be those of a Python package.
 libraries=$(python3 -c "
@@ -18,164 +27,68 @@ import glob, os, sysconfig
 found = glob.glob(sysconfig.get_paths()['purelib'] + '/nvidia/**/lib*.so.*', recursive=True)
 print(':'.join(sorted({os.path.dirname(path) for path in found})))" 2>/dev/null)
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:$libraries
+# What PyTorch compiled before may have been taken along.
+export TORCHINDUCTOR_CACHE_DIR=$kept/inductor
+if [ -f "$programs/inductor.tar.gz" ] && [ ! -d $kept/inductor ]; then tar -C $kept -xzf "$programs/inductor.tar.gz"; fi
 
-# try NAME SECONDS COMMAND...: notes a command that fails.
+# record NAME STATUS SECONDS: a line of the table.
+record() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$results"; }
+
+# try NAME SECONDS LINES COMMAND...: runs a command within a time; shows so many of its last lines, and before them all that are WRONG.
 try() {
-  local name=$1 limit=$2
-  shift 2
-  printf '\n== %s: %s\n' "$name" "$*"
-  timeout "$limit" "$@" || failed+=("$name ($?)")
+  local name=$1 limit=$2 lines=$3 began=$SECONDS status=0 log shown
+  shift 3
+  log=$logs/$(printf '%s' "$name" | tr -cs '[:alnum:]' _).log
+  timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 </dev/null || status=$?
+  record "$name" $status $((SECONDS - began))
+  # At once: others may write beside.
+  {
+    printf '\n== %s: %s, %s s: %s\n' "$name" "$(verdict $status)" $((SECONDS - began)) "$*"
+    head -c 200000 "$log"
+  } | flock "$work" tee -a "$all_logs" >/dev/null
+  shown=$({ grep -a WRONG "$log" | head -n 5; tail -n "$lines" "$log"; } | cut -c 1-600)
+  printf '\n== %s: %s, %s s\n%s\n' "$name" "$(verdict $status)" $((SECONDS - began)) "$shown"
 }
 
-part_info() {
-  try info 60 "$programs/gpu" info
-  try doctor 60 "$programs/medley-worker" doctor
+verdict() {
+  case $1 in
+    0) echo "well" ;;
+    124 | 137) echo "LATE" ;;
+    *) echo "FAILED ($1)" ;;
+  esac
 }
 
-part_ops() { try ops 200 "$programs/gpu" ops; }
-
-part_lanes() {
-  local format
-  for format in fp32 bf16; do
-    try "lane nano $format" 60 "$programs/gpu" lane nano 4 $format
-    try "lane tiny $format" 60 "$programs/gpu" lane tiny 8 $format
-    try "lane vit-b $format" 200 "$programs/gpu" lane vit-b 2 $format
-  done
+# aside NAME SECONDS LINES COMMAND...: as `try`, beside what follows.
+aside() {
+  try "$@" &
+  beside+=($!)
 }
 
-out=/tmp/medley-ranks
-
-# go_on DEVICE RANKS SPEC: trains from where it was left; prints the digest of the last state.
-go_on() {
-  MEDLEY_DEVICE=$1 timeout 100 "$programs/medley-worker" train --out $out --ranks "$2" --threads 2 "$3" 2>$out.log | tail -n 1
+# Waits for what runs beside, so that nothing disturbs what is timed.
+part_settle() {
+  if [ ${#beside[@]} -gt 0 ]; then wait "${beside[@]}"; fi
+  beside=()
 }
 
-# train DEVICE RANKS SPEC: the same from the start.
-train() {
-  rm -rf $out
-  go_on "$@"
-}
+. benches/gpu/parts.sh
+. benches/gpu/ranks.sh
 
-# The same training by 1, 2 and 4 processes that share the device must end with the same bytes. FOLDER/spec.json says which.
-part_ranks() {
-  local format ranks first state
-  for format in "" :bf16; do
-    first=
-    for ranks in 1 2 4; do
-      state=$(train "cuda:0$format" "$ranks" "$programs/spec.json")
-      printf '%s ranks on cuda:0%s: %s\n' "$ranks" "$format" "$state"
-      first=${first:-$state}
-      if [ -z "$state" ] || [ "$state" != "$first" ]; then
-        failed+=("$ranks ranks$format")
-        tail -n 3 $out.log
-      fi
-    done
-  done
-}
-
-# same NAME STATE: notes a training that did not end with the bytes of the `first`.
-same() {
-  printf '%s: %s\n' "$1" "$2"
-  first=${first:-$2}
-  if [ -z "$2" ] || [ "$2" != "$first" ]; then
-    failed+=("$1")
-    tail -n 5 $out.log
+parts=("$@")
+if [ $# = 0 ]; then parts=("${all_parts[@]}"); fi
+for part in "${parts[@]}"; do
+  if ! declare -F "part_$part" >/dev/null; then
+    echo "run.sh: no part is called $part: ${all_parts[*]}" >&2
+    exit 2
   fi
-}
-
-# The same training over TCP, and over NCCL by one rank and by two and four that share the device, must end with the same bytes, whether
-# exchanges go on during the last lane or begin behind it. The model is wide enough for several turns of slices by four ranks.
-part_nccl() {
-  local way ranks first=""
-  export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8} RUST_LOG=info,medley_worker::collective=debug
-  for way in tcp nccl; do
-    python3 - "$programs/spec.json" $way >/tmp/medley-$way.json <<'PYTHON'
-import json, sys
-def merge(into, values):
-    for name, value in values.items():
-        if isinstance(value, dict):
-            merge(into.setdefault(name, {}), value)
-        else:
-            into[name] = value
-spec = json.load(open(sys.argv[1]))
-merge(spec, {
-    "cluster": {"collective": sys.argv[2]},
-    "model": {"vision": {"width": 768, "heads": 12, "mlp": 3072, "depth": 6}, "text": {"width": 768, "heads": 12, "ffn": 3072}},
-    "pretrain": {"length": {"by": "steps", "count": 100}},
-    "checkpoint": {"every_steps": 25},
-})
-json.dump(spec, sys.stdout)
-PYTHON
-  done
-  same "2 ranks over tcp" "$(train cuda:0 2 /tmp/medley-tcp.json)"
-  for ranks in 1 2 4; do
-    for way in 0 1; do
-      same "$ranks ranks over nccl, overlap $way" "$(MEDLEY_NCCL_OVERLAP=$way train cuda:0 $ranks /tmp/medley-nccl.json)"
-      grep -o 'begun with the last lane.*' $out.log | sort | uniq -c | sort -n | tail -n 3
-    done
-  done
-  lose_a_rank
-  same "2 ranks over nccl, after a lost one" "$(go_on cuda:0 2 /tmp/medley-nccl.json)"
-  unset NCCL_MULTI_RANK_GPU_ENABLE NCCL_MAX_CTAS RUST_LOG
-}
-
-# A rank that stands still in the middle of a step: the other one must give up the exchange that is under way and say so, which it can
-# only if the abort has returned.
-lose_a_rank() {
-  local training lost steps=0
-  rm -rf $out
-  MEDLEY_DEVICE=cuda:0 "$programs/medley-worker" train --out $out --ranks 2 --threads 2 /tmp/medley-nccl.json >/dev/null 2>$out.log &
-  training=$!
-  for _ in $(seq 600); do
-    steps=$(cat $out/metrics.jsonl 2>/dev/null | wc -l)
-    [ "$steps" -ge 12 ] && break
-    sleep 0.1
-  done
-  lost=$(pgrep -P $training | tail -n 1)
-  [ -n "$lost" ] && kill -STOP "$lost"
-  # Peers are lost after 15 s of silence.
-  if ! timeout 60 tail --pid=$training -f /dev/null; then
-    failed+=("a rank that lost its peer hangs")
-    kill -KILL $training
-  elif [ "$steps" -lt 12 ] || grep -q 'does not come back' $out.log || ! grep -q '^error: rank [01]: ' $out.log; then
-    failed+=("abort of an exchange that is under way")
-  fi
-  wait $training 2>/dev/null
-  kill -KILL "$lost" 2>/dev/null
-  printf 'a rank stood still after %s steps; the other one:\n' "$steps"
-  tail -n 3 $out.log
-}
-
-part_sanitizer() {
-  local tool
-  for tool in memcheck racecheck initcheck; do
-    try $tool 200 compute-sanitizer --tool $tool --error-exitcode 9 "$programs/gpu" lane nano 2 bf16
-  done
-}
-
-part_speed() {
-  local batch
-  for batch in 32 90; do
-    try "vit-b $batch fp32" 100 "$programs/gpu" bench vit-b $batch fp32 6
-    try "vit-b $batch bf16" 100 "$programs/gpu" bench vit-b $batch bf16 10
-  done
-  try "vit-l 75 bf16" 200 "$programs/gpu" bench vit-l 75 bf16 6
-}
-
-part_torch() {
-  local batch=${MEDLEY_BATCH:-90}
-  export MEDLEY_DEVICE=cuda:0:bf16
-  try "torch bf16" 300 python3 benches/compare.py "$programs/versus" vit-b "$batch" --rounds 5 --only step \
-    --torch "--device cuda --bf16"
-}
-
-part_compiled() {
-  local batch=${MEDLEY_BATCH:-90}
-  export MEDLEY_DEVICE=cuda:0:bf16
-  try "torch compiled" 560 python3 benches/compare.py "$programs/versus" vit-b "$batch" --rounds 5 --only reference \
-    --torch "--device cuda --bf16 --compile"
-}
-
+done
 for part in "${parts[@]}"; do "part_$part"; done
-printf '\n%s failed: %s\n' "${#failed[@]}" "$(printf '%s; ' "${failed[@]}")"
-[ ${#failed[@]} = 0 ]
+part_settle
+
+printf '\n%-34s %-12s %7s\n' "of $SECONDS s" "" seconds
+failed=0
+while IFS=$'\t' read -r name status seconds; do
+  printf '%-34s %-12s %7s\n' "$name" "$(verdict "$status")" "$seconds"
+  if [ "$status" != 0 ]; then failed=$((failed + 1)); fi
+done <"$results"
+printf '%s failed\n' $failed
+[ $failed = 0 ]

@@ -1,23 +1,21 @@
 //! The batch of any lane of any step: a function of (seed, step, lane) and the dataset version.
 
+mod images;
+
+pub use images::Images;
+
 use crate::augment;
 use crate::dataset::{Corpus, Pair};
-use crate::decode::{self, Rgb, normalise};
+use crate::decode::{Rgb, normalise};
 use crate::order::{Order, place};
 use crate::random::Key;
-use crate::shards;
 use crate::text::Tokenizer;
 use medley_protocol::spec::AugmentSpec;
-use std::collections::HashMap;
-use std::fs::File;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// Decoded images kept in memory, in bytes.
-const CACHE_BYTES: usize = 256 << 20;
-/// Tries of a read before it is a fault.
-const READ_TRIES: u32 = 3;
 /// Substitutes tried for a sample that does not decode.
 const MAX_SUBSTITUTES: u64 = 16;
 
@@ -99,6 +97,8 @@ pub struct Loader {
     tokenizer: Arc<Tokenizer>,
     settings: Settings,
     images: Images,
+    /// Threads that decode and augment a batch's images; without any, whoever asks for the batch does.
+    threads: Option<Arc<ThreadPool>>,
 }
 
 impl Loader {
@@ -110,7 +110,20 @@ impl Loader {
             pairs: pairs.into(),
             tokenizer,
             settings,
+            threads: None,
         }
+    }
+
+    /// This loader, with so many threads of its own that decode and augment the images of a batch: the same batches, sooner.
+    ///
+    /// # Errors
+    /// What the system says of the threads.
+    pub fn on_threads(self, threads: usize) -> std::io::Result<Self> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("decode-{i}"));
+        let threads = Some(Arc::new(pool.build().map_err(std::io::Error::other)?));
+        Ok(Self { threads, ..self })
     }
 
     /// Another reader of the same samples, which keeps no images.
@@ -121,6 +134,7 @@ impl Loader {
             tokenizer: Arc::clone(&self.tokenizer),
             settings: self.settings.clone(),
             images: Images::read_once(),
+            threads: self.threads.clone(),
         }
     }
 
@@ -147,17 +161,65 @@ impl Loader {
             samples: Vec::new(),
             replaced: Vec::new(),
         };
-        for position in position..position + size {
-            let (sample, image, attempt) = self.drawn(epoch, position)?;
-            if attempt > 0 {
-                batch.replaced.push((position, attempt));
-            }
-            self.view(epoch, sample, &image, &mut batch.pixels);
-            batch.texts.push(self.text(sample));
-            batch.identities.push(self.identity(sample));
-            batch.samples.push(sample);
+        match self.threads.clone() {
+            None => self.fill(&mut batch, size)?,
+            Some(threads) => self.fill_on(&threads, &mut batch, size)?,
         }
         Ok(batch)
+    }
+
+    /// Reads the samples of a batch one after the other.
+    fn fill(&mut self, batch: &mut Batch, size: u64) -> Result<(), Fault> {
+        for position in batch.position..batch.position + size {
+            let drawn = self.drawn(batch.epoch, position, 0)?;
+            let at = self.append(batch, position, &drawn);
+            self.view(batch.epoch, drawn.sample, &drawn.image, &mut batch.pixels[at..]);
+        }
+        Ok(())
+    }
+
+    /// Reads the samples of a batch, their images decoded and augmented by these threads.
+    fn fill_on(&mut self, threads: &ThreadPool, batch: &mut Batch, size: u64) -> Result<(), Fault> {
+        let (epoch, positions) = (batch.epoch, batch.position..batch.position + size);
+        let order = Order::new(self.settings.seed, epoch, self.pairs.len() as u64);
+        let chosen: Vec<u64> = positions
+            .clone()
+            .map(|position| order.substitute(position, 0))
+            .collect();
+        let pairs: Vec<Pair> = chosen.iter().map(|sample| self.pairs[*sample as usize]).collect();
+        let decoded = self.images.get_all(&self.corpus, &pairs, threads)?;
+        let mut all = Vec::with_capacity(size as usize);
+        for ((position, sample), image) in positions.zip(chosen).zip(decoded) {
+            let drawn = match image {
+                Some(image) => Drawn {
+                    sample,
+                    image,
+                    attempt: 0,
+                },
+                None => self.drawn(epoch, position, 1)?,
+            };
+            self.append(batch, position, &drawn);
+            all.push(drawn);
+        }
+        let per_image = self.pixels_per_image();
+        threads.install(|| {
+            let places = batch.pixels.par_chunks_exact_mut(per_image).zip(&all);
+            places.for_each(|(to, drawn)| self.view(epoch, drawn.sample, &drawn.image, to));
+        });
+        Ok(())
+    }
+
+    /// Appends a sample and room for its pixels; returns where they begin.
+    fn append(&self, batch: &mut Batch, position: u64, drawn: &Drawn) -> usize {
+        if drawn.attempt > 0 {
+            batch.replaced.push((position, drawn.attempt));
+        }
+        let at = batch.pixels.len();
+        batch.pixels.resize(at + self.pixels_per_image(), 0.0);
+        batch.texts.push(self.text(drawn.sample));
+        batch.identities.push(self.identity(drawn.sample));
+        batch.samples.push(drawn.sample);
+        at
     }
 
     /// Appends the pixels of a sample as every lane of the step sees them.
@@ -168,7 +230,9 @@ impl Loader {
         let pair = self.pairs[sample as usize];
         let image = self.images.get(&self.corpus, pair)?;
         let image = image.ok_or_else(|| self.undecodable(pair, 1))?;
-        self.view(step / self.steps_per_epoch(), sample, &image, to);
+        let at = to.len();
+        to.resize(at + self.pixels_per_image(), 0.0);
+        self.view(step / self.steps_per_epoch(), sample, &image, &mut to[at..]);
         Ok(())
     }
 
@@ -189,23 +253,21 @@ impl Loader {
         3 * side * side
     }
 
-    fn view(&self, epoch: u64, sample: u64, image: &Rgb, to: &mut Vec<f32>) {
+    fn view(&self, epoch: u64, sample: u64, image: &Rgb, to: &mut [f32]) {
         let s = &self.settings;
         let key = Key::new(s.seed).at(epoch).at(sample);
         let text = self.corpus.text(self.pairs[sample as usize]);
         let view = augment::apply(&s.augment, image, text, s.image_size, key);
-        let at = to.len();
-        to.resize(at + self.pixels_per_image(), 0.0);
-        normalise(&view, &mut to[at..]);
+        normalise(&view, to);
     }
 
-    /// The pair at a position, its image, and how many substitutes it took.
-    fn drawn(&mut self, epoch: u64, position: u64) -> Result<(u64, Arc<Rgb>, u64), Fault> {
+    /// The sample at a position, or the first of its substitutes from an attempt on that decodes.
+    fn drawn(&mut self, epoch: u64, position: u64, first_attempt: u64) -> Result<Drawn, Fault> {
         let order = Order::new(self.settings.seed, epoch, self.pairs.len() as u64);
-        for attempt in 0..MAX_SUBSTITUTES {
-            let index = order.substitute(position, attempt);
-            if let Some(image) = self.images.get(&self.corpus, self.pairs[index as usize])? {
-                return Ok((index, image, attempt));
+        for attempt in first_attempt..MAX_SUBSTITUTES {
+            let sample = order.substitute(position, attempt);
+            if let Some(image) = self.images.get(&self.corpus, self.pairs[sample as usize])? {
+                return Ok(Drawn { sample, image, attempt });
             }
         }
         Err(self.undecodable(self.pairs[order.at(position) as usize], MAX_SUBSTITUTES))
@@ -217,90 +279,11 @@ impl Loader {
     }
 }
 
-/// Decoded images and open shards.
-pub struct Images {
-    decoded: HashMap<u64, Arc<Rgb>>,
-    /// Bytes that may still be kept.
-    room: usize,
-    files: HashMap<u32, File>,
-}
-
-impl Default for Images {
-    fn default() -> Self {
-        Self {
-            decoded: HashMap::new(),
-            room: CACHE_BYTES,
-            files: HashMap::new(),
-        }
-    }
-}
-
-impl Images {
-    /// Keeps no image: for reading a corpus once.
-    pub fn read_once() -> Self {
-        Self {
-            room: 0,
-            ..Self::default()
-        }
-    }
-
-    /// The image of a pair; none if its bytes do not decode.
-    ///
-    /// # Errors
-    /// [`Fault`] if its shard cannot be read.
-    pub fn get(&mut self, corpus: &Corpus, pair: Pair) -> Result<Option<Arc<Rgb>>, Fault> {
-        let id = corpus.identity(pair);
-        if let Some(image) = self.decoded.get(&id) {
-            return Ok(Some(image.clone()));
-        }
-        let bytes = self.read(corpus, pair)?;
-        let Ok(image) = decode::jpeg(&bytes) else {
-            return Ok(None);
-        };
-        let image = Arc::new(image);
-        if image.data.len() <= self.room {
-            self.room -= image.data.len();
-            self.decoded.insert(id, image.clone());
-        }
-        Ok(Some(image))
-    }
-
-    fn read(&mut self, corpus: &Corpus, pair: Pair) -> Result<Vec<u8>, Fault> {
-        let shard = &corpus.shards[pair.shard as usize];
-        let extent = shard.index.samples[pair.sample as usize].image;
-        let fault = |source| Fault::Read {
-            path: shard.path.clone(),
-            source,
-        };
-        let mut attempt = 1;
-        loop {
-            let result = match self.files.entry(pair.shard) {
-                std::collections::hash_map::Entry::Occupied(open) => shards::read(open.into_mut(), extent),
-                std::collections::hash_map::Entry::Vacant(vacant) => {
-                    let file = File::open(&shard.path).map_err(fault)?;
-                    let (found, expected) = (file.metadata().map_err(fault)?.len(), shard.index.size_bytes);
-                    if found != expected {
-                        return Err(Fault::Changed {
-                            path: shard.path.clone(),
-                            found,
-                            expected,
-                        });
-                    }
-                    shards::read(vacant.insert(file), extent)
-                }
-            };
-            match result {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) if attempt >= READ_TRIES => return Err(fault(error)),
-                Err(_) => {
-                    // A handle may have gone stale on a network file system: open it again.
-                    self.files.remove(&pair.shard);
-                    std::thread::sleep(Duration::from_millis(50 << attempt));
-                    attempt += 1;
-                }
-            }
-        }
-    }
+/// A sample that was drawn for a position, and how many substitutes it took.
+struct Drawn {
+    sample: u64,
+    image: Arc<Rgb>,
+    attempt: u64,
 }
 
 #[cfg(test)]

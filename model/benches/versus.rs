@@ -59,7 +59,10 @@ fn describe(fixture: &Fixture) -> Value {
 /// Does what is asked for. The state for steps, and the reader for the rest, are made when they are first needed.
 fn run(fixture: &mut Fixture, reader: &mut Option<Reader>, command: &str) -> Value {
     if command == "step" {
-        return json!(fixture.step().losses);
+        let losses = fixture.step().losses;
+        // The commit is a part of the step, and the other side's turn comes next.
+        fixture.pool.check().unwrap_or_else(|error| panic!("{error}"));
+        return json!(losses);
     }
     let (reader, samples) = (reader.get_or_insert_with(|| reading::reader(fixture)), &fixture.samples);
     let mut tokens = |sampling| {

@@ -8,7 +8,7 @@ mod negatives;
 mod pass;
 mod towers;
 
-pub use lane::{Candidates, Guest, LaneBatch, LaneError, LaneOutput, LaneStep, Seen};
+pub use lane::{Candidates, Guest, LaneBatch, LaneError, LaneOutput, LaneStep, LaneUnderway, Seen, Sight};
 pub(crate) use pass::unimodal;
 pub use towers::Towers;
 
@@ -107,29 +107,47 @@ impl Blip {
         pool: &mut Pool,
         grad: impl Into<Gradient<'g>>,
     ) -> Result<LaneOutput, LaneError> {
+        let underway = self.begin_lane(state, batch, step, negatives, pool, grad)?;
+        let output = underway.finish()?;
+        pool.check()?;
+        Ok(output)
+    }
+
+    /// [`Blip::lane_with`] without waiting for its end: a GPU has all of the lane to do yet that comes behind the draw of
+    /// negatives. Whether the gradient is right is known when the device was [checked](Pool::check).
+    ///
+    /// # Errors
+    /// [`LaneError`] if a parameter's gradient is incomplete.
+    pub fn begin_lane<'s, 'g>(
+        &self,
+        state: impl Into<Seen<'s>>,
+        batch: LaneBatch,
+        step: LaneStep,
+        negatives: Option<&Negatives>,
+        pool: &mut Pool,
+        grad: impl Into<Gradient<'g>>,
+    ) -> Result<LaneUnderway, LaneError> {
         let (state, grad) = (state.into(), grad.into());
         on_threads(|| self.run_lane(state, batch, step, negatives, pool, grad))
     }
 
     /// Unit features of the lane's images and texts by the student, those that its step will find: the first of two passes
-    /// when negatives come from all lanes.
-    ///
-    /// # Shapes
-    /// b × e each
+    /// when negatives come from all lanes. Nothing is awaited.
     pub fn student_features<'s>(
         &self,
         state: impl Into<Seen<'s>>,
         batch: LaneBatch,
         step: LaneStep,
         pool: &mut Pool,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> Sight {
         let state = state.into();
         let weights = Weights::new(&self.student_layout, state.params);
         on_threads(|| {
             let tape = Tape::inference(weights, pool);
             let seen = self.features(&self.student, tape, batch.own(), step, Pass::Student);
             pool.give(seen.patches);
-            (pool.spend(seen.image), pool.spend(seen.text))
+            let [image, text] = [seen.image, seen.text].map(|features| pool.spend(features));
+            Sight { image, text }
         })
     }
 }

@@ -9,6 +9,7 @@ mod packed;
 pub use multimodal::{Grounding, ImageKeys};
 pub use packed::Packed;
 
+use crate::device::Texts;
 use crate::layout::{Layout, ParamId};
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::{Dropout, Place};
@@ -143,6 +144,15 @@ impl Text {
         tape.dropout(x, self.dropout_at(dropout, 0), &texts.places.clone().into())
     }
 
+    /// Embeddings of the last token of each text that goes on.
+    ///
+    /// # Shapes
+    /// t texts → t × d
+    pub(crate) fn embed_last(&self, tape: &mut Tape, texts: &Texts) -> Var {
+        let x = tape.embed_last(texts, self.word, self.position);
+        self.norm.norm(tape, x, EPS)
+    }
+
     /// The unimodal encoder: the first token's state of each text.
     ///
     /// # Shapes
@@ -254,10 +264,21 @@ impl Text {
     /// # Shapes
     /// r × d → r × vocabulary
     pub fn predict(&self, tape: &mut Tape, x: Var) -> Var {
+        let (x, bias) = self.transform(tape, x);
+        tape.linear(x, self.word, Some(bias))
+    }
+
+    /// As [`predict`](Self::predict), in single precision on every device, so that what is close stays apart.
+    pub(crate) fn predict_exactly(&self, tape: &mut Tape, x: Var) -> Var {
+        let (x, bias) = self.transform(tape, x);
+        tape.linear_exactly(x, self.word, bias)
+    }
+
+    /// What the word matrix is multiplied with, and the bias of the logits.
+    fn transform(&self, tape: &mut Tape, x: Var) -> (Var, ParamId) {
         let head = self.predictions.expect("the momentum encoder predicts nothing");
         let x = head.dense.linear(tape, x);
         let x = tape.gelu(x);
-        let x = head.norm.norm(tape, x, EPS);
-        tape.linear(x, self.word, Some(head.bias))
+        (head.norm.norm(tape, x, EPS), head.bias)
     }
 }

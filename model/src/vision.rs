@@ -2,6 +2,7 @@
 //!
 //! Axes: b images, n = 1 + patches tokens, d width, h heads.
 
+use crate::device::Span;
 use crate::layout::{Layout, ParamId};
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::Place;
@@ -122,11 +123,11 @@ impl Vision {
         pairs.map(|pair| pair.w)
     }
 
-    /// Images cut into patches.
+    /// Images cut into patches, wherever their pixels lie.
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → b·(s/p)² × 3·p²
-    pub fn patches(&self, tape: &mut Tape, pixels: &[f32], b: usize) -> Var {
+    pub fn patches<'p>(&self, tape: &mut Tape, pixels: impl Into<Span<'p>>, b: usize) -> Var {
         tape.patches(pixels, b, self.patch)
     }
 
@@ -139,10 +140,10 @@ impl Vision {
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s → (b·n) × d, or b × d for [`Tokens::Class`]
-    pub fn forward(
+    pub fn forward<'p>(
         &self,
         tape: &mut Tape,
-        pixels: &[f32],
+        pixels: impl Into<Span<'p>>,
         b: usize,
         drop_path: Option<&[PathSeat]>,
         wanted: Tokens,

@@ -253,7 +253,7 @@ fn step(case: &Case) -> LaneStep {
 /// The lane's batch with a guest.
 fn batch<'a>(pixels: &'a [f32], texts: &'a [Vec<u32>]) -> LaneBatch<'a> {
     LaneBatch {
-        pixels,
+        pixels: pixels.into(),
         texts,
         identities: &IDENTITIES,
         guests: &[Guest { lane: 0, image: 2 }],
@@ -439,7 +439,7 @@ fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
     let state = state(&blip);
     let (pixels, texts) = (pixels(B * 3 * 16 * 16), texts());
     let batch = LaneBatch {
-        pixels: &pixels,
+        pixels: (&pixels).into(),
         texts: &texts[..B],
         identities: &IDENTITIES,
         guests: &[],
@@ -452,7 +452,7 @@ fn drawing_from_all_of_one_lane_is_drawing_from_the_lane() {
             lane: 0,
             ..step(&Case::of(Objective::Filter))
         };
-        let (image_features, text_features) = blip.student_features(&state, batch, step, &mut pool);
+        let (image_features, text_features) = blip.student_features(&state, batch, step, &mut pool).wait();
         let candidates = Candidates {
             image_features: &image_features,
             text_features: &text_features,

@@ -19,9 +19,14 @@ impl Doing {
         Duration::from_millis(self.for_ms)
     }
 
-    /// Median time of its last steps; none before there are some.
+    /// Median time of its last steps, or what is expected of them in a generation that has made few; none if nothing is known.
     pub fn usual_step(&self) -> Option<Duration> {
         self.usual_step_ms.map(Duration::from_millis)
+    }
+
+    /// Whether it has made enough steps in this generation to know how long it computes.
+    pub fn is_settled(&self) -> bool {
+        self.lane_us.is_some()
     }
 
     /// Whether it waits for other ranks.
@@ -31,7 +36,11 @@ impl Doing {
 
     /// Whether it has waited for other ranks much longer than a step takes.
     pub fn misses_somebody(&self) -> bool {
-        let limit = self.usual_step().map(|usual| (usual * STEPS).max(MISSED));
-        self.waits() && limit.is_some_and(|limit| self.lasts() >= limit)
+        self.usual_step().is_some_and(|usual| self.has_waited_beyond(usual))
+    }
+
+    /// Whether it has waited for other ranks much longer than a step of this time.
+    pub fn has_waited_beyond(&self, usual: Duration) -> bool {
+        self.waits() && self.lasts() >= (usual * STEPS).max(MISSED)
     }
 }

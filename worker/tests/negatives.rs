@@ -136,7 +136,8 @@ impl World {
             let own = lane_batch(batch, &batch.pixels, &batch.texts, &[]);
             let seen = self
                 .blip
-                .student_features(&self.state, own, self.lane_step(lane), &mut self.pool);
+                .student_features(&self.state, own, self.lane_step(lane), &mut self.pool)
+                .wait();
             images.extend(seen.0);
             texts.extend(seen.1);
         }
@@ -246,7 +247,7 @@ fn seats(drawn: &[u32], lane: u32, mut visit: impl FnMut(u32)) -> (Vec<u32>, usi
 
 fn lane_batch<'a>(own: &'a Batch, pixels: &'a [f32], texts: &'a [Vec<u32>], guests: &'a [Guest]) -> LaneBatch<'a> {
     LaneBatch {
-        pixels,
+        pixels: pixels.into(),
         texts,
         identities: &own.identities,
         guests,

@@ -5,6 +5,9 @@
 //! step takes, it is the one that holds them up: it computes for ever, or its process stands still. If all wait and nobody
 //! computes, what one has sent does not reach another. A rank that saves a checkpoint holds nobody up by that: storage has
 //! limits of its own.
+//!
+//! All ranks make a step together, so what one knows of its time holds for those that have just joined. But a rank that has yet to make
+//! its first steps, in which much is done once, is not judged by how long it computes.
 
 use medley_protocol::agent::{Doing, StepPhase};
 use medley_protocol::vigil::{QUIET, STEPS};
@@ -52,27 +55,32 @@ impl Look {
     }
 
     /// Whether it has waited for others much longer than a step takes.
-    fn misses_somebody(&self) -> bool {
-        self.doing.misses_somebody() && !self.stands_still()
+    fn misses_somebody(&self, usual: Duration) -> bool {
+        self.doing.has_waited_beyond(usual) && !self.stands_still()
     }
 }
 
 /// Whether some rank misses another.
 pub fn is_waited_for(looks: &[Look]) -> bool {
-    looks.iter().any(Look::misses_somebody)
+    usual_step(looks).is_some_and(|usual| looks.iter().any(|look| look.misses_somebody(usual)))
+}
+
+/// How long a step takes as a rule, as far as any rank knows.
+fn usual_step(looks: &[Look]) -> Option<Duration> {
+    looks.iter().filter_map(|look| look.doing.usual_step()).max()
 }
 
 /// Why a generation makes no step, if it makes none; `looks` are all its ranks.
 pub fn cause(looks: &[Look]) -> Option<Cause> {
-    let usual: Option<Vec<Duration>> = looks.iter().map(|look| look.doing.usual_step()).collect();
-    let usual = usual?.into_iter().max()?;
+    let usual = usual_step(looks)?;
     let patience = (usual * STEPS).max(PATIENCE);
     let (waiting, others): (Vec<&Look>, Vec<&Look>) = looks.iter().partition(|look| look.waits());
     match others[..] {
         [] if looks.len() > 1 && looks.iter().all(|look| look.doing.lasts() >= patience) => Some(cut(&waiting)),
         [one] if !waiting.is_empty() => {
-            let is_missed = waiting.iter().all(|look| look.misses_somebody());
-            let computes = one.doing.phase == StepPhase::Computing && one.doing.lasts() >= patience;
+            let is_missed = waiting.iter().all(|look| look.misses_somebody(usual));
+            let Doing { phase, .. } = one.doing;
+            let computes = phase == StepPhase::Computing && one.doing.is_settled() && one.doing.lasts() >= patience;
             (computes || (is_missed && one.stands_still())).then(|| held_up(one, &waiting, usual))
         }
         _ => None,
@@ -140,7 +148,7 @@ mod tests {
             collective: 40,
             for_ms,
             usual_step_ms: Some(1000),
-            lane_us: None,
+            lane_us: Some(1000),
         };
         let quiet = Duration::from_millis(quiet_ms);
         Look { rank, doing, quiet }
@@ -167,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_named_while_two_compute_or_the_one_saves_or_no_step_is_known() {
+    fn nobody_is_named_while_two_compute_or_the_one_saves_or_none_knows_how_long_a_step_takes() {
         let ranks = |phase| {
             [
                 look(0, Exchanging, 9000, 0),
@@ -179,8 +187,26 @@ mod tests {
         assert_eq!(cause(&[look(0, Agreeing, 9000, 0), look(1, Saving, 9000, 0)]), None);
         let mut ranks = ranks(Agreeing);
         assert!(cause(&ranks).is_some());
-        ranks[0].doing.usual_step_ms = None;
+        ranks.iter_mut().for_each(|look| look.doing.usual_step_ms = None);
         assert_eq!(cause(&ranks), None);
+    }
+
+    #[test]
+    fn a_rank_that_has_just_joined_is_named_for_its_silence_and_not_for_computing() {
+        let mut ranks = [
+            look(0, Exchanging, 9000, 0),
+            look(1, Computing, 9000, 0),
+            look(2, Exchanging, 9000, 0),
+        ];
+        for joiner in [1, 2] {
+            ranks[joiner].doing.usual_step_ms = None;
+            ranks[joiner].doing.lane_us = None;
+        }
+        assert_eq!(cause(&ranks), None, "its first step may take long");
+        ranks[1].quiet = QUIET;
+        assert!(matches!(cause(&ranks), Some(Cause::Rank { rank: 1, .. })));
+        ranks[2].doing.for_ms = 100;
+        assert_eq!(cause(&ranks), None, "another one does not miss it yet");
     }
 
     #[test]

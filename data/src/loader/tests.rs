@@ -73,6 +73,23 @@ fn any_lane_reads_a_sample_as_its_own_lane_does() {
 }
 
 #[test]
+fn threads_of_its_own_make_the_same_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alone = loader(dir.path());
+    // Too little of an image to decode it.
+    let corpus = Arc::make_mut(&mut alone.corpus);
+    corpus.shards[0].index.samples[7].image.len = 3;
+    let mut shared = alone.another().on_threads(3).unwrap();
+    let mut replaced = 0;
+    for (step, lane) in (0..7).flat_map(|step| [(step, 0), (step, 1)]) {
+        let batch = alone.batch(step, lane).unwrap();
+        assert_eq!(shared.batch(step, lane).unwrap(), batch);
+        replaced += batch.replaced.len();
+    }
+    assert!(replaced > 0);
+}
+
+#[test]
 fn an_epoch_reads_every_text_of_an_image_with_that_image() {
     let dir = tempfile::tempdir().unwrap();
     let Loader {

@@ -1,6 +1,7 @@
 //! A lane of a step and its commit on a GPU, against the processor's.
 
 use crate::fixture::{Fixture, commit_of, lane_step};
+use crate::overlap;
 use medley_model::blip::{Blip, LaneOutput, Seen};
 use medley_model::device::{Buffer, Device, DeviceError, Pool, SpanMut};
 use medley_model::flat::Flat;
@@ -39,11 +40,9 @@ const ROUNDED: Bars = Bars {
 };
 /// States that the same gradient was committed to.
 const STATE: f64 = 1e-5;
-/// Steps that are committed.
-const STEPS: usize = 3;
 
-/// Compares `preset` at `batch` samples; whether all is well.
-pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
+/// Compares so many steps of `preset` at `batch` samples; whether all is well.
+pub(crate) fn compare(preset: &str, batch: usize, steps: usize, device: &Device) -> bool {
     let fixture = Fixture::new(preset, Some(batch), 0, None);
     let bars = if device.rounds() { ROUNDED } else { EXACT };
     let blip = &fixture.blip;
@@ -63,7 +62,7 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
     let mut expected = Flat::zeros(layout.len());
     let mut gradient = device.buffer(layout.len());
     let mut well = true;
-    for step in 0..STEPS {
+    for step in 0..steps {
         let given = (step > 0).then_some(&negatives);
         let (fixture, expected_of) = (&fixture, (&mut expected).into());
         let plain = run(fixture, blip, (&host).into(), given, &mut host_pool, expected_of);
@@ -98,6 +97,12 @@ pub(crate) fn compare(preset: &str, batch: usize, device: &Device) -> bool {
         well &= report(&what, is_foreseen, "");
         well &= bytes(preset, step, &resident, &stored);
     }
+    let same = overlap::same(&fixture, resident.seen(), device, &mut pool);
+    well &= report(
+        &format!("{preset} × {batch}: same bits by lanes that overlap, pixels sent ahead"),
+        same,
+        "",
+    );
     println!(
         "{preset} × {batch}: {:.2} GiB of activations at most",
         pool.peak_bytes() as f64 / f64::from(1 << 30)

@@ -7,6 +7,7 @@
 //! results differ by one rounding.
 
 mod attention;
+mod decode;
 mod elementwise;
 mod losses;
 mod optimiser;
@@ -29,19 +30,36 @@ const BF16_BAR: f64 = 4e-3;
 const GUARD: usize = 8;
 const SENTINEL: f32 = -549_755_813_888.0;
 
-/// Runs all operations.
-pub(crate) fn check(cuda: &Arc<Cuda>) -> ExitCode {
+/// Operations of a kind.
+type Kind = (&'static str, fn(&Ops));
+
+const KINDS: [Kind; 7] = [
+    ("elementwise", elementwise::check),
+    ("rows", rows::check),
+    ("products", products::check),
+    ("losses", losses::check),
+    ("optimiser", optimiser::check),
+    ("attention", attention::check),
+    ("decode", decode::check),
+];
+
+/// Runs operations of these kinds, of all if none is named.
+pub(crate) fn check(cuda: &Arc<Cuda>, kinds: &[&str]) -> ExitCode {
+    let names = KINDS.map(|(name, _)| name);
+    if let Some(unknown) = kinds.iter().find(|kind| !names.contains(kind)) {
+        eprintln!("gpu ops: {unknown} is none of {}", names.join(", "));
+        return ExitCode::FAILURE;
+    }
     let ops = Ops {
         cuda: cuda.clone(),
         wrong: Cell::new(0),
     };
     println!("{:<28} {:>5}  {:>9}", "operation", "cases", "error");
-    elementwise::check(&ops);
-    rows::check(&ops);
-    products::check(&ops);
-    losses::check(&ops);
-    optimiser::check(&ops);
-    attention::check(&ops);
+    for (name, check) in KINDS {
+        if kinds.is_empty() || kinds.contains(&name) {
+            check(&ops);
+        }
+    }
     match ops.wrong.get() {
         0 => {
             println!("all right");

@@ -1,6 +1,6 @@
 //! What a lane's step is given, and what it yields.
 
-use crate::device::{DeviceError, Parameters, Span};
+use crate::device::{Asked, Device, DeviceError, Parameters, Span};
 use crate::loss::itc::Distillation;
 use crate::loss::itm;
 use crate::params::Objective;
@@ -13,8 +13,8 @@ use medley_protocol::spec::SameImage;
 /// A lane's b samples, and *guests*: samples of other lanes that serve as its negatives.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneBatch<'a> {
-    /// Normalised pixels, (b + guests) × 3 × s × s.
-    pub pixels: &'a [f32],
+    /// Normalised pixels, (b + guests) × 3 × s × s: in the memory of the process, or [sent](crate::device::Ahead) to the lane's device.
+    pub pixels: Span<'a>,
     /// Token ids of each text, `[CLS]` first and `[SEP]` last, without padding: the lane's b, then its guests'.
     pub texts: &'a [Vec<u32>],
     /// Identities of the lane's own b images: equal for the same image, never [`UNKNOWN`](crate::loss::itc::UNKNOWN). Without any,
@@ -39,7 +39,7 @@ impl LaneBatch<'_> {
         let b = self.len();
         let per_image = self.pixels.len() / (b + self.guests.len());
         Self {
-            pixels: &self.pixels[..b * per_image],
+            pixels: self.pixels.range(0..b * per_image),
             texts: &self.texts[..b],
             guests: &[],
             ..self
@@ -105,6 +105,50 @@ pub struct LaneOutput {
     pub image_features: Vec<f32>,
     /// The lane's momentum text features, b × e.
     pub text_features: Vec<f32>,
+}
+
+/// A lane that its device was asked for: what it yields is on its way.
+#[derive(Debug)]
+pub struct LaneUnderway {
+    pub(super) device: Device,
+    pub(super) losses: [Option<Asked>; 3],
+    pub(super) features: Option<[Asked; 2]>,
+}
+
+impl LaneUnderway {
+    /// What the lane yields, once that is there. Its gradient may still be on its way: what comes of it is known when the device
+    /// was [checked](Device::check).
+    ///
+    /// # Errors
+    /// [`LaneError`] if the device is known to have failed.
+    pub fn finish(self) -> Result<LaneOutput, LaneError> {
+        let losses = self.losses.map(|loss| loss.map_or(0.0, |loss| loss.wait()[0]));
+        let features = self.features.map(|features| features.map(Asked::wait));
+        self.device.noticed()?;
+        let [image_features, text_features] = features.unwrap_or_default();
+        Ok(LaneOutput {
+            losses,
+            image_features,
+            text_features,
+        })
+    }
+}
+
+/// What the student sees of a lane, on its way.
+#[derive(Debug)]
+pub struct Sight {
+    pub(super) image: Asked,
+    pub(super) text: Asked,
+}
+
+impl Sight {
+    /// Unit features of images and texts, once they are there.
+    ///
+    /// # Shapes
+    /// b × e each
+    pub fn wait(self) -> (Vec<f32>, Vec<f32>) {
+        (self.image.wait(), self.text.wait())
+    }
 }
 
 /// What a lane reads of the state, wherever it lies.
@@ -225,7 +269,7 @@ mod tests {
             prompt_tokens: 0,
         };
         let alone = LaneBatch {
-            pixels: &[],
+            pixels: Span::Host(&[]),
             texts: &[],
             identities: &[7, 8, 9],
             guests: &[],

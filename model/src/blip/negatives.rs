@@ -4,6 +4,7 @@
 //! from all lanes before the pass, whose first of two passes are [`Blip::student_features`].
 
 use super::{Blip, Candidates, LaneStep};
+use crate::device::Asked;
 use crate::loss::itc;
 use crate::loss::itm::{self, Negatives};
 use crate::params::Objective;
@@ -23,26 +24,57 @@ impl Blip {
             .negatives(&image_to_text, &text_to_image, b)
     }
 
-    /// Draws the negatives of a lane from the lane itself.
-    pub(super) fn draw_in_lane(
+    /// Asks for what the negatives of a lane are drawn from, if that is the lane itself.
+    pub(super) fn ask_for_drawing(
         &self,
         tape: &mut Tape,
         (image, text): (Var, Var),
         found: itc::Contrast,
-        identities: &[u64],
-        step: LaneStep,
-    ) -> Negatives {
-        let (b, width) = tape.dims(image);
-        let drawing = step.drawing(identities, 0);
-        if step.objective == Objective::Pretrain {
+        objective: Objective,
+    ) -> Ground {
+        if objective == Objective::Pretrain {
+            let b = tape.dims(image).0;
             let logits = [found.image_to_text, found.text_to_image];
-            let [i2t, t2i] = logits.map(|logits| tape.read_columns(logits, b));
-            return drawing.negatives(&i2t, &t2i, b);
+            return Ground::Logits(logits.map(|logits| tape.ask_columns(logits, b)));
         }
-        let t = tape.read_weight(self.temperature)[0];
-        let (image, text) = (tape.read(image), tape.read(text));
-        let image_to_text = itm::logits(&image, &text, width, t);
-        let text_to_image = itm::logits(&text, &image, width, t);
-        drawing.negatives(&image_to_text, &text_to_image, b)
+        Ground::Features {
+            temperature: tape.ask_weight(self.temperature),
+            image: tape.ask(image),
+            text: tape.ask(text),
+        }
     }
+
+    /// Draws the negatives of a lane from the lane itself, once what was asked for is there.
+    pub(super) fn draw_in_lane(&self, ground: Ground, identities: &[u64], step: LaneStep) -> Negatives {
+        let (drawing, b) = (step.drawing(identities, 0), identities.len());
+        match ground {
+            Ground::Logits(logits) => {
+                let [i2t, t2i] = logits.map(Asked::wait);
+                drawing.negatives(&i2t, &t2i, b)
+            }
+            Ground::Features {
+                temperature,
+                image,
+                text,
+            } => {
+                let (t, width) = (temperature.wait()[0], self.model.embed_dim as usize);
+                let (image, text) = (image.wait(), text.wait());
+                let image_to_text = itm::logits(&image, &text, width, t);
+                let text_to_image = itm::logits(&text, &image, width, t);
+                drawing.negatives(&image_to_text, &text_to_image, b)
+            }
+        }
+    }
+}
+
+/// What negatives are drawn from, on its way to the memory of the process.
+pub(super) enum Ground {
+    /// Of the contrastive loss, image to text and text to image, b × b.
+    Logits([Asked; 2]),
+    /// The student's unit features, b × e, and the learned temperature.
+    Features {
+        temperature: Asked,
+        image: Asked,
+        text: Asked,
+    },
 }

@@ -3,9 +3,12 @@
 //! The momentum encoders run first and record nothing; their features are keys and soft targets. Then the student: image
 //! and text towers, the contrastive loss, hard negatives drawn from its logits, and one packed pass of 4b texts through the
 //! multimodal layers, each image's keys and values computed once per layer.
+//!
+//! On a GPU the processor only asks: it waits once, for the logits of the draw, while the images' keys and values are computed.
+//! What the lane yields comes home when it is there.
 
 use super::lane::Pass;
-use super::{Blip, LaneBatch, LaneError, LaneOutput, LaneStep, Seen, Towers};
+use super::{Blip, LaneBatch, LaneError, LaneStep, LaneUnderway, Seen, Towers};
 use crate::device::{Buffer, Pool, Use};
 use crate::loss::itm::Negatives;
 use crate::loss::{itc, itm, lm};
@@ -31,7 +34,7 @@ impl Blip {
             values: mut grad,
             watch,
         }: Gradient,
-    ) -> Result<LaneOutput, LaneError> {
+    ) -> Result<LaneUnderway, LaneError> {
         let declared = params::declared_writes(&self.student_layout, step.objective);
         let trainable = params::trainable(&declared);
         for (id, entry) in self.student_layout.iter().filter(|(id, _)| !trainable[id.index()]) {
@@ -54,19 +57,17 @@ impl Blip {
         let Losses { all, taught } = self.losses(&mut tape, batch, step, (taught, queues), negatives);
         let terms: Vec<(Var, f32)> = all.iter().flatten().map(|&loss| (loss, 1.0)).collect();
         let total = tape.weighted_sum(&terms);
-        // Read at the end: whoever reads from a device waits for it.
-        let losses = all.map(|loss| loss.map(|loss| tape.copy(loss)));
+        // Asked for before the backward pass consumes them.
+        let losses = all.map(|loss| loss.map(|loss| tape.ask(loss)));
+        let features = taught.map(|(image, text)| [image, text].map(|features| tape.ask(features)));
         tape.backward(total, 1.0);
         tape.check_writes(&declared)?;
-        let losses = losses.map(|loss| loss.map_or(0.0, |loss| tape.spend(loss)[0]));
-        let features = taught.map(|(image, text)| (tape.read(image), tape.read(text)));
-        let (image_features, text_features) = features.unwrap_or_default();
         drop(tape);
-        pool.check()?;
-        Ok(LaneOutput {
+        let device = pool.device().clone();
+        Ok(LaneUnderway {
+            device,
             losses,
-            image_features,
-            text_features,
+            features,
         })
     }
 
@@ -144,16 +145,20 @@ impl Blip {
             let found = itc::contrast(tape, features, keys, self.temperature, step.distillation);
             (features, found)
         });
+        let part = meter::part(Part::Contrast);
+        let drawn = negatives.is_none().then_some(contrast).flatten();
+        let ground = drawn.map(|(features, found)| self.ask_for_drawing(tape, features, found, step.objective));
+        drop(part);
         // Before negatives are drawn, so that a device has work while the processor draws.
         let part = meter::part(Part::ImageKeys);
         let image_keys = self.student.text.image_keys(tape, images);
         drop(part);
-        let matching = contrast.map(|(features, found)| {
-            let _part = meter::part(Part::Contrast);
-            let drawn = || self.draw_in_lane(tape, features, found, &identities, step);
-            let negatives = negatives.cloned().unwrap_or_else(drawn);
-            itm::sequences(batch.texts, &negatives, self.vocab.enc, self.image_tokens)
-        });
+        let part = meter::part(Part::Contrast);
+        let drawn = ground.map(|ground| self.draw_in_lane(ground, &identities, step));
+        drop(part);
+        // Negatives that were given to a lane without a contrastive loss are nobody's.
+        let negatives = contrast.and(drawn.as_ref().or(negatives));
+        let matching = negatives.map(|drawn| itm::sequences(batch.texts, drawn, self.vocab.enc, self.image_tokens));
         let generates = step.objective.generates();
         let generated = generates.then(|| lm::sequences(own.texts, self.vocab.dec, 3 * b as u32, self.image_tokens));
         let [matched, modelled] = self.multimodal_losses(tape, step, &image_keys, matching, generated);

@@ -8,7 +8,7 @@
 //! That is for either format. What is stored as bf16 and has heads of 64 columns goes to tensor cores: `flash`.
 
 use super::Cuda;
-use super::flash::{self, Plan};
+use super::flash;
 use super::format::{Format, common};
 use super::launch::{Arg, Kernel, THREADS, args, warps_grid};
 use super::memory::{Slice, SliceMut};
@@ -124,6 +124,26 @@ pub(super) fn by_keys(seqs: &[Sequence]) -> Vec<Vec<&Sequence>> {
     groups
 }
 
+/// Which rows of keys sequences read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Read {
+    /// How many.
+    pub(super) rows: usize,
+    /// Behind the last.
+    pub(super) end: usize,
+}
+
+impl Read {
+    /// By sequences in groups of the same keys.
+    pub(super) fn of(groups: &[Vec<&Sequence>]) -> Self {
+        let keys = || groups.iter().map(|group| &group[0].keys);
+        Self {
+            rows: keys().map(ExactSizeIterator::len).sum(),
+            end: keys().map(|keys| keys.end).max().unwrap_or(0),
+        }
+    }
+}
+
 /// Sequences in the order of their groups, and every tile of keys with the sequences that read it.
 fn key_tiles(groups: &[Vec<&Sequence>]) -> (Vec<Words>, Vec<Words>) {
     let (mut sorted, mut tiles) = (Vec::new(), Vec::new());
@@ -145,6 +165,14 @@ pub(super) struct Gradients<'a> {
     pub(super) dq: SliceMut<'a>,
     pub(super) dk: SliceMut<'a>,
     pub(super) dv: SliceMut<'a>,
+}
+
+/// Where gradients of an attention go that tensor cores compute: rows a stride apart.
+pub(super) struct Addresses {
+    pub(super) dq: u64,
+    pub(super) dk: u64,
+    pub(super) dv: u64,
+    pub(super) stride: usize,
 }
 
 /// What the gradients of an attention are computed from, besides its inputs.
@@ -183,7 +211,7 @@ impl Cuda {
         let args = kept.as_ref().map_or(0, SliceMut::address);
         let args = args![&out, x.width(), args, rows];
         if flash::takes(x, &[out.as_slice()]) {
-            return self.flash(x, &Plan::new(&by_keys(seqs)), dropout, args);
+            return self.flash(x, &self.laid(seqs), dropout, args);
         }
         let tiles = query_tiles(seqs);
         let grid = (tiles.len() as u32, x.heads as u32);
@@ -213,27 +241,67 @@ impl Cuda {
         common("attention", &[&x.q.data, &x.k.data, &x.v.data, &y, &dy, &dq, &dk, &dv]);
         let fits = rows * width <= y.len().min(dy.len()) && 2 * x.heads * rows <= kept.len();
         assert!(fits, "every row has its gradient and what was kept of it");
-        let groups = by_keys(seqs);
-        let keys = || groups.iter().map(|group| &group[0].keys);
-        let (covered, last) = (
-            keys().map(ExactSizeIterator::len).sum::<usize>(),
-            keys().map(|keys| keys.end).max().unwrap_or(0),
-        );
+        let others = [y, dy, dq.as_slice(), dk.as_slice(), dv.as_slice()];
+        let plan = (flash::takes(x, &others) && kept.is_aligned()).then(|| self.laid(seqs));
+        let groups = if plan.is_some() { Vec::new() } else { by_keys(seqs) };
+        let read = plan.map_or_else(|| Read::of(&groups), |plan| plan.read);
         assert!(
-            last * width <= dk.len().min(dv.len()),
+            read.end * width <= dk.len().min(dv.len()),
             "the gradients of the keys leave their slice"
         );
-        if covered * width < dk.len().max(dv.len()) {
+        if read.rows * width < dk.len().max(dv.len()) {
             self.fill(dk.reborrow(), 0.0);
             self.fill(dv.reborrow(), 0.0);
         }
-        let (of, to) = (Forward { y, kept, dy, rows }, Gradients { dq, dk, dv });
-        let others = [y, dy, to.dq.as_slice(), to.dk.as_slice(), to.dv.as_slice()];
-        if flash::takes(x, &others) && kept.is_aligned() {
-            self.flash_backward(x, &Plan::new(&groups), dropout, &of, &to);
+        let of = Forward { y, kept, dy, rows };
+        if let Some(plan) = plan {
+            let [dq, dk, dv] = [&dq, &dk, &dv].map(SliceMut::address);
+            let stride = width;
+            self.flash_backward(x, &plan, dropout, &of, &Addresses { dq, dk, dv, stride });
         } else {
-            self.tiles_backward(x, (&query_tiles(seqs), key_tiles(&groups)), dropout, &of, &to);
+            let tiles = (&query_tiles(seqs)[..], key_tiles(&groups));
+            self.tiles_backward(x, tiles, dropout, &of, &Gradients { dq, dk, dv });
         }
+    }
+
+    /// [`attention_backward`](Self::attention_backward) of queries, keys and values that are columns of one matrix, into the same
+    /// columns of its gradient `d`, all of which is overwritten; rows are `stride` apart, and nothing else is between. Returns whether
+    /// that was done: only tensor cores do it.
+    pub fn attention_backward_within(
+        &self,
+        x: &Inputs<Slice<'_>>,
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        (y, kept): (Slice<'_>, Slice<'_>),
+        dy: Slice<'_>,
+        mut d: SliceMut<'_>,
+    ) -> bool {
+        let (width, stride) = (x.width(), x.q.stride);
+        let rows = d.len() / stride;
+        let columns = [x.q, x.k, x.v];
+        let mut offsets = columns.map(|columns| columns.offset);
+        let aligned = columns.iter().all(Columns::is_aligned) && d.has_aligned_rows(stride);
+        if !aligned || !flash::takes(x, &[y, dy, d.as_slice()]) || !kept.is_aligned() {
+            return false;
+        }
+        x.check(seqs, rows);
+        assert!(
+            columns.iter().all(|columns| columns.stride == stride),
+            "columns of one matrix"
+        );
+        let fits = rows * width <= y.len().min(dy.len()) && 2 * x.heads * rows <= kept.len();
+        assert!(fits, "every row has its gradient and what was kept of it");
+        let plan = self.laid(seqs);
+        assert!(plan.read.end <= rows, "the gradients of the keys leave their slice");
+        let [dq, dk, dv] = offsets.map(|offset| d.address() + (offset * d.format().size()) as u64);
+        offsets.sort_unstable();
+        let side_by_side = offsets == [0, width, 2 * width] && stride == 3 * width;
+        if !side_by_side || plan.read.rows < rows {
+            self.fill(d.reborrow(), 0.0);
+        }
+        let of = Forward { y, kept, dy, rows };
+        self.flash_backward(x, &plan, dropout, &of, &Addresses { dq, dk, dv, stride });
+        true
     }
 
     /// Gradients by tiles of queries, and by tiles of keys with the sequences they belong to.

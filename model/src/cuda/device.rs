@@ -1,31 +1,41 @@
 //! A device: what it owns, its errors, and copies to and from it.
 
+use super::account::{Account, Spent, Work};
+use super::answers::Chamber;
 use super::blas::Blas;
 use super::driver::{Context, Description, Event, Stream};
 use super::error::CudaError;
+use super::flash::LaidPlans;
 use super::format::Format;
 use super::gemm::Plans;
 use super::launch::{Arg, Block, Kernels, Variant};
-use super::memory::{Memory, Scratch, Slice, SliceMut};
+use super::memory::{FreeScratch, Memory, Scratch, Slice, SliceMut};
+use super::profile::Profile;
 use super::staging::Ring;
 use super::tables::{Table, Tables};
 use bytemuck::Pod;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A CUDA device with a stream.
 pub struct Cuda {
     // Dropped in this order: the context goes last.
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
+    pub(super) profile: Profile,
+    /// Whether products of bf16 sum gradients of biases.
+    pub(super) sums_in_products: bool,
     ring: Mutex<Ring>,
+    pub(super) chambers: Mutex<Vec<Chamber>>,
     tables: Mutex<Tables>,
+    pub(super) laid: Mutex<LaidPlans>,
+    pub(super) free_scratch: Mutex<FreeScratch>,
     kernels: Arc<Kernels>,
     stream: Stream,
     context: Arc<Context>,
     failed: AtomicBool,
-    waited: AtomicU64,
+    pub(super) account: Account,
     error: Mutex<Option<CudaError>>,
 }
 
@@ -58,13 +68,18 @@ impl Cuda {
         Ok(Arc::new(Self {
             plans: Mutex::default(),
             blas,
+            profile: Profile::default(),
+            sums_in_products: std::env::var_os("MEDLEY_SUMS_APART").is_none(),
             ring,
+            chambers: Mutex::default(),
             tables: Mutex::default(),
+            laid: Mutex::default(),
+            free_scratch: Mutex::default(),
             kernels,
             stream,
             context,
             failed: AtomicBool::new(false),
-            waited: AtomicU64::new(0),
+            account: Account::default(),
             error: Mutex::default(),
         }))
     }
@@ -112,19 +127,26 @@ impl Cuda {
 
     /// Waits for the operations called so far.
     pub fn synchronize(&self) {
-        let began = Instant::now();
-        self.note(self.stream().synchronize());
-        self.count_wait(began);
+        self.account
+            .of(Work::Waiting, || self.note(self.stream().synchronize()));
     }
 
     /// Time that the host has waited for the device so far.
     pub fn waited(&self) -> Duration {
-        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+        self.account.time_of(Work::Waiting)
     }
 
-    fn count_wait(&self, began: Instant) {
-        let nanos = began.elapsed().as_nanos() as u64;
-        self.waited.fetch_add(nanos, Ordering::Relaxed);
+    /// What the host has done for the device so far, by kind.
+    pub fn spent(&self) -> Vec<Spent> {
+        self.account.spent()
+    }
+
+    /// Waits for a mark in the stream; returns whether that went well.
+    pub(super) fn await_mark(&self, mark: &Event) -> bool {
+        self.account.of(Work::Waiting, || {
+            self.stream();
+            self.note(mark.wait())
+        })
     }
 
     /// Memory of single precision with unspecified contents.
@@ -182,36 +204,47 @@ impl Cuda {
 
     /// Copies to the host and waits; returns whether that went well.
     pub(super) fn fetch<T: Pod>(&self, from: u64, to: &mut [T]) -> bool {
-        let began = Instant::now();
-        let fetched = !self.has_failed() && self.note(self.stream().to_host(from, to));
-        self.count_wait(began);
-        fetched
+        self.account.of(Work::Waiting, || {
+            !self.has_failed() && self.note(self.stream().to_host(from, to))
+        })
     }
 
     /// Copies host values to an address.
     fn send<T: Pod>(&self, values: &[T], to: u64) {
         if !values.is_empty() && !self.has_failed() {
             let bytes = bytemuck::cast_slice(values);
-            self.note(locked(&self.ring).send(self.stream(), bytes, to));
+            let send = || locked(&self.ring).send(self.stream(), bytes, to);
+            let sent = self.noting(|| "copy from the host".into(), || self.account.of(Work::Sending, send));
+            self.note(sent);
         }
     }
 
     /// Host values on the device, for the operation that is called next.
     pub(super) fn bring<T: Pod>(&self, values: &[T]) -> Table {
-        let bytes = bytemuck::cast_slice(values);
+        self.account
+            .of(Work::Tables, || self.bring_bytes(bytemuck::cast_slice(values)))
+    }
+
+    fn bring_bytes(&self, bytes: &[u8]) -> Table {
         let mut tables = locked(&self.tables);
         if let Some(table) = tables.find(bytes) {
             return table;
         }
-        let table = Table::at(self.allocate(bytes.len()));
-        self.send(bytes, table.address());
+        let table = self.lay(bytes);
         // What may not be there is not kept: a failed device can be used again.
         let not_kept = if self.has_failed() {
             Some(table)
         } else {
-            tables.keep(bytes, table)
+            tables.keep(bytes.to_vec(), table)
         };
         self.free(not_kept.map_or(0, Table::address));
+        table
+    }
+
+    /// Host bytes in new memory of the device.
+    pub(super) fn lay(&self, bytes: &[u8]) -> Table {
+        let table = Table::at(self.allocate(bytes.len()));
+        self.send(bytes, table.address());
         table
     }
 
@@ -225,7 +258,7 @@ impl Cuda {
         if bytes == 0 || self.has_failed() {
             return 0;
         }
-        let address = self.stream().allocate(bytes);
+        let address = self.account.of(Work::Memory, || self.stream().allocate(bytes));
         let (address, result) = address.map_or_else(|error| (0, Err(error)), |address| (address, Ok(())));
         self.note(result);
         address
@@ -233,7 +266,7 @@ impl Cuda {
 
     pub(super) fn free(&self, address: u64) {
         if address != 0 {
-            self.note(self.stream().free(address));
+            self.note(self.account.of(Work::Memory, || self.stream().free(address)));
         }
     }
 
@@ -242,9 +275,9 @@ impl Cuda {
         if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
             return;
         }
-        let result = self
-            .kernels
-            .launch(self.stream(), kernel.into(), grid, block.into(), args);
+        let (kernel, block) = (kernel.into(), block.into());
+        let launch = || self.kernels.launch(self.stream(), kernel, grid, block, args);
+        let result = self.noting(|| kernel.to_string(), || self.account.of(Work::Kernels, launch));
         self.note(result);
     }
 
@@ -281,10 +314,13 @@ impl Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         // What the ring holds may be on its way. Nobody is left to hear of an error.
-        for table in locked(&self.tables).drain() {
-            let _ = self.stream().free(table.address());
+        let laid: Vec<Table> = locked(&self.laid).drain().map(|laid| laid.words).collect();
+        let tables: Vec<Table> = locked(&self.tables).drain().chain(laid).collect();
+        let scratch: Vec<u64> = locked(&self.free_scratch).drain().collect();
+        let addresses = tables.into_iter().map(Table::address).chain(scratch);
+        for address in addresses.chain([self.blas.workspace()]) {
+            let _ = self.stream().free(address);
         }
-        let _ = self.stream().free(self.blas.workspace());
         let _ = self.stream().synchronize();
     }
 }

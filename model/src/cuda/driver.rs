@@ -12,6 +12,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{DriverError, result};
 use std::ffi::{CString, c_void};
 use std::ptr;
+use std::time::Duration;
 
 /// What a device is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -264,9 +265,10 @@ impl Stream {
         result.map_err(|error| CudaError::driver("copy from the host", error))
     }
 
-    /// Copies to pinned memory some time after the call: nobody looks at it before an event behind this copy has passed.
+    /// Copies to pinned memory some time after the call: nothing reads it before an event behind this copy has passed.
     pub(super) fn to_pinned(&self, from: u64, to: &mut Pinned, len: usize) -> Result<(), CudaError> {
-        // SAFETY: `from` is memory of at least that many bytes, which stays until the copy was waited for, as the pinned bytes do.
+        // SAFETY: `from` is memory of at least that many bytes; who owns the pinned memory reads it behind an event, and gives it
+        // back to the driver behind the end of the stream.
         let result = unsafe { result::memcpy_dtoh_async(&mut to.bytes_mut()[..len], from, self.raw) };
         result.map_err(|error| CudaError::driver("copy to the host", error))
     }
@@ -343,7 +345,7 @@ impl Pinned {
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; while the device writes some of them, nobody looks at those.
+        // SAFETY: as above; what the device writes is awaited before it is read.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
@@ -362,9 +364,33 @@ pub(super) struct Event {
 
 impl Event {
     pub(super) fn new() -> Result<Self, CudaError> {
-        let raw = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        Self::with(CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// A mark for a thread that has time: it sleeps while it waits, and leaves the processor to others.
+    pub(super) fn slept_for() -> Result<Self, CudaError> {
+        Self::with(CUevent_flags::CU_EVENT_BLOCKING_SYNC)
+    }
+
+    fn with(flags: CUevent_flags) -> Result<Self, CudaError> {
+        let raw = result::event::create(flags);
         let raw = raw.map_err(|error| CudaError::driver("make an event", error))?;
         Ok(Self { raw })
+    }
+
+    /// A mark that tells when it was passed.
+    pub(super) fn timed() -> Result<Self, CudaError> {
+        let raw = result::event::create(CUevent_flags::CU_EVENT_DEFAULT);
+        let raw = raw.map_err(|error| CudaError::driver("make an event", error))?;
+        Ok(Self { raw })
+    }
+
+    /// Time between an earlier mark and this one, both [timed](Self::timed) and passed.
+    pub(super) fn since(&self, earlier: &Self) -> Result<Duration, CudaError> {
+        // SAFETY: both live.
+        let millis = unsafe { result::event::elapsed(earlier.raw, self.raw) };
+        let millis = millis.map_err(|error| CudaError::driver("time its work", error))?;
+        Ok(Duration::from_secs_f64(f64::from(millis.max(0.0)) / 1e3))
     }
 
     /// Marks the present end of the stream.

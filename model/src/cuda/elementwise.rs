@@ -240,9 +240,8 @@ impl Cuda {
         let Some((dropout, places)) = dropout else {
             return [0u64.into(), 0u64.into(), 0u32.into(), 1.0f32.into()];
         };
-        let places: Vec<[u32; 2]> = places.iter().map(|place| [place.position, place.sample]).collect();
         let (key, threshold, kept) = (dropout.stream.key(), dropout.threshold(), 1.0 / (1.0 - dropout.rate));
-        [(&self.bring(&places)).into(), key.into(), threshold.into(), kept.into()]
+        [(&self.bring(places)).into(), key.into(), threshold.into(), kept.into()]
     }
 
     /// `y[index[i]] += values[i]`; no index twice.

@@ -5,6 +5,14 @@ use super::Cuda;
 use super::format::{Format, common, single};
 use super::launch::{Kernel, THREADS, args, rows_grid};
 use super::memory::{Slice, SliceMut};
+use std::ops::Range;
+
+/// The first of rows that stand one after the other, and behind the last.
+fn block(index: &[u32]) -> Option<Range<usize>> {
+    let first = *index.first()?;
+    let successive = index.iter().zip(first..).all(|(row, expected)| *row == expected);
+    successive.then(|| first as usize..first as usize + index.len())
+}
 
 /// Whether every row of a matrix of `cols` can be named by these indices.
 fn named(index: &[u32], rows: usize) -> bool {
@@ -42,6 +50,9 @@ impl Cuda {
         assert!(named(index, x.len() / cols), "an index leaves its slice");
         assert!(rows * cols <= y.len(), "the rows leave their slice");
         let format = common("gather", &[&x, &y]);
+        if let Some(block) = block(index) {
+            return self.copy(x.range(block.start * cols..block.end * cols), y.range(0..rows * cols));
+        }
         let aligned = x.has_aligned_rows(cols) && y.is_aligned();
         let index = self.bring(index);
         let args = args![x, &index, &y, rows, cols, aligned];
@@ -57,6 +68,9 @@ impl Cuda {
             (Format::Bf16, Format::F32) => Kernel::ScatterAddWiden.into(),
             _ => Kernel::ScatterAdd.of(common("scatter_add", &[&dy, &dx])),
         };
+        if let Some(block) = block(index) {
+            return self.add(dy, dx.range(block.start * cols..block.end * cols));
+        }
         let (targets, words) = by_target(index);
         let words = self.bring(&words);
         let grid = (targets as u32, cols.div_ceil(THREADS as usize) as u32);
@@ -130,6 +144,14 @@ fn by_target(index: &[u32]) -> (usize, Vec<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_one_after_the_other_are_a_block() {
+        assert_eq!(block(&[3, 4, 5]), Some(3..6));
+        assert_eq!(block(&[7]), Some(7..8));
+        assert_eq!(block(&[3, 4, 6]), None);
+        assert_eq!(block(&[]), None);
+    }
 
     #[test]
     fn rows_are_grouped_by_ascending_target() {

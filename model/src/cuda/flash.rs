@@ -5,10 +5,13 @@
 //! of the sequences, in which the gradients of keys and values are summed.
 
 use super::Cuda;
-use super::attention::{Forward, Gradients, Words, words};
+use super::account::Work;
+use super::attention::{Addresses, Forward, Read, Words, by_keys, words};
+use super::device::locked;
 use super::format::Format;
 use super::launch::{Arg, Block, Kernel, args};
 use super::memory::Slice;
+use super::tables::{Kept, Table};
 use crate::ops::attention::{Inputs, Sequence};
 use crate::ops::dropout::Dropout;
 
@@ -122,45 +125,97 @@ fn block(warps: usize, shared_bytes: usize) -> Block {
     }
 }
 
-impl Cuda {
-    /// The result; `to` are the kernel's arguments for it.
-    pub(super) fn flash(&self, x: &Inputs<Slice<'_>>, plan: &Plan, dropout: Option<&Dropout>, to: &[Arg]) {
-        let words = self.bring(&[&plan.queries[..], &plan.strips].concat());
-        let strips = words.address() + size_of_val(&plan.queries[..]) as u64;
-        let args = [args![&words, strips], &x.args(dropout)[..], to].concat();
-        let grid = (plan.queries.len() as u32, x.heads as u32);
-        self.launch(Kernel::Flash, grid, plan.query_block(1), &args);
+/// A plan whose words lie on the device: those of the queries' blocks, those of the keys', and the strips.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Laid {
+    pub(super) words: Table,
+    /// Which rows of keys any sequence reads.
+    pub(super) read: Read,
+    queries: u32,
+    keys: u32,
+    forward: Block,
+    of_queries: Block,
+    of_keys: Block,
+}
+
+/// Plans of the sequences that were asked for last: more than a network uses in turn.
+pub(super) type LaidPlans = Kept<Vec<Sequence>, Laid, 32>;
+
+impl Laid {
+    const fn keys_at(&self) -> u64 {
+        self.words.address() + (self.queries as usize * size_of::<Words>()) as u64
     }
 
-    /// The gradients.
+    const fn strips_at(&self) -> u64 {
+        self.keys_at() + (self.keys as usize * size_of::<Words>()) as u64
+    }
+}
+
+impl Cuda {
+    /// The plan for these sequences. The layers of a network ask for the same ones again and again, so they are compared with what
+    /// was asked for before, which is less than to plan and compare all strips.
+    pub(super) fn laid(&self, seqs: &[Sequence]) -> Laid {
+        self.account.of(Work::Tables, || {
+            let mut kept = locked(&self.laid);
+            if let Some(laid) = kept.find(seqs) {
+                return laid;
+            }
+            let laid = self.lay_plan(seqs);
+            let not_kept = if self.has_failed() {
+                Some(laid)
+            } else {
+                kept.keep(seqs.to_vec(), laid)
+            };
+            self.free(not_kept.map_or(0, |laid| laid.words.address()));
+            laid
+        })
+    }
+
+    fn lay_plan(&self, seqs: &[Sequence]) -> Laid {
+        let groups = by_keys(seqs);
+        let plan = Plan::new(&groups);
+        let words = [&plan.queries[..], &plan.keys, &plan.strips].concat();
+        Laid {
+            words: self.lay(bytemuck::cast_slice(&words)),
+            read: Read::of(&groups),
+            queries: plan.queries.len() as u32,
+            keys: plan.keys.len() as u32,
+            forward: plan.query_block(1),
+            of_queries: plan.query_block(2),
+            of_keys: plan.key_block(),
+        }
+    }
+
+    /// The result; `to` are the kernel's arguments for it.
+    pub(super) fn flash(&self, x: &Inputs<Slice<'_>>, plan: &Laid, dropout: Option<&Dropout>, to: &[Arg]) {
+        let args = [args![&plan.words, plan.strips_at()], &x.args(dropout)[..], to].concat();
+        self.launch(Kernel::Flash, (plan.queries, x.heads as u32), plan.forward, &args);
+    }
+
+    /// The gradients, each overwritten.
     pub(super) fn flash_backward(
         &self,
         x: &Inputs<Slice<'_>>,
-        plan: &Plan,
+        plan: &Laid,
         dropout: Option<&Dropout>,
         of: &Forward<'_>,
-        to: &Gradients<'_>,
+        to: &Addresses,
     ) {
         let (inputs, width) = (x.args(dropout), x.width());
-        let words = self.bring(&[&plan.queries[..], &plan.keys, &plan.strips].concat());
-        let keys = words.address() + size_of_val(&plan.queries[..]) as u64;
-        let strips = keys + size_of_val(&plan.keys[..]) as u64;
         let known = self.scratch(x.heads * of.rows * 2 * size_of::<f32>());
-        let own = args![of.dy, of.y, of.kept, &known, of.rows, &to.dq, width];
-        let args = [args![&words, strips], &inputs[..], own].concat();
-        let grid = (plan.queries.len() as u32, x.heads as u32);
-        self.launch(Kernel::FlashQueries, grid, plan.query_block(2), &args);
-        let own = args![of.dy, &known, of.rows, &to.dk, &to.dv, width];
-        let args = [args![keys, strips], &inputs[..], own].concat();
-        let grid = (plan.keys.len() as u32, x.heads as u32);
-        self.launch(Kernel::FlashKeys, grid, plan.key_block(), &args);
+        let own = args![of.dy, of.y, of.kept, &known, of.rows, width, to.dq, to.stride];
+        let args = [args![&plan.words, plan.strips_at()], &inputs[..], own].concat();
+        let grid = (plan.queries, x.heads as u32);
+        self.launch(Kernel::FlashQueries, grid, plan.of_queries, &args);
+        let own = args![of.dy, &known, of.rows, width, to.dk, to.dv, to.stride];
+        let args = [args![plan.keys_at(), plan.strips_at()], &inputs[..], own].concat();
+        self.launch(Kernel::FlashKeys, (plan.keys, x.heads as u32), plan.of_keys, &args);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::attention::by_keys;
     use crate::ops::dropout::Place;
     use std::ops::Range;
 

@@ -7,19 +7,23 @@
 //! operands up to 16 bytes, never on where they lie: memory starts at multiples of 256 bytes, so the alignment of a part is a
 //! function of its place in the whole.
 //!
+//! The rows of texts change from lane to lane. A choice is made for rows that are rounded up, so that few shapes occur, and used for
+//! all rows below; only where the library takes it for some of them not is one made for exactly those.
+//!
 //! Factors of bf16 are summed in single precision and rounded once if the result is of bf16 too. Where the library has no algorithm
 //! for them, copies of single precision are multiplied.
 
 use super::Cuda;
-use super::blas::{Plan, Stored};
+use super::account::Work;
+use super::blas::{Plan, Row, Stored, is_refusal};
 use super::device::locked;
 use super::error::CudaError;
 use super::format::{Format, common};
 use super::memory::{Scratch, Slice, SliceMut};
 use crate::ops::gemm::Start;
 use cudarc::cublaslt::result::CublasError;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 /// A factor of a product: a dense row-major matrix.
 #[derive(Debug, Clone, Copy)]
@@ -83,13 +87,50 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// Operands and whether a bias is added.
-type Shape = ([Stored; 3], bool);
+/// Operands, and what is done with a row.
+type Shape = ([Stored; 3], Row);
 
 /// What was chosen for each shape; nothing where the library has no algorithm.
 #[derive(Default)]
 pub(super) struct Plans {
     known: HashMap<Shape, Option<Plan>>,
+    /// Shapes that are not computed as the rounded ones are.
+    exact: HashSet<Shape>,
+}
+
+impl Plans {
+    /// The shape that is planned for this one.
+    fn planned(&self, shape: Shape) -> Shape {
+        if self.exact.is_empty() || !self.exact.contains(&shape) {
+            rounded(shape)
+        } else {
+            shape
+        }
+    }
+}
+
+/// Rows from which on they are rounded up.
+const MANY_ROWS: usize = 512;
+/// What they are rounded up to a multiple of.
+const GRAIN: usize = 64;
+
+/// The same product with more rows, of the result or of both factors. To the library they are columns, which lie a stride apart
+/// however many there are.
+fn rounded(([b, a, d], bias): Shape) -> Shape {
+    let grown = |stored: Stored| Stored {
+        cols: if stored.cols < MANY_ROWS {
+            stored.cols
+        } else {
+            stored.cols.next_multiple_of(GRAIN)
+        },
+        ..stored
+    };
+    match (b.turned, a.turned) {
+        // Summed over rows.
+        (false, true) => ([grown(b), grown(a), d], bias),
+        (_, false) => ([b, grown(a), grown(d)], bias),
+        (true, true) => ([b, a, d], bias),
+    }
 }
 
 /// The largest power of two up to 16 that divides an address.
@@ -126,24 +167,58 @@ impl Cuda {
             return self.start_rows((m, n), c, stride, start);
         }
         let shapes = [b.stored(), a.stored(), stored_result(&c, (m, n), stride)];
-        if format == Format::Bf16 && !self.has_plan((shapes, false)) {
+        if format == Format::Bf16 && !self.has_plan((shapes, Row::None)) {
             return self.single_gemm(a, b, c, stride, start);
         }
         let addresses = (b.data.address(), a.data.address(), c.address());
         match start {
-            Start::Zero => self.product(shapes, addresses, None, 0.0),
-            Start::Add => self.product(shapes, addresses, None, 1.0),
+            Start::Zero => self.product(shapes, addresses, (Row::None, None), 0.0),
+            Start::Add => self.product(shapes, addresses, (Row::None, None), 1.0),
             Start::Bias(bias) => {
                 assert_eq!(bias.len(), n, "a bias has an element for every column");
                 let copy = (bias.format() != c.format()).then(|| self.converted(bias, c.format()));
                 let bias = copy.as_ref().map_or(bias, |copy| copy.slice(n, c.format()));
-                if bias.is_aligned() && self.has_plan((shapes, true)) {
-                    return self.product(shapes, addresses, Some(bias.address()), 0.0);
+                if bias.is_aligned() && self.has_plan((shapes, Row::Bias)) {
+                    return self.product(shapes, addresses, (Row::Bias, Some(bias.address())), 0.0);
                 }
                 self.start_rows((m, n), c.reborrow(), stride, Start::Bias(bias));
-                self.product(shapes, addresses, None, 1.0);
+                self.product(shapes, addresses, (Row::None, None), 1.0);
             }
         }
+    }
+
+    /// `c = aᵀ·b`, or added to `c` if that is not `fresh`, and the sums of `a`'s columns, likewise: the gradients of a factor and of a
+    /// bias, in one pass where the library has one. Results are dense and of single precision.
+    ///
+    /// # Panics
+    /// As [`gemm`](Self::gemm).
+    pub fn gemm_and_sums(
+        &self,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        (mut c, fresh): (SliceMut<'_>, bool),
+        (sums, sums_fresh): (SliceMut<'_>, bool),
+    ) {
+        let (m, n) = (a.cols, b.cols);
+        assert!(!a.turned && sums.len() == m, "there is a sum for every column");
+        let shapes = [b.stored(), a.t().stored(), stored_result(&c, (m, n), n)];
+        let bf16 = common("gemm", &[&a.data, &b.data]) == Format::Bf16;
+        let start = if fresh { Start::Zero } else { Start::Add };
+        assert!(a.rows == b.rows && m * n <= c.len(), "the shapes fit");
+        if bf16 && a.rows > 0 && sums.is_aligned() && self.sums_in_products && self.has_plan((shapes, Row::Sums)) {
+            let addresses = (b.data.address(), a.data.address(), c.address());
+            let beta = if fresh { 0.0 } else { 1.0 };
+            let mut more = (!sums_fresh).then(|| self.scratch(m * size_of::<f32>()));
+            let at = more.as_ref().map_or(sums.address(), Scratch::address);
+            if self.try_product(shapes, addresses, (Row::Sums, Some(at)), beta) {
+                if let Some(more) = &mut more {
+                    self.add(more.slice(m, Format::F32), sums);
+                }
+                return;
+            }
+        }
+        self.gemm(a.t(), b, c.reborrow(), n, start);
+        self.sum_columns(a.data, sums, sums_fresh);
     }
 
     /// The product of factors of bf16 by way of single precision.
@@ -183,39 +258,82 @@ impl Cuda {
         self.with_plan(shape, |_| Ok(())).is_some()
     }
 
-    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
-        let ran = self.with_plan((shapes, bias.is_some()), |plan| {
-            plan.run(&self.blas, addresses, bias, beta)
-        });
-        if ran.is_none() && !self.has_failed() {
+    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), row: (Row, Option<u64>), beta: f32) {
+        if !self.try_product(shapes, addresses, row, beta) && !self.has_failed() {
             let what = format!("find an algorithm for {shapes:?}");
             let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
             self.note(Err(CudaError::Cublas { what, code }));
         }
     }
 
-    /// Calls `f` with the plan for a shape, if there is one and nothing has failed.
-    fn with_plan(&self, shape: Shape, f: impl FnOnce(&Plan) -> Result<(), CublasError>) -> Option<()> {
+    /// Whether the library has an algorithm for this; then it is computed, or has failed.
+    fn try_product(
+        &self,
+        shapes: [Stored; 3],
+        addresses: (u64, u64, u64),
+        (row, at): (Row, Option<u64>),
+        beta: f32,
+    ) -> bool {
+        let shape = (shapes, row);
+        let columns = shapes.map(|stored| stored.cols);
+        let run = |plan: &mut Plan| {
+            let run = || plan.run(&self.blas, columns, addresses, at, beta);
+            self.noting(|| named(&shapes, row, beta), || self.account.of(Work::Products, run))
+        };
+        let mut ran = self.with_plan(shape, run);
+        if ran == Some(false) {
+            locked(&self.plans).exact.insert(shape);
+            ran = self.with_plan(shape, run);
+        }
+        ran == Some(true)
+    }
+
+    /// Calls `f` with the plan for a shape, if there is one and nothing has failed. Returns whether the library takes it.
+    fn with_plan(&self, shape: Shape, f: impl FnOnce(&mut Plan) -> Result<(), CublasError>) -> Option<bool> {
         if self.has_failed() {
             return None;
         }
         let mut plans = locked(&self.plans);
         self.stream();
-        let ([a, b, d], bias) = shape;
-        let plan = match plans.known.entry(shape) {
+        let planned = plans.planned(shape);
+        let plan = match plans.known.entry(planned) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => match Plan::new(&self.blas, a, b, d, bias) {
-                Ok(plan) => place.insert(plan),
-                Err(error) => {
-                    self.note(Err(CudaError::cublas(format!("plan the product {shape:?}"), error)));
-                    return None;
+            Entry::Vacant(place) => {
+                let ([a, b, d], row) = planned;
+                let plan = self.account.of(Work::Plans, || Plan::new(&self.blas, a, b, d, row));
+                match plan {
+                    Ok(plan) => place.insert(plan),
+                    Err(error) => {
+                        self.note(Err(CudaError::cublas(format!("plan the product {planned:?}"), error)));
+                        return None;
+                    }
                 }
-            },
+            }
         };
-        let result = f(plan.as_ref()?);
-        self.note(result.map_err(|error| CudaError::cublas(format!("compute the product {shape:?}"), error)));
-        Some(())
+        match f(plan.as_mut()?) {
+            Ok(()) => Some(true),
+            Err(error) if planned != shape && is_refusal(error) => Some(false),
+            Err(error) => {
+                self.note(Err(CudaError::cublas(format!("compute the product {shape:?}"), error)));
+                Some(true)
+            }
+        }
     }
+}
+
+/// A product for people: rows, columns and inner dimension of the row-major result, which factors are turned, formats.
+fn named([b, a, c]: &[Stored; 3], row: Row, beta: f32) -> String {
+    let inner = if a.turned { a.cols } else { a.rows };
+    let turned = |stored: &Stored| if stored.turned { "ᵀ" } else { "" };
+    let (rows, cols) = (c.cols, c.rows);
+    let adds = if beta == 0.0 { "" } else { " added" };
+    let row = match row {
+        Row::None => "",
+        Row::Bias => " + bias",
+        Row::Sums => " with sums",
+    };
+    let (at, bt, of, to) = (turned(a), turned(b), a.format, c.format);
+    format!("product a{at}·b{bt} {rows} × {inner} × {cols} {of:?} → {to:?}{row}{adds}")
 }
 
 fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Stored {
@@ -226,5 +344,58 @@ fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Sto
         format: c.format(),
         turned: false,
         alignment: alignment(c.address()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is planned for `a` (rows × cols) by `b`, as the rows and columns of `a`, `b` and the result.
+    fn planned(a: (usize, usize, bool), b: (usize, usize, bool)) -> [(usize, usize); 3] {
+        let factor = |(rows, cols, turned): (usize, usize, bool)| Factor {
+            rows,
+            cols,
+            turned,
+            data: Slice::nowhere(rows * cols),
+        };
+        let (a, b) = (factor(a), factor(b));
+        let (m, n) = (a.shape().0, b.shape().1);
+        let result = Stored {
+            rows: n,
+            cols: m,
+            stride: n,
+            turned: false,
+            ..a.stored()
+        };
+        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], false));
+        [a, b, d].map(|stored| (stored.cols, stored.rows))
+    }
+
+    #[test]
+    fn many_rows_of_activations_are_planned_as_a_multiple() {
+        let (x, w) = ((4311, 768, false), (3072, 768, false));
+        let forward = planned(x, (3072, 768, true));
+        assert_eq!(forward, [(4352, 768), (3072, 768), (4352, 3072)]);
+        let back = planned((4311, 3072, false), w);
+        assert_eq!(back, [(4352, 3072), (3072, 768), (4352, 768)]);
+        let of_weights = planned((4311, 3072, true), x);
+        assert_eq!(of_weights, [(4352, 3072), (4352, 768), (3072, 768)]);
+    }
+
+    #[test]
+    fn few_rows_are_planned_as_they_are() {
+        assert_eq!(
+            planned((511, 8, false), (700, 8, true)),
+            [(511, 8), (700, 8), (511, 700)]
+        );
+        assert_eq!(
+            planned((8, 511, true), (8, 700, false)),
+            [(8, 511), (8, 700), (511, 700)]
+        );
+        assert_eq!(
+            planned((576, 8, false), (8, 700, false)),
+            [(576, 8), (8, 700), (576, 700)]
+        );
     }
 }

@@ -6,6 +6,7 @@ use super::flash;
 use super::format::Format;
 use super::memory::{Scratch, Slice, SliceMut};
 use super::tables::Table;
+use std::fmt;
 
 /// Threads of a block, unless a kernel says otherwise.
 pub(super) const THREADS: u32 = 256;
@@ -100,6 +101,14 @@ kernels! {
     both {}
     single { Flash = "flash", FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
 
+    "decode"
+    both { AttendOne = "attend_one", Pick = "pick", EmbedLast = "embed_last" }
+    single {}
+
+    "sample"
+    both {}
+    single { Choose = "choose", Best = "best" }
+
     "loss"
     both { Smoothed = "smoothed", SmoothedBackward = "smoothed_backward" }
     single {
@@ -131,6 +140,12 @@ impl Kernel {
 pub(super) struct Variant {
     kernel: Kernel,
     format: Format,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.kernel, self.format)
+    }
 }
 
 impl From<Kernel> for Variant {

@@ -5,6 +5,7 @@
 //! the device's other streams do with it must be over by then.
 
 use super::Cuda;
+use super::device::locked;
 use super::format::Format;
 use std::fmt::{Debug, Formatter, Result as FmtResult};
 use std::marker::PhantomData;
@@ -28,6 +29,11 @@ impl<'a> Slice<'a> {
             format,
             memory: PhantomData,
         }
+    }
+
+    /// Elements that are nowhere, for operations that do nothing since the device has failed.
+    pub(super) const fn nowhere(len: usize) -> Self {
+        Self::new(0, len, Format::F32)
     }
 
     /// Number of elements.
@@ -208,17 +214,54 @@ impl Drop for Memory {
     }
 }
 
-/// Memory of one operation.
+/// Memory of one operation. What comes next in the stream may use it again, so that the driver is asked for each size once.
 pub(super) struct Scratch<'a> {
     cuda: &'a Cuda,
     address: u64,
+    bytes: usize,
+}
+
+/// Largest scratch that is kept.
+const KEPT_BYTES: usize = 16 << 20;
+/// Bytes of the smallest scratch.
+const SMALLEST_BYTES: usize = 1 << 10;
+
+/// Scratch that no operation has at present, by its size: a power of two.
+#[derive(Debug, Default)]
+pub(super) struct FreeScratch {
+    by_size: [Vec<u64>; KEPT_BYTES.ilog2() as usize + 1],
+}
+
+impl FreeScratch {
+    /// Bytes that are set aside for so many.
+    const fn size(bytes: usize) -> usize {
+        if bytes == 0 || bytes > KEPT_BYTES {
+            return bytes;
+        }
+        let size = bytes.next_power_of_two();
+        if size < SMALLEST_BYTES { SMALLEST_BYTES } else { size }
+    }
+
+    /// Where memory of one size is kept, if it is.
+    fn of(&mut self, size: usize) -> Option<&mut Vec<u64>> {
+        let kept = (SMALLEST_BYTES..=KEPT_BYTES).contains(&size);
+        kept.then(|| &mut self.by_size[size.ilog2() as usize])
+    }
+
+    /// All of it, to be freed.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.by_size.iter_mut().flat_map(|free| free.drain(..))
+    }
 }
 
 impl<'a> Scratch<'a> {
     pub(super) fn new(cuda: &'a Cuda, bytes: usize) -> Self {
+        let bytes = FreeScratch::size(bytes);
+        let free = locked(&cuda.free_scratch).of(bytes).and_then(Vec::pop);
         Self {
             cuda,
-            address: cuda.allocate(bytes),
+            address: free.unwrap_or_else(|| cuda.allocate(bytes)),
+            bytes,
         }
     }
 
@@ -239,6 +282,32 @@ impl<'a> Scratch<'a> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        self.cuda.free(self.address);
+        // A device without memory has given none.
+        if self.address == 0 {
+            return;
+        }
+        match locked(&self.cuda.free_scratch).of(self.bytes) {
+            Some(free) => free.push(self.address),
+            None => self.cuda.free(self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_kept_by_powers_of_two_up_to_a_size() {
+        let sizes = [0, 1, 1024, 1025, KEPT_BYTES, KEPT_BYTES + 1].map(FreeScratch::size);
+        assert_eq!(sizes, [0, 1024, 1024, 2048, KEPT_BYTES, KEPT_BYTES + 1]);
+        let mut free = FreeScratch::default();
+        assert!(free.of(0).is_none() && free.of(KEPT_BYTES + 1).is_none());
+        for (address, size) in [(1, 1024), (2, 2048), (3, KEPT_BYTES)] {
+            free.of(size).unwrap().push(address);
+        }
+        assert_eq!(free.of(2048).and_then(Vec::pop), Some(2));
+        assert_eq!(free.of(2048).and_then(Vec::pop), None);
+        assert_eq!(free.drain().collect::<Vec<_>>(), [1, 3]);
     }
 }

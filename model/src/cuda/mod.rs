@@ -17,8 +17,11 @@
 //! Everything is loaded at run time: a program with this module starts on a machine without CUDA, where [`Cuda::open`] says
 //! what is missing. Unsafe code is in the rooms `driver`, `blas` and [`nccl`] alone.
 
+mod account;
+mod answers;
 mod attention;
 mod blas;
+mod decode;
 mod device;
 mod digest;
 mod driver;
@@ -35,9 +38,14 @@ mod memory;
 pub mod nccl;
 mod norm;
 mod optim;
+mod profile;
+mod sample;
+mod sending;
 mod staging;
 mod tables;
 
+pub use account::{Spent, Work};
+pub use answers::Answer;
 pub use blas::version as blas_version;
 pub use device::Cuda;
 pub use driver::{Description, Listed, device_name, devices, driver_version};
@@ -46,3 +54,5 @@ pub use fetching::{Fetcher, Mark};
 pub use format::Format;
 pub use gemm::Factor;
 pub use memory::{Memory, Slice, SliceMut};
+pub(crate) use sample::Texts;
+pub use sending::{Sender, Sent};

@@ -125,6 +125,34 @@ impl<'a> SpanMut<'a> {
         }
     }
 
+    /// Two parts of it, in either order.
+    ///
+    /// # Panics
+    /// If they overlap.
+    pub(crate) fn two(self, [a, b]: [Range<usize>; 2]) -> [Self; 2] {
+        if b.start < a.start {
+            let [b, a] = self.two([b, a]);
+            return [a, b];
+        }
+        let (first, rest) = self.split_at(b.start);
+        [first.range(a), rest.range(0..b.len())]
+    }
+
+    /// The elements before `middle`, and those from there on.
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+        match self {
+            Self::Host(x) => {
+                let (before, after) = x.split_at_mut(middle);
+                (Self::Host(before), Self::Host(after))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(x) => {
+                let (before, after) = x.split_at(middle);
+                (Self::Cuda(before), Self::Cuda(after))
+            }
+        }
+    }
+
     /// The elements, for kernels of the processor.
     ///
     /// # Panics

@@ -6,18 +6,24 @@
 //!
 //! Kernels of a GPU return nothing: the first error stays with the device until [`Device::check`] asks for it.
 
+mod ahead;
+mod asked;
 mod fetching;
 mod kernels;
 mod memory;
 mod parameters;
 mod pool;
+mod texts;
 
+pub use ahead::{Ahead, Sent};
+pub use asked::Asked;
 pub use fetching::{Fetcher, Mark};
 pub(crate) use kernels::Factor;
 pub use kernels::Temperature;
 pub use memory::{Buffer, Span, SpanMut};
 pub use parameters::{OwnParameters, Parameters};
 pub use pool::Pool;
+pub use texts::{Growth, Texts};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
@@ -214,6 +220,20 @@ impl Device {
         }
     }
 
+    /// Whether the device is known to have failed: nothing is awaited.
+    ///
+    /// # Errors
+    /// [`DeviceError`] with the first fault since the last check.
+    pub fn noticed(&self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda, _) if !cuda.has_failed() => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => self.check(),
+        }
+    }
+
     /// Whether matrix products read parameters rounded to bf16.
     pub fn rounds(&self) -> bool {
         match self {
@@ -221,6 +241,11 @@ impl Device {
             #[cfg(feature = "cuda")]
             Self::Cuda(_, format) => *format == cuda::Format::Bf16,
         }
+    }
+
+    /// Whether this is a GPU, which wants many rows at once.
+    pub fn is_gpu(&self) -> bool {
+        !matches!(self, Self::Cpu)
     }
 
     /// Whether weights are worth turning for products with few rows (see [`crate::tape::Turned`]).

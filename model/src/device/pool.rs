@@ -1,7 +1,7 @@
 //! Activations: buffers that are used again.
 
 use super::memory::{Buffer, Store};
-use super::{Device, DeviceError, Use};
+use super::{Asked, Device, DeviceError, Use};
 use crate::flat;
 #[cfg(feature = "cuda")]
 use crate::{cuda, flat::LINE};
@@ -76,11 +76,11 @@ impl Pool {
         }
     }
 
-    /// Gives a buffer back for a copy in the memory of the process.
-    pub fn spend(&mut self, buffer: Buffer) -> Vec<f32> {
-        let copy = self.device.to_vec(buffer.span());
+    /// Gives a buffer back for what it holds, which comes to the memory of the process.
+    pub fn spend(&mut self, buffer: Buffer) -> Asked {
+        let asked = self.device.ask(buffer.span());
         self.give(buffer);
-        copy
+        asked
     }
 
     /// Most bytes that were in use at once.

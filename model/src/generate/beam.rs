@@ -4,7 +4,7 @@
 //! first n become finished texts; the first n others are the next beams. The n best finished texts are kept by score: the sum of
 //! log-probabilities divided by a power of the length.
 
-use super::nucleus::{likeliest, penalise};
+use super::nucleus::{likeliest, log_softmax, penalise};
 
 /// How beams are searched.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,6 +39,16 @@ pub struct Hypothesis {
     pub log_probability: f32,
 }
 
+impl Hypothesis {
+    /// As whoever ranks its continuations sees it.
+    pub(crate) fn as_open(&self) -> Open<'_> {
+        Open {
+            tokens: &self.tokens,
+            sum: self.sum,
+        }
+    }
+}
+
 /// The search for one image's captions.
 #[derive(Debug)]
 pub struct Beams {
@@ -50,11 +60,60 @@ pub struct Beams {
     done: bool,
 }
 
-/// A continuation of an open beam.
-struct Candidate {
-    beam: usize,
-    token: u32,
-    sum: f32,
+/// An open text, as whoever ranks its continuations sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Open<'a> {
+    /// All its tokens.
+    pub tokens: &'a [u32],
+    /// What it is ranked by.
+    pub sum: f32,
+}
+
+/// One more token for an open text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Continuation {
+    /// The token.
+    pub token: u32,
+    /// What the longer text is ranked by.
+    pub sum: f32,
+    /// The model's log-probability of the token.
+    pub log_probability: f32,
+}
+
+/// Which continuations of a text are looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// At most so many: the best, best first, equal ones by token.
+    pub most: usize,
+    /// See [`Beam::repetition_penalty`].
+    pub repetition_penalty: f32,
+    /// A token that may not come.
+    pub banned: Option<u32>,
+}
+
+impl Wanted {
+    /// The continuations of each text, by the logits of their next tokens.
+    pub fn of_all(&self, logits: &[f32], open: &[Open]) -> Vec<Vec<Continuation>> {
+        let rows = logits.chunks_exact(logits.len() / open.len().max(1));
+        let all = open.iter().zip(rows);
+        all.map(|(text, row)| self.of(text, &log_softmax(row))).collect()
+    }
+
+    /// The continuations of a text, by the log-probabilities of its next token.
+    fn of(&self, text: &Open, log_probabilities: &[f32]) -> Vec<Continuation> {
+        let mut scores = log_probabilities.to_vec();
+        penalise(&mut scores, text.tokens, self.repetition_penalty);
+        if let Some(token) = self.banned {
+            scores[token as usize] = f32::NEG_INFINITY;
+        }
+        scores.iter_mut().for_each(|score| *score += text.sum);
+        let continuation = |token: u32| Continuation {
+            token,
+            sum: scores[token as usize],
+            log_probability: log_probabilities[token as usize],
+        };
+        likeliest(&scores, self.most).into_iter().map(continuation).collect()
+    }
 }
 
 impl Beams {
@@ -80,29 +139,53 @@ impl Beams {
         if self.done { &[] } else { &self.open }
     }
 
+    /// Which continuations of the open texts are looked at; `[SEP]` may come only if `may_end`.
+    pub(crate) fn wanted(settings: &Beam, sep: u32, may_end: bool) -> Wanted {
+        Wanted {
+            most: 2 * settings.beams,
+            repetition_penalty: settings.repetition_penalty,
+            banned: (!may_end).then_some(sep),
+        }
+    }
+
     /// Takes the log-probabilities of the next token of each open text, and goes on with its best continuations. Returns
     /// which text each of the new ones continues. `[SEP]` may come only if `may_end`.
     pub fn advance(&mut self, log_probabilities: &[&[f32]], may_end: bool) -> Vec<usize> {
+        let wanted = Self::wanted(&self.settings, self.sep, may_end);
+        let rows = self.open.iter().zip(log_probabilities);
+        let found: Vec<_> = rows.map(|(text, row)| wanted.of(&text.as_open(), row)).collect();
+        self.advance_by(&found)
+    }
+
+    /// As [`advance`](Self::advance), by the best continuations of each open text.
+    pub(crate) fn advance_by(&mut self, of_each: &[Vec<Continuation>]) -> Vec<usize> {
         let n = self.settings.beams;
-        let candidates = self.candidates(log_probabilities, may_end);
-        let best = candidates.first().map_or(f32::NEG_INFINITY, |candidate| candidate.sum);
+        let with_beam = |(beam, of_beam): (usize, &Vec<Continuation>)| {
+            of_beam.iter().map(move |one| (beam, *one)).collect::<Vec<_>>()
+        };
+        let mut candidates: Vec<(usize, Continuation)> = of_each.iter().enumerate().flat_map(with_beam).collect();
+        candidates.sort_by(|(_, a), (_, b)| b.sum.total_cmp(&a.sum));
+        candidates.truncate(2 * n);
+        let best = candidates
+            .first()
+            .map_or(f32::NEG_INFINITY, |(_, candidate)| candidate.sum);
         let length = self.open[0].tokens.len();
         let mut next = Vec::with_capacity(n);
         let mut parents = Vec::with_capacity(n);
-        for (rank, Candidate { beam, token, sum }) in candidates.into_iter().enumerate() {
+        for (rank, (beam, candidate)) in candidates.into_iter().enumerate() {
             let parent = &self.open[beam];
             let mut text = Hypothesis {
                 tokens: parent.tokens.clone(),
-                sum,
-                log_probability: parent.log_probability + log_probabilities[beam][token as usize],
+                sum: candidate.sum,
+                log_probability: parent.log_probability + candidate.log_probability,
             };
-            if token == self.sep {
+            if candidate.token == self.sep {
                 if rank < n {
                     self.finish(text, true);
                 }
                 continue;
             }
-            text.tokens.push(token);
+            text.tokens.push(candidate.token);
             next.push(text);
             parents.push(beam);
             if next.len() == n {
@@ -112,29 +195,6 @@ impl Beams {
         self.open = next;
         self.done = self.open.is_empty() || self.is_over(best, length);
         if self.done { Vec::new() } else { parents }
-    }
-
-    /// The 2n best continuations.
-    fn candidates(&self, log_probabilities: &[&[f32]], may_end: bool) -> Vec<Candidate> {
-        let wanted = 2 * self.settings.beams;
-        let mut all = Vec::new();
-        for (beam, (text, row)) in self.open.iter().zip(log_probabilities).enumerate() {
-            let mut scores = row.to_vec();
-            penalise(&mut scores, &text.tokens, self.settings.repetition_penalty);
-            if !may_end {
-                scores[self.sep as usize] = f32::NEG_INFINITY;
-            }
-            scores.iter_mut().for_each(|score| *score += text.sum);
-            let best = likeliest(&scores, wanted).into_iter();
-            all.extend(best.map(|token| Candidate {
-                beam,
-                token,
-                sum: scores[token as usize],
-            }));
-        }
-        all.sort_by(|a, b| b.sum.total_cmp(&a.sum));
-        all.truncate(wanted);
-        all
     }
 
     /// Whether no open text can beat the finished ones, by the library's estimate: the best continuation at its length now.

@@ -3,13 +3,12 @@
 //! Each caption's draws are keyed by its sample and its number, and no kernel looks at other rows; so a caption does not depend
 //! on the batch it is made in.
 
-use super::beam::{Beam, Beams, Hypothesis};
+use super::beam::{Beam, Beams, Hypothesis, Open};
 use super::decoder::Decoder;
-use super::nucleus::{self, Sampling};
+use super::nucleus::Sampling;
 use super::reader::Reader;
 use crate::blip::Blip;
-use crate::device::DeviceError;
-use crate::ops::sum;
+use crate::device::{DeviceError, Growth};
 use crate::random::{Purpose, Stream};
 
 /// How tokens are chosen.
@@ -47,14 +46,6 @@ pub struct Caption {
     pub log_probability: f32,
 }
 
-/// A caption that grows by sampling.
-struct Growing {
-    /// Its place in the answer.
-    row: usize,
-    ids: Vec<u32>,
-    log_probability: f32,
-}
-
 impl Reader {
     /// Captions images with the trained decoder. `samples` are the numbers that key the draws. Captions of one image stand
     /// side by side; those of a beam search best first.
@@ -71,7 +62,12 @@ impl Reader {
         request: &CaptionRequest,
     ) -> Result<Vec<Caption>, DeviceError> {
         self.turn_words();
-        self.run(|blip, tape| blip.search(Decoder::new(blip, tape, pixels, samples.len()), samples, request))
+        // A text has room for one token more than it begins with at least.
+        let room = request.max_tokens.max(request.prompt.len() + 2);
+        self.run(|blip, tape| {
+            let decoder = Decoder::new(blip, tape, pixels, samples.len(), room);
+            blip.search(decoder, samples, request)
+        })
     }
 }
 
@@ -95,41 +91,33 @@ impl Blip {
         sampling: Sampling,
         start: &[u32],
     ) -> Vec<Caption> {
-        let (count, sep) = (request.count, self.vocab.sep);
-        let mut captions = vec![None; samples.len() * count];
-        let mut growing: Vec<Growing> = (0..captions.len())
-            .map(|row| Growing {
-                row,
-                ids: start.to_vec(),
-                log_probability: 0.0,
-            })
-            .collect();
-        decoder.select(&growing.iter().map(|text| text.row / count).collect::<Vec<_>>());
-        while !growing.is_empty() {
-            let last: Vec<u32> = growing.iter().map(|text| text.ids[text.ids.len() - 1]).collect();
-            let rows = decoder.next(&last);
-            for (text, mut logits) in growing.iter_mut().zip(rows) {
-                let length = text.ids.len();
-                let u = Stream::new(request.seed, Purpose::Sampling)
-                    .at(samples[text.row / count])
-                    .uniform([length as u32, (text.row % count) as u32, 0, 0]);
-                let logp = log_softmax(&logits);
-                let banned = (length < request.min_tokens).then_some(sep);
-                let token = nucleus::choose(&mut logits, &text.ids, banned, &sampling, u);
-                text.log_probability += logp[token as usize];
-                text.ids.push(token);
-            }
-            let ends = |text: &Growing| text.ids.ends_with(&[sep]) || text.ids.len() >= request.max_tokens;
-            let alive: Vec<usize> = (0..growing.len()).filter(|&i| !ends(&growing[i])).collect();
-            decoder.select(&alive);
-            for text in growing.extract_if(.., |text| ends(text)) {
-                captions[text.row] = Some(Caption {
-                    tokens: without_end(&text.ids[start.len()..], sep),
-                    log_probability: text.log_probability,
-                });
-            }
+        let (count, room) = (request.count, decoder.room());
+        let all = samples.len() * count;
+        if all == 0 {
+            return Vec::new();
         }
-        captions.into_iter().flatten().collect()
+        decoder.select(&(0..all).map(|text| text / count).collect::<Vec<_>>());
+        let growth = Growth {
+            sampling,
+            end: self.vocab.sep,
+            min_tokens: request.min_tokens,
+            room,
+            start: start.len(),
+        };
+        let mut texts = decoder.texts(start, draws(samples, count, room, request.seed), growth);
+        for _ in start.len()..room {
+            decoder.grow(&mut texts);
+            let going_on = texts.going_on();
+            if going_on.is_empty() {
+                break;
+            }
+            decoder.select(&going_on);
+        }
+        let caption = |(tokens, log_probability)| Caption {
+            tokens,
+            log_probability,
+        };
+        texts.grown().into_iter().map(caption).collect()
     }
 
     fn searched(
@@ -140,19 +128,19 @@ impl Blip {
         beam: Beam,
         start: &[u32],
     ) -> Vec<Caption> {
-        let mut searches: Vec<Beams> = (0..images).map(|_| Beams::new(beam, start, self.vocab.sep)).collect();
+        let sep = self.vocab.sep;
+        let mut searches: Vec<Beams> = (0..images).map(|_| Beams::new(beam, start, sep)).collect();
         for length in start.len()..request.max_tokens {
-            let open = searches.iter().flat_map(Beams::open);
-            let last: Vec<u32> = open.map(|text| text.tokens[length - 1]).collect();
-            if last.is_empty() {
+            let open: Vec<Open> = searches.iter().flat_map(Beams::open).map(Hypothesis::as_open).collect();
+            if open.is_empty() {
                 break;
             }
-            let rows: Vec<Vec<f32>> = decoder.next(&last).iter().map(|logits| log_softmax(logits)).collect();
+            let wanted = Beams::wanted(&beam, sep, length >= request.min_tokens);
+            let continuations = decoder.continuations(&open, &wanted);
             let (mut parents, mut first) = (Vec::new(), 0);
             for search in searches.iter_mut().filter(|search| !search.open().is_empty()) {
                 let own = first..first + search.open().len();
-                let scores: Vec<&[f32]> = rows[own.clone()].iter().map(Vec::as_slice).collect();
-                let kept = search.advance(&scores, length >= request.min_tokens);
+                let kept = search.advance_by(&continuations[own.clone()]);
                 parents.extend(kept.into_iter().map(|parent| first + parent));
                 first = own.end;
             }
@@ -167,15 +155,11 @@ impl Blip {
     }
 }
 
-fn without_end(ids: &[u32], sep: u32) -> Vec<u32> {
-    ids.strip_suffix(&[sep]).unwrap_or(ids).to_vec()
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f32> {
-    let top = sum::max(logits);
-    let mass = logits
-        .iter()
-        .fold(0.0f64, |mass, &l| mass + libm::exp(f64::from(l - top)));
-    let log_mass = libm::log(mass) as f32;
-    logits.iter().map(|l| l - top - log_mass).collect()
+/// The uniform number of every text and of each token it has room for, keyed by its sample, its number and the token's.
+fn draws(samples: &[u64], count: usize, room: usize, seed: u64) -> Vec<f32> {
+    let of_text = |text: usize| {
+        let stream = Stream::new(seed, Purpose::Sampling).at(samples[text / count]);
+        (0..room as u32).map(move |length| stream.uniform([length, (text % count) as u32, 0, 0]))
+    };
+    (0..samples.len() * count).flat_map(of_text).collect()
 }

@@ -1,15 +1,16 @@
 //! The decoder run token by token, with keys and values kept.
 //!
 //! An image's cross-attention keys and values are computed once per layer, however many texts read them and however long
-//! those grow; keys and values of a text's own tokens are kept as it grows.
+//! those grow; keys and values of a text's own tokens are kept as it grows. Both stay on the device, each text's in a block that has
+//! room for the longest.
 
+use super::beam::{Continuation, Open, Wanted};
 use crate::blip::Blip;
-use crate::ops::attention::Sequence;
-use crate::ops::dropout::Place;
+use crate::device::{Growth, Texts};
+use crate::ops::decode::Blocks;
 use crate::ops::meter::{self, Part};
-use crate::tape::Tape;
+use crate::tape::{Tape, Var};
 use crate::text::{ImageKeys, Packed, Text};
-use std::rc::Rc;
 
 /// Texts that grow together, a token at a time.
 pub(super) struct Decoder<'a, 'b> {
@@ -18,35 +19,48 @@ pub(super) struct Decoder<'a, 'b> {
     mark: usize,
     images: Vec<ImageKeys>,
     /// The image that each text is about.
-    image_of: Vec<usize>,
-    caches: Vec<Cache>,
-    /// Tokens that each text has.
+    image_of: Vec<u32>,
+    /// Keys and values of the texts' own tokens in each layer: (texts·room) × width.
+    kept: Vec<[Var; 2]>,
+    /// Tokens that each text has kept.
     position: usize,
+    /// Tokens that a text has room for.
+    room: usize,
 }
 
-/// Keys and values of the texts' own tokens in one layer, by text and position.
-#[derive(Default)]
-struct Cache {
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
+/// Tokens that are appended to the texts.
+enum Tokens<'a> {
+    /// As many to each text: its own, one after the other.
+    Given(&'a [u32]),
+    /// To each text that goes on its last.
+    Last(&'a Texts),
 }
 
 impl<'a, 'b> Decoder<'a, 'b> {
-    /// Looks at the images; there is an empty text about each.
+    /// Looks at the images; there is an empty text about each, with room for so many tokens.
     ///
     /// # Shapes
     /// pixels: b × 3 × s × s
-    pub(super) fn new(blip: &'a Blip, mut tape: Tape<'b>, pixels: &[f32], b: usize) -> Self {
+    pub(super) fn new(blip: &'a Blip, mut tape: Tape<'b>, pixels: &[f32], b: usize, room: usize) -> Self {
         let images = blip.look(&mut tape, pixels, b);
+        let width = blip.student.text.heads * blip.student.text.dim;
+        let layers = blip.student.text.layers.iter();
+        let kept = layers.map(|_| [(); 2].map(|()| tape.room(b * room, width))).collect();
         Self {
             mark: tape.mark(),
-            caches: blip.student.text.layers.iter().map(|_| Cache::new(b)).collect(),
-            image_of: (0..b).collect(),
+            kept,
+            image_of: (0..b as u32).collect(),
             position: 0,
             blip,
             tape,
             images,
+            room,
         }
+    }
+
+    /// Tokens that a text has room for.
+    pub(super) fn room(&self) -> usize {
+        self.room
     }
 
     /// Goes on with copies of the texts that `parents` names.
@@ -54,109 +68,99 @@ impl<'a, 'b> Decoder<'a, 'b> {
         if parents.iter().copied().eq(0..self.image_of.len()) {
             return;
         }
-        let pick = |rows: &[Vec<f32>]| parents.iter().map(|&parent| rows[parent].clone()).collect();
-        for cache in &mut self.caches {
-            cache.keys = pick(&cache.keys);
-            cache.values = pick(&cache.values);
+        let parents: Vec<u32> = parents.iter().map(|parent| *parent as u32).collect();
+        for kept in self.kept.iter().flatten() {
+            self.tape.pick(*kept, &parents, (self.room, self.position));
         }
-        self.image_of = parents.iter().map(|&parent| self.image_of[parent]).collect();
+        self.image_of = parents.iter().map(|parent| self.image_of[*parent as usize]).collect();
     }
 
     /// Appends the same tokens to every text.
     pub(super) fn prompt(&mut self, tokens: &[u32]) {
-        for &token in tokens {
-            self.step(&vec![token; self.image_of.len()], false);
+        if tokens.is_empty() || self.image_of.is_empty() {
+            return;
         }
+        let all = tokens.repeat(self.image_of.len());
+        self.append(&Tokens::Given(&all), tokens.len());
+        self.tape.rewind(self.mark);
     }
 
-    /// Appends a token to each text; logits of the tokens that may follow.
+    /// Texts that begin with these tokens, one for each of the decoder's; see [`Texts::new`].
+    pub(super) fn texts(&self, start: &[u32], draws: Vec<f32>, growth: Growth) -> Texts {
+        Texts::new(self.tape.device(), start, draws, growth)
+    }
+
+    /// Chooses a token more for each text.
+    pub(super) fn grow(&mut self, texts: &mut Texts) {
+        let x = self.append(&Tokens::Last(texts), 1);
+        let _part = meter::part(Part::Heads);
+        let logits = self.blip.student.text.predict_exactly(&mut self.tape, x);
+        self.tape.choose(logits, texts);
+        self.tape.rewind(self.mark);
+    }
+
+    /// The best continuations of each text: on a GPU this is the one thing that is waited for at every token.
+    pub(super) fn continuations(&mut self, open: &[Open], wanted: &Wanted) -> Vec<Vec<Continuation>> {
+        let last: Vec<u32> = open.iter().map(|text| text.tokens[text.tokens.len() - 1]).collect();
+        let x = self.append(&Tokens::Given(&last), 1);
+        let _part = meter::part(Part::Heads);
+        let logits = self.blip.student.text.predict_exactly(&mut self.tape, x);
+        let found = self.tape.continuations(logits, open, wanted);
+        self.tape.rewind(self.mark);
+        found
+    }
+
+    /// Appends `per` tokens to each text; their last hidden states.
     ///
     /// # Shapes
-    /// t texts → t × vocabulary
-    pub(super) fn next(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
-        let logits = self.step(tokens, true);
-        logits
-            .chunks_exact(self.blip.vocab.size as usize)
-            .map(<[f32]>::to_vec)
-            .collect()
-    }
-
-    fn step(&mut self, tokens: &[u32], predict: bool) -> Vec<f32> {
-        let part = meter::part(Part::Multimodal);
-        let (text, tape) = (&self.blip.student.text, &mut self.tape);
-        let place = |sample: usize| Place {
-            sample: sample as u32,
-            position: self.position as u32,
+    /// t texts → (t·per) × width
+    fn append(&mut self, tokens: &Tokens, per: usize) -> Var {
+        let _part = meter::part(Part::Multimodal);
+        let (text, position) = (&self.blip.student.text, self.position);
+        let heads = (text.heads, text.dim);
+        let texts: Vec<u32> = (0..self.image_of.len() as u32).collect();
+        let own = Blocks {
+            of: &texts,
+            every: self.room,
+            per,
+            seen: position + 1,
+            grows: true,
         };
-        let places: Rc<[Place]> = (0..tokens.len()).map(place).collect();
-        let packed = Packed {
-            ids: tokens.to_vec(),
-            positions: vec![self.position as u32; tokens.len()],
-            places: places.to_vec(),
-            starts: (0..=tokens.len()).collect(),
+        let seen = Blocks {
+            of: &self.image_of,
+            every: self.blip.image_tokens,
+            per,
+            seen: self.blip.image_tokens,
+            grows: false,
         };
-        self.position += 1;
-        let own = one_query_each(0..tokens.len(), self.position);
-        let seen = one_query_each(self.image_of.iter().copied(), self.blip.image_tokens);
-        let mut x = text.embed(tape, &packed, None);
-        for (i, (layer, cache)) in text.layers.iter().zip(&mut self.caches).enumerate() {
+        let nowhere = [].into();
+        let tape = &mut self.tape;
+        let mut x = match tokens {
+            Tokens::Given(ids) => text.embed(tape, &following(ids, position, per), None),
+            Tokens::Last(texts) => text.embed_last(tape, texts),
+        };
+        for (i, (layer, kept)) in text.layers.iter().zip(&self.kept).enumerate() {
             let block = layer.decoder.as_ref().expect("the student has a decoder");
-            let q = block.query.linear(tape, x);
-            let k = block.key.linear(tape, x);
-            let v = block.value.linear(tape, x);
-            cache.extend(&tape.read(k), &tape.read(v));
-            let width = tape.dims(k).1;
-            let (keys, values) = (cache.keys.concat(), cache.values.concat());
-            let (keys, values) = (tape.input(&keys, width), tape.input(&values, width));
-            let attended = text.attend(tape, q, keys, values, &own, None);
-            x = Text::output(tape, block, attended, x, &places, None);
+            let qkv = [block.query, block.key, block.value].map(|pair| pair.linear(tape, x));
+            let attended = tape.attend_kept(qkv, *kept, &own, heads);
+            x = Text::output(tape, block, attended, x, &nowhere, None);
             let cross = layer.cross.as_ref().expect("the student has cross-attention");
             let q = cross.query.linear(tape, x);
-            let attended = text.attend(tape, q, self.images[i].keys, self.images[i].values, &seen, None);
-            x = Text::output(tape, cross, attended, x, &places, None);
-            x = text.feed(tape, (i, layer), x, &places, None);
+            let attended = tape.attend_blocks(q, self.images[i], &seen, heads);
+            x = Text::output(tape, cross, attended, x, &nowhere, None);
+            x = text.feed(tape, (i, layer), x, &nowhere, None);
         }
-        drop(part);
-        let _part = meter::part(Part::Heads);
-        let logits = if predict {
-            let logits = text.predict(tape, x);
-            tape.read(logits)
-        } else {
-            Vec::new()
-        };
-        tape.rewind(self.mark);
-        logits
+        self.position += per;
+        x
     }
 }
 
-impl Cache {
-    fn new(texts: usize) -> Self {
-        Self {
-            keys: vec![Vec::new(); texts],
-            values: vec![Vec::new(); texts],
-        }
+/// Tokens that follow the first `position` of texts, `per` for each.
+fn following(ids: &[u32], position: usize, per: usize) -> Packed {
+    Packed {
+        ids: ids.to_vec(),
+        positions: (0..ids.len()).map(|i| (position + i % per) as u32).collect(),
+        places: Vec::new(),
+        starts: Vec::new(),
     }
-
-    fn extend(&mut self, keys: &[f32], values: &[f32]) {
-        let width = keys.len() / self.keys.len();
-        for (cache, rows) in [(&mut self.keys, keys), (&mut self.values, values)] {
-            for (text, row) in cache.iter_mut().zip(rows.chunks_exact(width)) {
-                text.extend_from_slice(row);
-            }
-        }
-    }
-}
-
-/// Sequence `i` has one query, row `i`, and the `keys` keys of the `i`th block.
-fn one_query_each(blocks: impl Iterator<Item = usize>, keys: usize) -> Rc<[Sequence]> {
-    let sequence = |(i, block): (usize, usize)| Sequence {
-        queries: i..i + 1,
-        keys: block * keys..(block + 1) * keys,
-        causal_from: None,
-        place: Place {
-            sample: i as u32,
-            position: 0,
-        },
-    };
-    blocks.enumerate().map(sequence).collect()
 }

@@ -6,6 +6,8 @@
 pub mod beam;
 mod caption;
 mod decoder;
+#[cfg(test)]
+mod descent;
 pub mod nucleus;
 mod reader;
 pub mod score;

@@ -1,6 +1,7 @@
 //! Choosing the next token (Holtzman et al., "The curious case of neural text degeneration").
 
 use crate::ops::cross_entropy::softmax_row;
+use crate::ops::sum;
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +20,24 @@ pub const GREEDY: Sampling = Sampling {
     top_k: 0,
     repetition_penalty: 1.0,
 };
+
+/// Chooses the next token of a text as [`choose`] does; the second number is its log-probability, by the model before penalty and
+/// cuts.
+pub fn next(logits: &mut [f32], present: &[u32], banned: Option<u32>, sampling: &Sampling, u: f32) -> (u32, f32) {
+    let log_probabilities = log_softmax(logits);
+    let token = choose(logits, present, banned, sampling, u);
+    (token, log_probabilities[token as usize])
+}
+
+/// Logarithms of the probabilities.
+pub(super) fn log_softmax(logits: &[f32]) -> Vec<f32> {
+    let top = sum::max(logits);
+    let mass = logits
+        .iter()
+        .fold(0.0f64, |mass, &l| mass + libm::exp(f64::from(l - top)));
+    let log_mass = libm::log(mass) as f32;
+    logits.iter().map(|l| l - top - log_mass).collect()
+}
 
 /// Chooses a token from `logits`, given the tokens present, a token that may not come now, and a uniform number.
 pub fn choose(logits: &mut [f32], present: &[u32], banned: Option<u32>, sampling: &Sampling, u: f32) -> u32 {

@@ -57,11 +57,21 @@ pub struct Contrast {
 /// Columns that match each of the lane's rows: equal identities in the lane, then in the queue.
 pub fn positives(identities: &[u64], queued: &[u64]) -> Vec<Vec<usize>> {
     debug_assert!(!identities.contains(&UNKNOWN));
-    let matching = |own: &u64| {
-        let columns = identities.iter().chain(queued).enumerate();
-        columns.filter(|(_, id)| *id == own).map(|(column, _)| column).collect()
+    // A lane has few identities and a queue has many: each of those is looked up once.
+    let mut own = identities.to_vec();
+    own.sort_unstable();
+    own.dedup();
+    let mut columns = vec![Vec::new(); own.len()];
+    for (column, identity) in identities.iter().chain(queued).enumerate() {
+        if let Ok(at) = own.binary_search(identity) {
+            columns[at].push(column);
+        }
+    }
+    let of_row = |identity| {
+        own.binary_search(identity)
+            .map_or_else(|_| Vec::new(), |at| columns[at].clone())
     };
-    identities.iter().map(matching).collect()
+    identities.iter().map(of_row).collect()
 }
 
 /// The loss of a lane: student features against momentum keys, both directions. Gradients go to the student's features

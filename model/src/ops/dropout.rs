@@ -6,14 +6,16 @@
 use super::blocks::for_rows;
 use super::meter::{self, Kind};
 use crate::random::{Stream, WORDS_AT_ONCE};
+use bytemuck::{Pod, Zeroable};
 
-/// Where a row of hidden states stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a row of hidden states stands, in two words as a GPU's kernels read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct Place {
-    /// Which pass of the step, and which sample of that pass.
-    pub sample: u32,
     /// Position in the text.
     pub position: u32,
+    /// Which pass of the step, and which sample of that pass.
+    pub sample: u32,
 }
 
 /// A dropout at one site of the model.

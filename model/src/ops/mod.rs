@@ -14,6 +14,7 @@
 pub mod attention;
 pub mod blocks;
 pub mod cross_entropy;
+pub mod decode;
 pub mod digest;
 pub mod dropout;
 pub mod elementwise;

@@ -119,7 +119,7 @@ impl Lane {
     /// The samples as the model takes them.
     pub fn batch(&self) -> LaneBatch<'_> {
         LaneBatch {
-            pixels: &self.pixels,
+            pixels: (&self.pixels).into(),
             texts: &self.texts,
             identities: &self.identities,
             guests: &self.guests,

@@ -1,7 +1,9 @@
 //! The record in reverse.
 
-use super::{Head, Node, Tape, Var};
-use crate::device::{Buffer, Factor, Span, SpanMut, Temperature};
+mod attention;
+
+use super::{Node, Tape, Var};
+use crate::device::{Buffer, Device, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
 use crate::ops::gemm::Start;
 use crate::ops::meter;
@@ -153,10 +155,13 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the bias's is summed in
-    /// the same pass.
+    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the processor sums the
+    /// bias's in the same pass; a GPU does so with the product of the factor's gradient.
     fn gelu_backward(&mut self, x: Var, mut dy: Buffer) {
-        if let Some(b) = self.take_bias_of(x) {
+        if let Some(b) = matches!(self.device, Device::Cpu)
+            .then(|| self.take_bias_of(x))
+            .flatten()
+        {
             self.param(b, |tape, sums, fresh| {
                 tape.device
                     .gelu_backward_columns(tape.value(x), dy.span_mut(), sums, fresh);
@@ -180,12 +185,20 @@ impl<'a> Tape<'a> {
     fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: Buffer) {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(w).len / inner;
-        self.param(w, |tape, d, fresh| {
-            let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
-            tape.device.gemm(dy.t(), x, d, start(fresh));
-        });
-        if let Some(b) = b {
-            self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
+        let both = b.filter(|b| self.trains(*b) && self.trains(w));
+        if let Some(b) = both {
+            self.params([w, b], |tape, w, b| {
+                let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
+                tape.device.gemm_and_sums(dy, x, w, b);
+            });
+        } else {
+            self.param(w, |tape, d, fresh| {
+                let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
+                tape.device.gemm(dy.t(), x, d, start(fresh));
+            });
+            if let Some(b) = b {
+                self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
+            }
         }
         self.contribute(x, |tape, d, fresh| {
             let (dy, w) = (Factor::new(dy.span(), out), Factor::new(tape.weights.factor(w), inner));
@@ -207,19 +220,31 @@ impl<'a> Tape<'a> {
         let (cols, gain) = (self.dims(x).1, self.weights.get(gamma));
         if self.trains(gamma) || self.trains(beta) {
             let mut both = self.take_exact(2 * cols);
-            if self.needs(x) {
-                self.contribute(x, |tape, d, fresh| {
-                    let x = tape.value(x);
-                    tape.device
-                        .layer_norm_gradients(x, stats, gain, dy.span(), (d, fresh), both.span_mut());
-                });
-            } else {
-                self.device
-                    .layer_norm_params(self.value(x), stats, dy.span(), cols, both.span_mut());
-            }
-            let (gain, offset) = (both.span().range(0..cols), both.span().range(cols..2 * cols));
-            self.param(gamma, |tape, d, fresh| tape.device.put(gain, d, fresh));
-            self.param(beta, |tape, d, fresh| tape.device.put(offset, d, fresh));
+            self.params(
+                [gamma, beta],
+                |tape, (of_gain, pair_fresh), (of_offset, other_fresh)| {
+                    assert!(pair_fresh == other_fresh, "gain and offset train together");
+                    let pair = [of_gain, of_offset];
+                    if tape.needs(x) {
+                        tape.contribute(x, |tape, d, fresh| {
+                            let (x, both) = (tape.value(x), both.span_mut());
+                            tape.device.layer_norm_gradients(
+                                x,
+                                stats,
+                                gain,
+                                dy.span(),
+                                (d, fresh),
+                                (pair, pair_fresh),
+                                both,
+                            );
+                        });
+                    } else {
+                        let (x, both) = (tape.value(x), both.span_mut());
+                        tape.device
+                            .layer_norm_params(x, stats, dy.span(), (pair, pair_fresh), both);
+                    }
+                },
+            );
             self.pool.give(both);
         } else {
             self.contribute(x, |tape, d, fresh| {
@@ -228,53 +253,6 @@ impl<'a> Tape<'a> {
             });
         }
         self.pool.give(dy);
-    }
-
-    fn attention_backward(&mut self, node: &Node<'a>, dy: Buffer) {
-        let Node::Attention {
-            q,
-            k,
-            v,
-            heads,
-            dim,
-            seqs,
-            dropout,
-            kept,
-            y,
-        } = node
-        else {
-            unreachable!("called for attention only");
-        };
-        let (width, query_rows, key_rows) = (heads * dim, self.dims(q.var).0, self.dims(k.var).0);
-        let [mut dq, mut dk, mut dv] = [query_rows, key_rows, key_rows].map(|rows| self.take(rows * width));
-        self.device.attention_backward(
-            self.attention_inputs((*q, *k, *v), (*heads, *dim)),
-            seqs,
-            dropout.as_ref(),
-            (self.value(*y), kept.as_ref().map(Buffer::span)),
-            dy.span(),
-            [dq.span_mut(), dk.span_mut(), dv.span_mut()],
-        );
-        for (head, grad) in [(*q, dq), (*k, dk), (*v, dv)] {
-            self.pass_columns(head, width, grad);
-        }
-        self.pool.give(dy);
-    }
-
-    /// Hands on the gradient of some columns of a value.
-    fn pass_columns(&mut self, head: Head, width: usize, grad: Buffer) {
-        let stride = self.dims(head.var).1;
-        if stride == width {
-            return self.pass(head.var, grad);
-        }
-        self.contribute(head.var, |tape, mut d, fresh| {
-            if fresh {
-                // Other columns belong to the other heads' gradients, which are added later.
-                tape.device.fill(d.reborrow(), 0.0);
-            }
-            tape.device.add_columns(grad.span(), width, d, (head.offset, stride));
-        });
-        self.pool.give(grad);
     }
 
     fn tokens_backward(&mut self, x: Var, class: ParamId, position: ParamId, samples: usize, dy: Buffer) {
@@ -362,6 +340,17 @@ impl<'a> Tape<'a> {
             f(self, sink.grad.reborrow().range(range), fresh);
             sink.wrote(id);
         }
+        self.sink = Some(sink);
+    }
+
+    /// As [`param`](Self::param) for two different parameters at once, both of which train.
+    fn params(&mut self, ids: [ParamId; 2], f: impl FnOnce(&mut Self, (SpanMut, bool), (SpanMut, bool))) {
+        let [first, second] = ids.map(|id| self.weights.layout.entry(id).range());
+        let Some(mut sink) = self.sink.take() else { return };
+        let [fresh, second_fresh] = ids.map(|id| sink.writes[id.index()] == 0);
+        let [one, other] = sink.grad.reborrow().two([first, second]);
+        f(self, (one, fresh), (other, second_fresh));
+        ids.map(|id| sink.wrote(id));
         self.sink = Some(sink);
     }
 }

@@ -24,12 +24,13 @@ impl Tape<'_> {
         self.push_exact(data.len() / cols, cols, x, false)
     }
 
-    /// Images cut into patches, row by row, each flattened as (channel, y, x).
+    /// Images cut into patches, row by row, each flattened as (channel, y, x). They lie in the memory of the process, or were sent to
+    /// the tape's device.
     ///
     /// # Shapes
     /// b × 3 × s × s → b·(s/patch)² × 3·patch²
-    pub fn patches(&mut self, pixels: &[f32], b: usize, patch: usize) -> Var {
-        let cols = 3 * patch * patch;
+    pub fn patches<'p>(&mut self, pixels: impl Into<Span<'p>>, b: usize, patch: usize) -> Var {
+        let (pixels, cols) = (pixels.into(), 3 * patch * patch);
         let mut y = self.take(pixels.len());
         self.device.patches(pixels, b, patch, y.span_mut());
         self.push(pixels.len() / cols, cols, y, false)

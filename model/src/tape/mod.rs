@@ -9,6 +9,7 @@
 
 mod backward;
 mod forward;
+mod growing;
 mod heads;
 mod node;
 mod recompute;
@@ -20,7 +21,7 @@ pub use node::{Head, Node};
 pub use settled::{Gradient, Watch};
 pub use turned::Turned;
 
-use crate::device::{Buffer, Device, Factor, Parameters, Pool, Span, SpanMut, Use};
+use crate::device::{Asked, Buffer, Device, Factor, Parameters, Pool, Span, SpanMut, Use};
 use crate::layout::{Layout, ParamId};
 use crate::ops::meter::{self, Part};
 use recompute::Forgotten;
@@ -246,24 +247,19 @@ impl<'a> Tape<'a> {
         self.device.to_vec(self.value(v))
     }
 
-    /// A copy of the first `cols` columns of a value in the memory of the process.
-    pub fn read_columns(&mut self, v: Var, cols: usize) -> Vec<f32> {
+    /// Asks for a value, which comes to the memory of the process.
+    pub fn ask(&self, v: Var) -> Asked {
+        self.device.ask(self.value(v))
+    }
+
+    /// Asks for the first `cols` columns of a value.
+    pub fn ask_columns(&mut self, v: Var, cols: usize) -> Asked {
         let (rows, stride) = self.dims(v);
         let mut part = self.take_exact(rows * cols);
         let from = (self.value(v), (0, stride));
         self.device
             .rectangle(from, (part.span_mut(), (0, cols)), (rows, cols), true);
-        let copy = self.device.to_vec(part.span());
-        self.pool.give(part);
-        copy
-    }
-
-    /// A copy of a value that outlives it, on the device.
-    pub fn copy(&mut self, v: Var) -> Buffer {
-        let (rows, cols) = self.dims(v);
-        let mut copy = self.pool.take(rows * cols, self.values[v.0 as usize].purpose);
-        self.device.copy(self.value(v), copy.span_mut());
-        copy
+        self.pool.spend(part)
     }
 
     /// Takes a value's memory from the tape, which is done with it.
@@ -272,19 +268,14 @@ impl<'a> Tape<'a> {
         data.expect("a value is detached once, before the backward pass")
     }
 
-    /// See [`Pool::spend`].
-    pub fn spend(&mut self, buffer: Buffer) -> Vec<f32> {
-        self.pool.spend(buffer)
-    }
-
     /// A constant that another tape of this device has detached.
     pub fn adopt(&mut self, data: Buffer, cols: usize, purpose: Use) -> Var {
         self.push_as(purpose, (data.len() / cols, cols), data, false)
     }
 
-    /// A parameter in the memory of the process.
-    pub fn read_weight(&self, id: ParamId) -> Vec<f32> {
-        self.device.to_vec(self.weights.get(id))
+    /// Asks for a parameter.
+    pub fn ask_weight(&self, id: ParamId) -> Asked {
+        self.device.ask(self.weights.get(id))
     }
 
     /// Runs `f` and gives back every value it made but its results: if nothing is recorded, for good; on a tape that is

@@ -32,7 +32,7 @@ impl Packed {
         self.ids.extend_from_slice(&text[1..]);
         self.positions.extend(0..text.len() as u32);
         self.places
-            .extend((0..text.len() as u32).map(|position| Place { sample, position }));
+            .extend((0..text.len() as u32).map(|position| Place { position, sample }));
         self.starts.push(self.ids.len());
     }
 

@@ -201,7 +201,7 @@ def text(w, config, ids, mask, root="text_encoder", image=None, causal=False, dr
     x = drop.hidden(0, norm(w, f"{embeddings}.LayerNorm", x, EPS_TEXT))
     seen = mask[:, None, None, :].bool()
     if causal:
-        seen = seen & torch.ones(n, n, dtype=torch.bool).tril()
+        seen = seen & torch.ones(n, n, dtype=torch.bool, device=ids.device).tril()
     bias = torch.where(seen, 0.0, HIDDEN).to(x.dtype)
 
     def block(name, site, x, keys, bias):
@@ -283,7 +283,7 @@ def contrastive(temp, student, teacher, queues, alpha, own=None):
     for query, query_m, keys in [(image, image_m, text_keys), (words, words_m, image_keys)]:
         with torch.no_grad():
             if own is None:
-                own = torch.zeros(len(query), keys.shape[1], dtype=query.dtype).fill_diagonal_(1.0)
+                own = query.new_zeros(len(query), keys.shape[1]).fill_diagonal_(1.0)
             targets = alpha * torch.softmax(query_m @ keys / temp, dim=1) + (1 - alpha) * own
         logits.append(query @ keys / temp)
         losses.append(-(targets * F.log_softmax(logits[-1], dim=1)).sum(dim=1).mean())

@@ -73,7 +73,9 @@ fn the_filters_negatives_are_those_that_lanes_draw() {
         for lane in 0..config.lanes {
             let part = batch.lane(lane, config.lanes);
             let step = config.lane_step(settled.step, lane, batch.alpha);
-            let (image, text) = blip.student_features(&settled, part.batch(), step, &mut Pool::default());
+            let (image, text) = blip
+                .student_features(&settled, part.batch(), step, &mut Pool::default())
+                .wait();
             images.extend(image);
             texts.extend(text);
         }

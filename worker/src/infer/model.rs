@@ -1,5 +1,6 @@
 //! Loading a trained model for inference, from a checkpoint or from files of weights.
 
+use super::{ROWS_AT_ONCE, ROWS_AT_ONCE_ON_GPU};
 use crate::objects::Objects;
 use crate::stage::inputs;
 use anyhow::{Context as _, bail, ensure};
@@ -28,19 +29,29 @@ pub(super) struct Model {
     pub(super) max_tokens: usize,
     pub(super) tokenizer: Tokenizer,
     pub(super) trained: Reader,
+    /// Texts that grow together.
+    pub(super) rows_at_once: usize,
 }
 
 impl Model {
     /// Loads the model that can do this work.
-    pub(super) fn load(weights: &Weights, work: &Work) -> anyhow::Result<Self> {
+    pub(super) fn load(weights: &Weights, work: &Work, device: &Device) -> anyhow::Result<Self> {
         match weights {
-            Weights::Checkpoint(checkpoint) => of_checkpoint(checkpoint, work),
-            Weights::Files { path } => of_files(Path::new(path), work),
+            Weights::Checkpoint(checkpoint) => of_checkpoint(checkpoint, work, device),
+            Weights::Files { path } => of_files(Path::new(path), work, device),
         }
     }
 }
 
-fn of_checkpoint(checkpoint: &Checkpoint, work: &Work) -> anyhow::Result<Model> {
+fn rows_at_once(device: &Device) -> usize {
+    if device.is_gpu() {
+        ROWS_AT_ONCE_ON_GPU
+    } else {
+        ROWS_AT_ONCE
+    }
+}
+
+fn of_checkpoint(checkpoint: &Checkpoint, work: &Work, device: &Device) -> anyhow::Result<Model> {
     let (kind, [best, other]) = (checkpoint.kind, work.stages());
     ensure!(
         kind == best || kind == other,
@@ -61,11 +72,12 @@ fn of_checkpoint(checkpoint: &Checkpoint, work: &Work) -> anyhow::Result<Model> 
         max_tokens: spec.max_tokens(train),
         spec,
         tokenizer,
-        trained: Reader::new(blip, params, &Device::Cpu),
+        trained: Reader::new(blip, params, device),
+        rows_at_once: rows_at_once(device),
     })
 }
 
-fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
+fn of_files(path: &Path, work: &Work, device: &Device) -> anyhow::Result<Model> {
     let source = Source::open(path)?;
     let file = source.path();
     let spec = spec(Description::beside(&source)?).with_context(|| format!("the model of {}", file.display()))?;
@@ -83,7 +95,8 @@ fn of_files(path: &Path, work: &Work) -> anyhow::Result<Model> {
         max_tokens: spec.max_tokens(&spec.filter),
         tokenizer: Tokenizer::new(vocabulary, spec.vocab.specials),
         spec,
-        trained: Reader::new(blip, params, &Device::Cpu),
+        trained: Reader::new(blip, params, device),
+        rows_at_once: rows_at_once(device),
     })
 }
 

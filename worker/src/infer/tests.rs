@@ -135,7 +135,7 @@ fn how(search: Search, count: u32) -> Captioning {
 fn ask(weights: &Weights, work: Work) -> anyhow::Result<Vec<Answer>> {
     let weights = weights.clone();
     let mut answers = Vec::new();
-    answer(&Request { weights, work }, |answer| {
+    answer(&Request { weights, work }, &Device::Cpu, |answer| {
         answers.push(answer);
         Ok(())
     })?;

@@ -25,6 +25,10 @@ struct Inner {
     computed: Duration,
     /// Such times of the last steps, per lane.
     lanes: VecDeque<Duration>,
+    /// Own lanes of a step.
+    own_lanes: u32,
+    /// Usual time of a step of the generation before, and own lanes in it.
+    before: Option<(Duration, u32)>,
     /// The connections that are being made: their generation, the ranks without one, and since when.
     connecting: Option<(u64, BTreeSet<u32>, Instant)>,
 }
@@ -33,6 +37,11 @@ impl Activity {
     /// The rank makes the connections of a generation, and has none with these ranks yet.
     pub fn lacks(&self, generation: u64, ranks: &BTreeSet<u32>) {
         self.inner().connecting = Some((generation, ranks.clone(), Instant::now()));
+    }
+
+    /// A generation begins, in which this rank has so many lanes.
+    pub fn begin(&self, lanes: u32) {
+        self.inner().own_lanes = lanes;
     }
 
     /// A part of a step begins, in which this collective of the generation is the present one or the next.
@@ -54,20 +63,27 @@ impl Activity {
         }
     }
 
-    /// A step of so many own lanes was committed.
-    pub fn committed(&self, lanes: u32) {
+    /// A step was committed.
+    pub fn committed(&self) {
         let mut inner = self.inner();
         let now = Instant::now();
         if let Some(before) = inner.committed.replace(now) {
             keep(&mut inner.steps, now - before);
         }
         let computed = std::mem::take(&mut inner.computed);
-        keep(&mut inner.lanes, computed / lanes.max(1));
+        let per_lane = computed / inner.own_lanes.max(1);
+        keep(&mut inner.lanes, per_lane);
     }
 
-    /// The rank does not train at present. Among other ranks a step will take another time.
+    /// The rank does not train at present. Among other ranks a step will take another time; until some were made, it is
+    /// expected from how long it took before, and from the lanes.
     pub fn rest(&self) {
-        *self.inner() = Inner::default();
+        let mut inner = self.inner();
+        let usual = inner.usual();
+        *inner = Inner {
+            before: usual.map(|usual| (usual, inner.own_lanes)),
+            ..Inner::default()
+        };
     }
 
     /// What is done now; none if the rank does not train.
@@ -76,7 +92,7 @@ impl Activity {
         let (doing, since) = inner.now?;
         Some(Doing {
             for_ms: since.elapsed().as_millis() as u64,
-            usual_step_ms: median(&inner.steps).map(|usual| usual.as_millis() as u64),
+            usual_step_ms: inner.usual().map(|usual| usual.as_millis() as u64),
             lane_us: median(&inner.lanes).map(|usual| usual.as_micros() as u64),
             ..doing
         })
@@ -96,6 +112,16 @@ impl Activity {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Every change above is complete before anything that could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn usual(&self) -> Option<Duration> {
+        let expected = || {
+            let (usual, lanes) = self.before?;
+            Some(usual * self.own_lanes.max(lanes) / lanes.max(1))
+        };
+        median(&self.steps).or_else(expected)
     }
 }
 
@@ -151,29 +177,54 @@ mod tests {
     #[test]
     fn after_some_steps_there_is_a_usual_time() {
         let activity = Activity::default();
+        activity.begin(1);
         activity.enter(0, StepPhase::Computing, 0);
         for _ in 0..FEWEST {
-            activity.committed(1);
+            activity.committed();
         }
         assert_eq!(
             activity.look().unwrap().usual_step_ms,
             None,
             "four steps lie between five commits"
         );
-        activity.committed(1);
+        activity.committed();
         assert!(activity.look().unwrap().usual_step_ms.is_some());
-        activity.rest();
-        activity.enter(0, StepPhase::Computing, 0);
-        assert_eq!(
-            activity.look().unwrap().usual_step_ms,
-            None,
-            "another generation has another speed"
+    }
+
+    #[test]
+    fn until_a_generation_has_a_usual_time_it_is_expected_from_the_one_before() {
+        let activity = Activity::default();
+        let usual = |lanes| {
+            activity.rest();
+            activity.begin(lanes);
+            activity.enter(0, StepPhase::Computing, 0);
+            activity.look().unwrap().usual_step_ms
+        };
+        assert_eq!(usual(2), None);
+        let long = Duration::from_millis(10);
+        for _ in 0..=FEWEST {
+            activity.committed();
+            std::thread::sleep(long);
+        }
+        let first = usual(2).unwrap();
+        assert!(u128::from(first) >= long.as_millis());
+        let more = usual(5).unwrap();
+        assert!(
+            more >= first * 2,
+            "five lanes take longer than two: {more} ms, {first} ms"
         );
+        assert_eq!(
+            usual(1),
+            Some(more),
+            "fewer lanes may not be faster, if others have more"
+        );
+        assert_eq!(activity.look().unwrap().lane_us, None, "nothing was measured here");
     }
 
     #[test]
     fn only_own_computing_counts_for_the_time_of_a_lane() {
         let activity = Activity::default();
+        activity.begin(2);
         let long = Duration::from_millis(20);
         for step in 0..FEWEST as u64 {
             activity.enter(step, StepPhase::Computing, 0);
@@ -181,7 +232,7 @@ mod tests {
             activity.enter(step, StepPhase::Exchanging, 0);
             std::thread::sleep(long);
             activity.enter(step, StepPhase::Computing, 0);
-            activity.committed(2);
+            activity.committed();
         }
         let lane = Duration::from_micros(activity.look().unwrap().lane_us.unwrap());
         assert!(

@@ -30,6 +30,8 @@ pub(crate) fn check(ops: &Ops) {
     let backward = |c: &Cases| cases().iter().for_each(|case| backward(c, case));
     ops.op("attention_backward", backward);
     ops.bf16("attention_backward", BACKWARD_BAR, backward);
+    let within = |c: &Cases| cases().iter().for_each(|case| within(c, case));
+    ops.bf16("attention_backward within", BACKWARD_BAR, within);
 }
 
 /// Sequences of these (queries, keys) one after the other; `causal` names the position of the first query among its keys.
@@ -246,4 +248,46 @@ fn backward(c: &Cases, case: &Case) {
         );
         vec![dq, dk, dv]
     });
+}
+
+/// The gradients of columns of one matrix, in one matrix: where its parts have rows of one length, and as many.
+fn within(c: &Cases, case: &Case) {
+    let (values, width, stride) = (Values::new(c, case), case.heads * case.dim, case.columns[0].0);
+    let rows = values.query_rows;
+    if case.columns.iter().any(|(other, _)| *other != stride) || rows != case.key_rows || stride == width {
+        return;
+    }
+    let dy = c.noise(rows * width);
+    let [mut q, mut k, mut v] = [(); 3].map(|()| vec![0.0; rows * width]);
+    let grads = Gradients {
+        q: &mut q,
+        k: &mut k,
+        v: &mut v,
+    };
+    attention::backward(&values.inputs(case), &case.seqs, values.dropout.as_ref(), &dy, grads);
+    let mut expected = vec![0.0; rows * stride];
+    for ((_, offset), columns) in case.columns.iter().zip([q, k, v]) {
+        for (row, columns) in expected.chunks_mut(stride).zip(columns.chunks(width)) {
+            row[*offset..offset + width].copy_from_slice(columns);
+        }
+    }
+    let dy = c.up(&dy);
+    let compute = |d: &mut Part| {
+        let (y, kept) = run(c, &c.cuda, case, &values);
+        let (inputs, dropout) = (values.on_device(case), values.dropout.as_ref());
+        let of = (y.slice(), kept.slice());
+        c.cuda
+            .attention_backward_within(&inputs, &case.seqs, dropout, of, dy.slice(), d.slice_mut())
+    };
+    let done = compute(&mut c.poison(rows * stride));
+    if done != (case.dim == 64 && c.shift.get() == 0) {
+        c.fault(case.name, "is not done where it should be, or done where it should not");
+    }
+    if done {
+        c.compare(case.name, &[expected], || {
+            let mut d = c.poison(rows * stride);
+            compute(&mut d);
+            vec![d]
+        });
+    }
 }

@@ -189,33 +189,35 @@ fn by_index(ops: &Ops) {
     });
     ops.both_exact("gather", |c| {
         for (rows, of, cols) in SHAPES {
-            let (x, index) = (c.noise(of * cols), c.indices(rows, of));
-            let mut y = vec![0.0; rows * cols];
-            embedding::gather(&x, &index, cols, &mut y);
-            let x = c.up(&x);
-            c.compare(&format!("{rows} of {of} × {cols}"), &[y], || {
-                let mut y = c.poison(rows * cols);
-                cuda.gather(x.slice(), &index, cols, y.slice_mut());
-                vec![y]
-            });
+            let x = c.noise(of * cols);
+            let on_device = c.up(&x);
+            for index in [c.indices(rows, of), successive(rows, of)] {
+                let rows = index.len();
+                let mut y = vec![0.0; rows * cols];
+                embedding::gather(&x, &index, cols, &mut y);
+                c.compare(&format!("{rows} of {of} × {cols}"), &[y], || {
+                    let mut y = c.poison(rows * cols);
+                    cuda.gather(on_device.slice(), &index, cols, y.slice_mut());
+                    vec![y]
+                });
+            }
         }
     });
     ops.both_exact("scatter_add", |c| {
         for (rows, of, cols) in SHAPES {
-            let (dy, index, start) = (c.noise(rows * cols), c.indices(rows, of), c.noise(of * cols));
-            let mut dx = start.clone();
-            embedding::scatter_add(&dy, &index, cols, &mut dx);
-            let dy = c.up(&dy);
-            for format in c.formats() {
-                c.compare(
-                    &format!("{rows} to {of} × {cols} of {format:?}"),
-                    &[dx.clone()],
-                    || {
+            let (dy, start) = (c.noise(rows * cols), c.noise(of * cols));
+            let on_device = c.up(&dy);
+            for index in [c.indices(rows, of), successive(rows, of)] {
+                let mut dx = start.clone();
+                embedding::scatter_add(&dy, &index, cols, &mut dx);
+                for format in c.formats() {
+                    let case = format!("{} to {of} × {cols} of {format:?}", index.len());
+                    c.compare(&case, &[dx.clone()], || {
                         let mut dx = c.up_as(&start, format);
-                        cuda.scatter_add(dy.slice(), &index, cols, dx.slice_mut());
+                        cuda.scatter_add(on_device.slice(), &index, cols, dx.slice_mut());
                         vec![dx]
-                    },
-                );
+                    });
+                }
             }
         }
     });
@@ -267,4 +269,10 @@ fn images(ops: &Ops) {
             });
         }
     });
+}
+
+/// Up to so many rows of a matrix, one after the other, the first left out if there are more.
+fn successive(rows: usize, of: usize) -> Vec<u32> {
+    let first = usize::from(of > rows);
+    (first as u32..(first + rows).min(of) as u32).collect()
 }

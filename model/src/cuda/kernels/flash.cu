@@ -448,7 +448,7 @@ __device__ __forceinline__ void descend(
 FLASH flash_queries(
     const Strips* blocks, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
     float scale, u64 key, u32 threshold, float factor, const bf16* dy, const bf16* y, const float* kept,
-    Known* known, u32 rows, bf16* dq, u32 width
+    Known* known, u32 rows, u32 width, bf16* dq, u32 dq_stride
 ) {
     SHARED(shared);
     const Strips block = blocks[blockIdx.x];
@@ -499,7 +499,7 @@ FLASH flash_queries(
         tiles = next;
         next = done;
     }
-    if (works) write(mine, dq + start, width, strip.row, strip.count, sums, scale, scale);
+    if (works) write(mine, dq + start, dq_stride, strip.row, strip.count, sums, scale, scale);
 }
 
 // Starts to copy queries, their gradients and what is known of them into tiles, strip after strip.
@@ -559,8 +559,8 @@ __device__ __forceinline__ void gather(
 // keys, strips of values, and one or two pairs of tiles, each followed by what is known of its queries.
 FLASH flash_keys(
     const Keys* blocks, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
-    float scale, u64 key, u32 threshold, float factor, const bf16* dy, const Known* known, u32 rows, bf16* dk,
-    bf16* dv, u32 width
+    float scale, u64 key, u32 threshold, float factor, const bf16* dy, const Known* known, u32 rows, u32 width,
+    bf16* dk, bf16* dv, u32 stride
 ) {
     SHARED(shared);
     const Keys& block = blocks[blockIdx.x];
@@ -612,6 +612,6 @@ FLASH flash_keys(
         next = done;
     }
     const float kept_by = mask.drops() ? factor : 1.0f;
-    write(mine, dk + start, width, row, count, sums_k, scale, scale);
-    write(mine_v, dv + start, width, row, count, sums_v, kept_by, kept_by);
+    write(mine, dk + start, stride, row, count, sums_k, scale, scale);
+    write(mine_v, dv + start, stride, row, count, sums_v, kept_by, kept_by);
 }

@@ -12,6 +12,7 @@ macro_rules! on {
 }
 
 mod elementwise;
+mod growing;
 mod loss;
 mod optimiser;
 mod rows;
@@ -100,6 +101,15 @@ impl Device {
         self.gemm_strided(a, b, c, stride, start);
     }
 
+    /// `c = aᵀ·b` and the sums of `a`'s columns, dense; what is there counts unless it is fresh.
+    pub(crate) fn gemm_and_sums(&self, a: Factor, b: Factor, (c, fresh): (SpanMut, bool), sums: (SpanMut, bool)) {
+        on!(self, {
+            let start = if fresh { Start::Zero } else { Start::Add };
+            gemm::gemm_strided(a.t().mat(), b.mat(), c.host(), b.width(), start);
+            blocks::sum_columns(a.data.host(), sums.0.host(), sums.1);
+        }, cuda => cuda.gemm_and_sums(a.into(), b.into(), (c.cuda(), fresh), (sums.0.cuda(), sums.1)));
+    }
+
     pub(crate) fn sum_columns(&self, x: Span, out: SpanMut, fresh: bool) {
         on!(self, blocks::sum_columns(x.host(), out.host(), fresh),
             cuda => cuda.sum_columns(x.cuda(), out.cuda(), fresh));
@@ -154,5 +164,31 @@ impl Device {
             let (dq, dk, dv) = (dq.cuda(), dk.cuda(), dv.cuda());
             cuda.attention_backward(&x.map(Span::cuda), seqs, dropout, y.cuda(), kept, dy.cuda(), dq, dk, dv);
         });
+    }
+
+    /// Whether [`attention_backward_within`](Self::attention_backward_within) may do anything.
+    pub(crate) fn attends_within(&self) -> bool {
+        on!(self, false, _cuda => self.rounds())
+    }
+
+    /// [`attention_backward`](Self::attention_backward) of columns of one matrix, into the same columns of its gradient, which is
+    /// overwritten. Returns whether that was done: not every device does it.
+    pub(crate) fn attention_backward_within(
+        &self,
+        x: Inputs<Span>,
+        seqs: &[Sequence],
+        dropout: Option<&Dropout>,
+        (y, kept): (Span, Option<Span>),
+        dy: Span,
+        d: SpanMut,
+    ) -> bool {
+        on!(self, {
+            let _ = (x, seqs, dropout, y, kept, dy, d);
+            false
+        }, cuda => {
+            let kept = kept.expect("a recorded attention keeps what its backward pass needs").cuda();
+            let x = x.map(Span::cuda);
+            cuda.attention_backward_within(&x, seqs, dropout, (y.cuda(), kept), dy.cuda(), d.cuda())
+        })
     }
 }

@@ -34,9 +34,20 @@ impl Device {
             cuda => cuda.layer_norm_backward(x.cuda(), stats.cuda(), gamma.cuda(), dy.cuda(), dx.cuda(), fresh));
     }
 
-    pub(crate) fn layer_norm_params(&self, x: Span, stats: Span, dy: Span, cols: usize, both: SpanMut) {
-        on!(self, norm::layer_norm_params(x.host(), stats.host(), dy.host(), cols, both.host()),
-            cuda => cuda.layer_norm_params(x.cuda(), stats.cuda(), dy.cuda(), cols, both.cuda()));
+    /// The gradients of gain and offset, put into or added to these. `both` is scratch for them.
+    pub(crate) fn layer_norm_params(
+        &self,
+        x: Span,
+        stats: Span,
+        dy: Span,
+        ([gain, offset], fresh): ([SpanMut; 2], bool),
+        mut both: SpanMut,
+    ) {
+        let cols = gain.len();
+        on!(self, {
+            norm::layer_norm_params(x.host(), stats.host(), dy.host(), cols, both.reborrow().host());
+            self.put_both(both.as_span(), [gain, offset], fresh);
+        }, cuda => cuda.layer_norm_params_to(x.cuda(), stats.cuda(), dy.cuda(), [gain.cuda(), offset.cuda()], fresh));
     }
 
     /// [`layer_norm_backward`](Self::layer_norm_backward) and [`layer_norm_params`](Self::layer_norm_params); in one pass on the
@@ -48,16 +59,24 @@ impl Device {
         gamma: Span,
         dy: Span,
         (dx, fresh): (SpanMut, bool),
-        both: SpanMut,
+        (params, params_fresh): ([SpanMut; 2], bool),
+        mut both: SpanMut,
     ) {
         on!(self, {
             let dx = (dx.host(), fresh);
-            norm::layer_norm_gradients(x.host(), stats.host(), gamma.host(), dy.host(), dx, both.host());
+            norm::layer_norm_gradients(x.host(), stats.host(), gamma.host(), dy.host(), dx, both.reborrow().host());
+            self.put_both(both.as_span(), params, params_fresh);
         }, cuda => {
             let (x, stats, gamma, dy) = (x.cuda(), stats.cuda(), gamma.cuda(), dy.cuda());
-            cuda.layer_norm_params(x, stats, dy, gamma.len(), both.cuda());
+            cuda.layer_norm_params_to(x, stats, dy, params.map(SpanMut::cuda), params_fresh);
             cuda.layer_norm_backward(x, stats, gamma, dy, dx.cuda(), fresh);
         });
+    }
+
+    fn put_both(&self, both: Span, [gain, offset]: [SpanMut; 2], fresh: bool) {
+        let (cols, all) = (gain.len(), both.len());
+        self.put(both.range(0..cols), gain, fresh);
+        self.put(both.range(cols..all), offset, fresh);
     }
 
     pub(crate) fn l2_norm(&self, x: Span, cols: usize, y: SpanMut, norms: SpanMut) {
@@ -93,12 +112,15 @@ impl Device {
             cuda => cuda.tokens(x.cuda(), samples, class.cuda(), table.cuda(), cols, y.cuda()));
     }
 
-    /// Patches of images that lie in the memory of the process.
-    pub(crate) fn patches(&self, pixels: &[f32], images: usize, patch: usize, y: SpanMut) {
-        on!(self, patches::patches(pixels, images, patch, y.host()), cuda => {
-            let mut there = cuda.memory(pixels.len());
-            cuda.upload(pixels, there.slice_mut());
-            cuda.patches(there.slice(), images, patch, y.cuda());
+    /// Patches of images that lie in the memory of the process, or were sent to the device.
+    pub(crate) fn patches(&self, pixels: Span, images: usize, patch: usize, y: SpanMut) {
+        on!(self, patches::patches(pixels.host(), images, patch, y.host()), cuda => match pixels {
+            Span::Cuda(pixels) => cuda.patches(pixels, images, patch, y.cuda()),
+            Span::Host(pixels) => {
+                let mut there = cuda.memory(pixels.len());
+                cuda.upload(pixels, there.slice_mut());
+                cuda.patches(there.slice(), images, patch, y.cuda());
+            }
         });
     }
 

@@ -3,17 +3,18 @@
 //! differentiates through them on its own tape. No gradient crosses lanes.
 
 use super::lanes::Lanes;
+use super::samples::Loaded;
 use super::shares::View;
 use crate::rank::failure::Failure;
-use medley_data::loader::{Batch, Loader};
-use medley_model::blip::{Blip, Candidates, Guest, LaneStep, Seen};
+use medley_data::loader::Loader;
+use medley_model::blip::{Blip, Candidates, Guest, LaneStep, Seen, Sight};
 use medley_model::loss::itm::{Negatives, Seated};
 use std::collections::VecDeque;
 
 /// The first pass of a step: what this rank's lanes read, and what all lanes hold.
 pub(super) struct Looked {
     /// Batches of the rank's lanes, in order.
-    pub(super) batches: VecDeque<Batch>,
+    pub(super) batches: VecDeque<Loaded>,
     /// The samples of all lanes.
     pub(super) all: View,
     /// Identities of their images.
@@ -30,13 +31,29 @@ pub(super) struct Drawn {
     pub(super) guests: Vec<Guest>,
 }
 
-/// What the student sees of a lane.
-pub(super) fn look(lanes: &mut Lanes, model: (&Blip, Seen), batch: &Batch, step: LaneStep) -> View {
-    let (image_features, text_features) = lanes.student_features(model, super::trainer::own(batch), step);
-    View {
-        image_features,
-        text_features,
+/// What the student sees of a lane, on its way, and the lane's samples.
+pub(super) struct Looking {
+    sight: Sight,
+    samples: Vec<u64>,
+}
+
+/// Lets the student look at a lane.
+pub(super) fn look(lanes: &mut Lanes, model: (&Blip, Seen), batch: &Loaded, step: LaneStep) -> Looking {
+    Looking {
+        sight: lanes.student_features(model, batch.own(), step),
         samples: batch.samples.clone(),
+    }
+}
+
+impl Looking {
+    /// What the student has seen, once that is there.
+    pub(super) fn wait(self) -> View {
+        let (image_features, text_features) = self.sight.wait();
+        View {
+            image_features,
+            text_features,
+            samples: self.samples,
+        }
     }
 }
 
@@ -48,8 +65,9 @@ pub(super) fn draw(
     blip: &Blip,
     looked: &Looked,
     step: LaneStep,
-    (batch, reader): (&mut Batch, &mut Loader),
+    (batch, reader): (&mut Loaded, &mut Loader),
 ) -> Result<Drawn, Failure> {
+    let batch = batch.change();
     let b = batch.identities.len();
     let candidates = Candidates {
         image_features: &looked.all.image_features,

@@ -7,11 +7,11 @@ mod save;
 use super::lanes::Lanes;
 use super::line::Line;
 use super::member::Speaker;
-use super::negatives::{self, Looked};
+use super::negatives::{self, Looked, Looking};
 use super::place::{Place, Way};
-use super::samples::Samples;
+use super::samples::{Loaded, Samples};
 use super::setup::Setup;
-use super::shares::LaneShare;
+use super::shares::{LaneShare, View};
 use super::{Left, Stop};
 use crate::checkpoint::placed::Placed;
 use crate::checkpoint::shared::Shared;
@@ -26,7 +26,7 @@ use crate::rank::activity::Activity;
 use crate::rank::failure::Failure;
 use crate::rank::pipes::Voice;
 use commit::Prepared;
-use medley_data::loader::{Batch, Loader};
+use medley_data::loader::Loader;
 use medley_model::blip::{Blip, LaneBatch, LaneStep};
 use medley_model::device::Device;
 use medley_model::loss::itc::Distillation;
@@ -98,7 +98,7 @@ impl Trainer {
             loaded: 0,
             prepared: None,
             blip: setup.blip,
-            samples: Samples::new(setup.loader, setup.schedule.total_steps()),
+            samples: Samples::new(setup.loader, setup.schedule.total_steps(), &device),
             schedule: setup.schedule,
             objective: setup.objective,
             seed: setup.seed,
@@ -164,7 +164,7 @@ impl Trainer {
             }
             if let Some((metrics, ledger)) = report {
                 tracing::debug!(step = metrics.step, "committed");
-                self.voice.activity().committed(place.lanes().count() as u32);
+                self.voice.activity().committed();
                 self.voice.say(&FromRank::Committed { metrics, ledger });
             }
             if agreed.then.is_some() {
@@ -226,7 +226,7 @@ impl Trainer {
             };
             let lane = LaneBatch {
                 guests: drawn.as_ref().map_or(&[], |drawn| &drawn.guests),
-                ..own(&batch)
+                ..batch.own()
             };
             let negatives = drawn.as_ref().map(|drawn| &drawn.negatives);
             let output = device.run((blip, state.seen()), lane, step, negatives, gradient)?;
@@ -239,6 +239,7 @@ impl Trainer {
             Some((rounds, group)) => Way::Devices(Underway::collect(&mut **group, (plan, rounds), gradients, lane)?),
         };
         let (exchange, mesh) = (place.exchange, place.mesh);
+        let outputs = self.own.finish(outputs)?;
         self.note(StepPhase::Exchanging, exchange);
         if let Way::Devices(underway) = &mut way {
             underway.ask_all()?;
@@ -269,8 +270,9 @@ impl Trainer {
                 &batch,
                 step,
             ));
-            batches.push_back(batch);
+            batches.push_back(batch.kept());
         }
+        let views: Vec<View> = views.into_iter().map(Looking::wait).collect();
         self.note(StepPhase::Exchanging, place.exchange);
         let shares = share(self.lane_share.encode_views(&views), place.exchange, place.mesh)?;
         let all = self.lane_share.gather_views(&place.deal, &shares)?;
@@ -307,7 +309,7 @@ impl Trainer {
 }
 
 /// The next batch of a rank's lanes, which is that of `step`.
-fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<Batch, Failure> {
+fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<Loaded, Failure> {
     let batch = samples.next()?;
     for (position, tries) in &batch.replaced {
         tracing::warn!(
@@ -319,14 +321,4 @@ fn next(samples: &mut Samples, LaneStep { step, lane, .. }: LaneStep) -> Result<
         );
     }
     Ok(batch)
-}
-
-/// A batch without guests.
-pub(super) fn own(batch: &Batch) -> LaneBatch<'_> {
-    LaneBatch {
-        pixels: &batch.pixels,
-        texts: &batch.texts,
-        identities: &batch.identities,
-        guests: &[],
-    }
 }

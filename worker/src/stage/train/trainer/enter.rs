@@ -93,6 +93,7 @@ impl Trainer {
         } else {
             Device::Cpu
         });
+        self.voice.activity().begin(place.lanes().count() as u32);
         self.voice.enter(generation);
         self.voice.state(RankState::Running { committed });
         if let Some((metrics, ledger)) = late {

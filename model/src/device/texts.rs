@@ -1,0 +1,177 @@
+//! Texts that grow by sampling, where their logits are computed.
+//!
+//! On the processor a text that has ended is put aside at once. On a GPU the texts' tokens lie on the device: a token is chosen,
+//! embedded and attended to without the host, which therefore queues the next token's work while the present one's is done. Ended
+//! texts keep their rows there, so that shapes stay as they are; whether all have ended is asked every few tokens, since each
+//! question lets the device run dry.
+
+use super::{Device, Span, SpanMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::generate::nucleus::{self, Sampling};
+use crate::ops::embedding;
+
+/// Tokens between two questions whether all texts of a GPU have ended: a question costs some 30 µs of a step's milliseconds, and as many
+/// steps may be made in vain.
+#[cfg(feature = "cuda")]
+const ASKED_EVERY: usize = 4;
+
+/// How texts grow.
+#[derive(Debug, Clone, Copy)]
+pub struct Growth {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// The token that ends a text.
+    pub end: u32,
+    /// It may not come before a text has this many tokens.
+    pub min_tokens: usize,
+    /// Most tokens of a text.
+    pub room: usize,
+    /// Tokens that every text begins with.
+    pub start: usize,
+}
+
+impl Growth {
+    /// The token that may not come as the one with this number.
+    pub(crate) fn banned(&self, number: usize) -> Option<u32> {
+        (number < self.min_tokens).then_some(self.end)
+    }
+}
+
+/// Texts of which all that go on have the same number of tokens.
+pub struct Texts {
+    growth: Growth,
+    len: usize,
+    store: Store,
+}
+
+enum Store {
+    Host(Host),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Texts),
+}
+
+/// Texts in the memory of the process.
+struct Host {
+    tokens: Vec<Vec<u32>>,
+    log_probabilities: Vec<f32>,
+    /// A uniform number for every text and place.
+    draws: Vec<f32>,
+    /// The texts that go on.
+    open: Vec<usize>,
+}
+
+impl Host {
+    fn choose(&mut self, logits: &mut [f32], len: usize, growth: &Growth) {
+        let cols = logits.len() / self.open.len();
+        for (&text, logits) in self.open.iter().zip(logits.chunks_exact_mut(cols)) {
+            let (tokens, u) = (&mut self.tokens[text], self.draws[text * growth.room + len]);
+            let (token, log_probability) = nucleus::next(logits, tokens, growth.banned(len), &growth.sampling, u);
+            tokens.push(token);
+            self.log_probabilities[text] += log_probability;
+        }
+    }
+
+    /// Puts ended texts aside; places, among the open ones, of those that go on.
+    fn going_on(&mut self, end: u32) -> Vec<usize> {
+        let goes_on = |place: &usize| !self.tokens[self.open[*place]].ends_with(&[end]);
+        let places: Vec<usize> = (0..self.open.len()).filter(goes_on).collect();
+        self.open = places.iter().map(|place| self.open[*place]).collect();
+        places
+    }
+}
+
+impl Texts {
+    /// Texts on a device that begin with these tokens. `draws` holds a uniform number for every text and each token it has room for.
+    pub fn new(device: &Device, start: &[u32], draws: Vec<f32>, growth: Growth) -> Self {
+        let count = draws.len() / growth.room;
+        let store = match device {
+            Device::Cpu => Store::Host(Host {
+                tokens: vec![start.to_vec(); count],
+                log_probabilities: vec![0.0; count],
+                draws,
+                open: (0..count).collect(),
+            }),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda, _) => Store::Cuda(cuda::Texts::new(cuda, start, &draws, growth)),
+        };
+        Self {
+            growth,
+            len: start.len(),
+            store,
+        }
+    }
+
+    /// Number of open texts.
+    pub fn open(&self) -> usize {
+        match &self.store {
+            Store::Host(host) => host.open.len(),
+            #[cfg(feature = "cuda")]
+            Store::Cuda(texts) => texts.count(),
+        }
+    }
+
+    /// Word plus position embedding of the last token of every open text.
+    ///
+    /// # Shapes
+    /// words: vocabulary × cols; table: positions × cols → open texts × cols
+    pub fn embed_last(&self, words: Span, table: Span, cols: usize, y: SpanMut) {
+        let position = self.len - 1;
+        match &self.store {
+            Store::Host(host) => {
+                let ids: Vec<u32> = host.open.iter().map(|text| host.tokens[*text][position]).collect();
+                let positions = vec![position as u32; ids.len()];
+                embedding::embed(&ids, &positions, words.host(), table.host(), cols, y.host());
+            }
+            #[cfg(feature = "cuda")]
+            Store::Cuda(texts) => texts.embed(position, words.cuda(), table.cuda(), cols, y.cuda()),
+        }
+    }
+
+    /// Chooses the next token of every open text from its logits, which are spent.
+    pub fn choose(&mut self, logits: SpanMut) {
+        match &mut self.store {
+            Store::Host(host) => host.choose(logits.host(), self.len, &self.growth),
+            #[cfg(feature = "cuda")]
+            Store::Cuda(texts) => texts.choose(logits.cuda(), self.len),
+        }
+        self.len += 1;
+    }
+
+    /// Which texts stay open, by their places among those that were; none when all have ended.
+    pub fn going_on(&mut self) -> Vec<usize> {
+        match &mut self.store {
+            Store::Host(host) => host.going_on(self.growth.end),
+            #[cfg(feature = "cuda")]
+            Store::Cuda(texts) => {
+                let after = self.len.saturating_sub(self.growth.min_tokens.max(self.growth.start));
+                let asks = after > 0 && after.is_multiple_of(ASKED_EVERY);
+                let open = if asks && texts.have_ended(self.len) {
+                    0
+                } else {
+                    texts.count()
+                };
+                (0..open).collect()
+            }
+        }
+    }
+
+    /// The tokens of all texts behind what they began with, without the end; and the sum of the log-probabilities of all that were
+    /// chosen.
+    pub fn grown(self) -> Vec<(Vec<u32>, f32)> {
+        let Growth { start, end, .. } = self.growth;
+        let (tokens, log_probabilities) = match self.store {
+            Store::Host(host) => (host.tokens, host.log_probabilities),
+            #[cfg(feature = "cuda")]
+            Store::Cuda(texts) => texts.fetch(self.len),
+        };
+        let own = |text: Vec<u32>| {
+            text[start..]
+                .iter()
+                .copied()
+                .take_while(|token| *token != end)
+                .collect()
+        };
+        tokens.into_iter().map(own).zip(log_probabilities).collect()
+    }
+}
