@@ -5,7 +5,7 @@
 //! for the next generation or for good. In each generation ([`part`]) the members connect, agree on what they go on from, and feed those that hold no state ([`handover`]).
 //!
 //! A step is computed ([`trainer`]) from the batches of the rank's lanes ([`samples`]) on its device ([`lanes`]); the lanes' gradients are summed
-//! along the lane tree, over the mesh or between GPUs ([`nccl`](crate::collective::nccl)), features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
+//! along the lane tree, over the mesh or between GPUs ([`nccl`](crate::collective::nccl)), as the rank's [`place`] says, features and losses are gathered ([`shares`]), before that, where negatives come from all lanes, what
 //! they are drawn from ([`negatives`]); once every member is prepared ([`member`]) the state
 //! moves as one local act. What a stage trains, on which pairs and by which schedule, is settled at its start ([`setup`]).
 
