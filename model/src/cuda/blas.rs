@@ -33,17 +33,6 @@ pub(super) struct Stored {
     pub(super) alignment: u32,
 }
 
-/// A row as long as the columns of a result that a product has to do with besides its operands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Row {
-    /// None.
-    None,
-    /// One that is added, with the result's format.
-    Bias,
-    /// The sums of `b` over the inner dimension, one for each column of the result; of the result's format.
-    Sums,
-}
-
 /// Version of the library, as it writes it: major, minor and patch in one number.
 ///
 /// # Errors
@@ -111,8 +100,8 @@ unsafe impl Send for Plan {}
 
 impl Plan {
     /// The library's first choice for this shape; none if it has no algorithm for it.
-    pub(super) fn new(blas: &Blas, a: Stored, b: Stored, d: Stored, row: Row) -> Result<Option<Self>, CublasError> {
-        let description = Description::new(a.turned, b.turned, row)?;
+    pub(super) fn new(blas: &Blas, a: Stored, b: Stored, d: Stored, bias: bool) -> Result<Option<Self>, CublasError> {
+        let description = Description::new(a.turned, b.turned, bias)?;
         let [a_layout, b_layout, d_layout] = [Layout::new(a)?, Layout::new(b)?, Layout::new(d)?];
         let preference = Wish::new(a.alignment, b.alignment, d.alignment)?;
         // SAFETY: all of them live until the end of the function at least.
@@ -140,22 +129,22 @@ impl Plan {
         }
     }
 
-    /// `d = a·b + beta·d`, or `a·b + bias`, at these addresses; the last is that of the plan's row, if it has one. The operands have so
-    /// many columns as they are stored, which may be fewer than were planned.
+    /// `d = a·b + beta·d`, or `a·b + bias` where the plan has one, at these addresses. The operands have so many columns as
+    /// they are stored, which may be fewer than were planned.
     pub(super) fn run(
         &mut self,
         blas: &Blas,
         columns: [usize; 3],
         (a, b, d): (u64, u64, u64),
-        row: Option<u64>,
+        bias: Option<u64>,
         beta: f32,
     ) -> Result<(), CublasError> {
         for (layout, columns) in [&mut self.a, &mut self.b, &mut self.d].into_iter().zip(columns) {
             layout.resize(columns)?;
         }
-        if let Some(row) = row {
+        if let Some(bias) = bias {
             self.description
-                .set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row)?;
+                .set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
         let alpha = 1.0f32;
         // SAFETY: the operands have the plan's shapes and lie in slices that outlive the call on this stream; the two numbers are
@@ -187,19 +176,17 @@ impl Plan {
 struct Description(sys::cublasLtMatmulDesc_t);
 
 impl Description {
-    fn new(a_turned: bool, b_turned: bool, row: Row) -> Result<Self, CublasError> {
+    fn new(a_turned: bool, b_turned: bool, bias: bool) -> Result<Self, CublasError> {
         // Sums of plain single precision: no operand is rounded to fewer bits.
         let compute = cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let this = Self(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F)?);
         // The library's names for a matrix as it is, and for its transpose, are 0 and 1.
         this.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(a_turned))?;
         this.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(b_turned))?;
-        let epilogue = match row {
-            Row::None => return Ok(this),
-            Row::Bias => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            Row::Sums => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
-        };
-        this.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        if bias {
+            let epilogue = cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+            this.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        }
         Ok(this)
     }
 

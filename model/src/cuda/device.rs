@@ -24,8 +24,6 @@ pub struct Cuda {
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
     pub(super) profile: Profile,
-    /// Whether products of bf16 sum gradients of biases.
-    pub(super) sums_in_products: bool,
     ring: Mutex<Ring>,
     pub(super) chambers: Mutex<Vec<Chamber>>,
     tables: Mutex<Tables>,
@@ -69,7 +67,6 @@ impl Cuda {
             plans: Mutex::default(),
             blas,
             profile: Profile::default(),
-            sums_in_products: std::env::var_os("MEDLEY_SUMS_APART").is_none(),
             ring,
             chambers: Mutex::default(),
             tables: Mutex::default(),

@@ -15,7 +15,7 @@
 
 use super::Cuda;
 use super::account::Work;
-use super::blas::{Plan, Row, Stored, is_refusal};
+use super::blas::{Plan, Stored, is_refusal};
 use super::device::locked;
 use super::error::CudaError;
 use super::format::{Format, common};
@@ -87,8 +87,8 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// Operands, and what is done with a row.
-type Shape = ([Stored; 3], Row);
+/// Operands and whether a bias is added.
+type Shape = ([Stored; 3], bool);
 
 /// What was chosen for each shape; nothing where the library has no algorithm.
 #[derive(Default)]
@@ -167,58 +167,24 @@ impl Cuda {
             return self.start_rows((m, n), c, stride, start);
         }
         let shapes = [b.stored(), a.stored(), stored_result(&c, (m, n), stride)];
-        if format == Format::Bf16 && !self.has_plan((shapes, Row::None)) {
+        if format == Format::Bf16 && !self.has_plan((shapes, false)) {
             return self.single_gemm(a, b, c, stride, start);
         }
         let addresses = (b.data.address(), a.data.address(), c.address());
         match start {
-            Start::Zero => self.product(shapes, addresses, (Row::None, None), 0.0),
-            Start::Add => self.product(shapes, addresses, (Row::None, None), 1.0),
+            Start::Zero => self.product(shapes, addresses, None, 0.0),
+            Start::Add => self.product(shapes, addresses, None, 1.0),
             Start::Bias(bias) => {
                 assert_eq!(bias.len(), n, "a bias has an element for every column");
                 let copy = (bias.format() != c.format()).then(|| self.converted(bias, c.format()));
                 let bias = copy.as_ref().map_or(bias, |copy| copy.slice(n, c.format()));
-                if bias.is_aligned() && self.has_plan((shapes, Row::Bias)) {
-                    return self.product(shapes, addresses, (Row::Bias, Some(bias.address())), 0.0);
+                if bias.is_aligned() && self.has_plan((shapes, true)) {
+                    return self.product(shapes, addresses, Some(bias.address()), 0.0);
                 }
                 self.start_rows((m, n), c.reborrow(), stride, Start::Bias(bias));
-                self.product(shapes, addresses, (Row::None, None), 1.0);
+                self.product(shapes, addresses, None, 1.0);
             }
         }
-    }
-
-    /// `c = aᵀ·b`, or added to `c` if that is not `fresh`, and the sums of `a`'s columns, likewise: the gradients of a factor and of a
-    /// bias, in one pass where the library has one. Results are dense and of single precision.
-    ///
-    /// # Panics
-    /// As [`gemm`](Self::gemm).
-    pub fn gemm_and_sums(
-        &self,
-        a: Factor<'_>,
-        b: Factor<'_>,
-        (mut c, fresh): (SliceMut<'_>, bool),
-        (sums, sums_fresh): (SliceMut<'_>, bool),
-    ) {
-        let (m, n) = (a.cols, b.cols);
-        assert!(!a.turned && sums.len() == m, "there is a sum for every column");
-        let shapes = [b.stored(), a.t().stored(), stored_result(&c, (m, n), n)];
-        let bf16 = common("gemm", &[&a.data, &b.data]) == Format::Bf16;
-        let start = if fresh { Start::Zero } else { Start::Add };
-        assert!(a.rows == b.rows && m * n <= c.len(), "the shapes fit");
-        if bf16 && a.rows > 0 && sums.is_aligned() && self.sums_in_products && self.has_plan((shapes, Row::Sums)) {
-            let addresses = (b.data.address(), a.data.address(), c.address());
-            let beta = if fresh { 0.0 } else { 1.0 };
-            let mut more = (!sums_fresh).then(|| self.scratch(m * size_of::<f32>()));
-            let at = more.as_ref().map_or(sums.address(), Scratch::address);
-            if self.try_product(shapes, addresses, (Row::Sums, Some(at)), beta) {
-                if let Some(more) = &mut more {
-                    self.add(more.slice(m, Format::F32), sums);
-                }
-                return;
-            }
-        }
-        self.gemm(a.t(), b, c.reborrow(), n, start);
-        self.sum_columns(a.data, sums, sums_fresh);
     }
 
     /// The product of factors of bf16 by way of single precision.
@@ -258,34 +224,26 @@ impl Cuda {
         self.with_plan(shape, |_| Ok(())).is_some()
     }
 
-    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), row: (Row, Option<u64>), beta: f32) {
-        if !self.try_product(shapes, addresses, row, beta) && !self.has_failed() {
-            let what = format!("find an algorithm for {shapes:?}");
-            let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
-            self.note(Err(CudaError::Cublas { what, code }));
-        }
-    }
-
-    /// Whether the library has an algorithm for this; then it is computed, or has failed.
-    fn try_product(
-        &self,
-        shapes: [Stored; 3],
-        addresses: (u64, u64, u64),
-        (row, at): (Row, Option<u64>),
-        beta: f32,
-    ) -> bool {
-        let shape = (shapes, row);
+    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
+        let shape = (shapes, bias.is_some());
         let columns = shapes.map(|stored| stored.cols);
         let run = |plan: &mut Plan| {
-            let run = || plan.run(&self.blas, columns, addresses, at, beta);
-            self.noting(|| named(&shapes, row, beta), || self.account.of(Work::Products, run))
+            let run = || plan.run(&self.blas, columns, addresses, bias, beta);
+            self.noting(
+                || named(&shapes, bias.is_some(), beta),
+                || self.account.of(Work::Products, run),
+            )
         };
         let mut ran = self.with_plan(shape, run);
         if ran == Some(false) {
             locked(&self.plans).exact.insert(shape);
             ran = self.with_plan(shape, run);
         }
-        ran == Some(true)
+        if ran != Some(true) && !self.has_failed() {
+            let what = format!("find an algorithm for {shapes:?}");
+            let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
+            self.note(Err(CudaError::Cublas { what, code }));
+        }
     }
 
     /// Calls `f` with the plan for a shape, if there is one and nothing has failed. Returns whether the library takes it.
@@ -299,8 +257,8 @@ impl Cuda {
         let plan = match plans.known.entry(planned) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
-                let ([a, b, d], row) = planned;
-                let plan = self.account.of(Work::Plans, || Plan::new(&self.blas, a, b, d, row));
+                let ([a, b, d], bias) = planned;
+                let plan = self.account.of(Work::Plans, || Plan::new(&self.blas, a, b, d, bias));
                 match plan {
                     Ok(plan) => place.insert(plan),
                     Err(error) => {
@@ -322,18 +280,14 @@ impl Cuda {
 }
 
 /// A product for people: rows, columns and inner dimension of the row-major result, which factors are turned, formats.
-fn named([b, a, c]: &[Stored; 3], row: Row, beta: f32) -> String {
+fn named([b, a, c]: &[Stored; 3], bias: bool, beta: f32) -> String {
     let inner = if a.turned { a.cols } else { a.rows };
     let turned = |stored: &Stored| if stored.turned { "ᵀ" } else { "" };
     let (rows, cols) = (c.cols, c.rows);
     let adds = if beta == 0.0 { "" } else { " added" };
-    let row = match row {
-        Row::None => "",
-        Row::Bias => " + bias",
-        Row::Sums => " with sums",
-    };
+    let bias = if bias { " + bias" } else { "" };
     let (at, bt, of, to) = (turned(a), turned(b), a.format, c.format);
-    format!("product a{at}·b{bt} {rows} × {inner} × {cols} {of:?} → {to:?}{row}{adds}")
+    format!("product a{at}·b{bt} {rows} × {inner} × {cols} {of:?} → {to:?}{bias}{adds}")
 }
 
 fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Stored {
@@ -368,7 +322,7 @@ mod tests {
             turned: false,
             ..a.stored()
         };
-        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], Row::None));
+        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], false));
         [a, b, d].map(|stored| (stored.cols, stored.rows))
     }
 

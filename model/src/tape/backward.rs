@@ -3,7 +3,7 @@
 mod attention;
 
 use super::{Node, Tape, Var};
-use crate::device::{Buffer, Device, Factor, Span, SpanMut, Temperature};
+use crate::device::{Buffer, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
 use crate::ops::gemm::Start;
 use crate::ops::meter;
@@ -155,8 +155,8 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the processor sums the
-    /// bias's in the same pass; a GPU does so with the product of the factor's gradient.
+    /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the bias's is summed in
+    /// the same pass.
     fn gelu_backward(&mut self, x: Var, mut dy: Buffer) {
         if let Some(b) = matches!(self.device, Device::Cpu)
             .then(|| self.take_bias_of(x))
@@ -185,20 +185,12 @@ impl<'a> Tape<'a> {
     fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: Buffer) {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(w).len / inner;
-        let both = b.filter(|b| self.trains(*b) && self.trains(w));
-        if let Some(b) = both {
-            self.params([w, b], |tape, w, b| {
-                let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
-                tape.device.gemm_and_sums(dy, x, w, b);
-            });
-        } else {
-            self.param(w, |tape, d, fresh| {
-                let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
-                tape.device.gemm(dy.t(), x, d, start(fresh));
-            });
-            if let Some(b) = b {
-                self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
-            }
+        self.param(w, |tape, d, fresh| {
+            let (dy, x) = (Factor::new(dy.span(), out), Factor::new(tape.value(x), inner));
+            tape.device.gemm(dy.t(), x, d, start(fresh));
+        });
+        if let Some(b) = b {
+            self.param(b, |tape, d, fresh| tape.device.sum_columns(dy.span(), d, fresh));
         }
         self.contribute(x, |tape, d, fresh| {
             let (dy, w) = (Factor::new(dy.span(), out), Factor::new(tape.weights.factor(w), inner));

@@ -2,7 +2,6 @@
 
 use super::{Cases, Ops, Part};
 use medley_model::cuda::Factor;
-use medley_model::ops::blocks;
 use medley_model::ops::gemm::{Mat, Start, gemm_strided};
 
 /// m, n and k: nothing, single rows and columns, odd ones, and layers of every preset and the towers.
@@ -44,48 +43,12 @@ pub(crate) fn check(ops: &Ops) {
             }
         });
     }
-    ops.both("gemm with sums", |c| {
-        for layer in LAYERS {
-            for fresh in [[true, true], [false, true], [true, false], [false, false]] {
-                with_sums(c, layer, fresh);
-            }
-        }
-    });
     ops.both("gemm into columns", |c| {
         for from in [From::Zero, From::Add, From::Bias] {
             product(c, (5, 7, 16), (false, true), from, 6);
             product(c, (90, 90, 256), (false, true), from, 57_600);
             product(c, (64, 96, 96), (false, false), from, 32);
         }
-    });
-}
-
-/// Gradients of factors and biases: (rows, columns of what comes back, columns of the input).
-const LAYERS: [(usize, usize, usize); 7] = [
-    (1, 8, 8),
-    (5, 7, 3),
-    (197, 96, 384),
-    (394, 2304, 768),
-    (1080, 768, 3072),
-    (3001, 3072, 768),
-    (333, 30_524, 768),
-];
-
-fn with_sums(c: &Cases, (rows, out, inner): (usize, usize, usize), [fresh, sums_fresh]: [bool; 2]) {
-    let (dy, x) = (c.noise(rows * out), c.noise(rows * inner));
-    let (mut d, mut sums) = (c.noise(out * inner), c.noise(out));
-    let begun = [d.clone(), sums.clone()];
-    let begin = if fresh { Start::Zero } else { Start::Add };
-    gemm_strided(Mat::new(&dy, out).t(), Mat::new(&x, inner), &mut d, inner, begin);
-    blocks::sum_columns(&dy, &mut sums, sums_fresh);
-    let (dy, x) = (c.up(&dy), c.up(&x));
-    let name = format!("{rows} × {out} × {inner}, fresh {fresh} and {sums_fresh}");
-    c.compare(&name, &[d, sums], || {
-        let [mut d, mut sums] = begun.each_ref().map(|begun| c.up_single(begun));
-        let (dy, x) = (Factor::new(dy.slice(), out), Factor::new(x.slice(), inner));
-        c.cuda
-            .gemm_and_sums(dy, x, (d.slice_mut(), fresh), (sums.slice_mut(), sums_fresh));
-        vec![d, sums]
     });
 }
 

@@ -101,15 +101,6 @@ impl Device {
         self.gemm_strided(a, b, c, stride, start);
     }
 
-    /// `c = aᵀ·b` and the sums of `a`'s columns, dense; what is there counts unless it is fresh.
-    pub(crate) fn gemm_and_sums(&self, a: Factor, b: Factor, (c, fresh): (SpanMut, bool), sums: (SpanMut, bool)) {
-        on!(self, {
-            let start = if fresh { Start::Zero } else { Start::Add };
-            gemm::gemm_strided(a.t().mat(), b.mat(), c.host(), b.width(), start);
-            blocks::sum_columns(a.data.host(), sums.0.host(), sums.1);
-        }, cuda => cuda.gemm_and_sums(a.into(), b.into(), (c.cuda(), fresh), (sums.0.cuda(), sums.1)));
-    }
-
     pub(crate) fn sum_columns(&self, x: Span, out: SpanMut, fresh: bool) {
         on!(self, blocks::sum_columns(x.host(), out.host(), fresh),
             cuda => cuda.sum_columns(x.cuda(), out.cuda(), fresh));
