@@ -158,10 +158,7 @@ impl<'a> Tape<'a> {
     /// The slope, times what comes in place. Where that is all of the gradient of a product with a bias, the bias's is summed in
     /// the same pass.
     fn gelu_backward(&mut self, x: Var, mut dy: Buffer) {
-        if let Some(b) = matches!(self.device, Device::Cpu)
-            .then(|| self.take_bias_of(x))
-            .flatten()
-        {
+        if let Some(b) = self.take_bias_of(x) {
             self.param(b, |tape, sums, fresh| {
                 tape.device
                     .gelu_backward_columns(tape.value(x), dy.span_mut(), sums, fresh);
