@@ -57,7 +57,9 @@ impl Estimate {
         // Sums that wait for others while lanes are added, and what is sent and received meanwhile.
         let sums = f64::from(lanes.ilog2() + 1) + if ranks > 1.0 { 2.0 } else { 0.0 };
         let pixels = sizes.images * 3.0 * f64::from(train.image_size).powi(2) * EXACT;
-        let process = PROCESS_BYTES + 3.0 * pixels + state + state / ranks;
+        // Of the lane that is computed, the next one, and the one behind it while it is read or sent.
+        let pixels = 3.0 * pixels;
+        let process = PROCESS_BYTES + pixels + state + state / ranks;
         let precision = spec.precision();
         let rounded = match precision {
             Precision::Fp32 => 0.0,
@@ -70,7 +72,7 @@ impl Estimate {
         Some(Self {
             stage,
             lanes,
-            gpu_bytes: (CUDA_BYTES + committed + alive(true)) as u64,
+            gpu_bytes: (CUDA_BYTES + pixels + committed + alive(true)) as u64,
             gpu_host_bytes: (process + passing) as u64,
             host_bytes: (precision == Precision::Fp32).then(|| (process + sums * gradient + alive(false)) as u64),
         })

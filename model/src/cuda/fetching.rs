@@ -34,7 +34,7 @@ impl Chamber {
     fn new() -> Result<Self, CudaError> {
         Ok(Self {
             pinned: Pinned::new(CHAMBER)?,
-            filled: Event::new()?,
+            filled: Event::slept_for()?,
         })
     }
 }

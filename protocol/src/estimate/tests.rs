@@ -80,7 +80,8 @@ fn a_gpu_has_state_snapshot_and_sums_and_its_machine_the_sums_that_travel() {
     let sizes = Sizes::of(&spec, &spec.pretrain);
     let (state, gradient) = (sizes.state_bytes(), sizes.student() * EXACT);
     let rounded = (sizes.student() + sizes.momentum()) * 2.0;
-    let beside = CUDA_BYTES + rounded + sizes.alive(BOTH, true).bytes(Precision::Bf16);
+    let pixels = 3.0 * 90.0 * 3.0 * f64::from(spec.pretrain.image_size).powi(2) * EXACT;
+    let beside = CUDA_BYTES + pixels + rounded + sizes.alive(BOTH, true).bytes(Precision::Bf16);
     let of = |lanes| Estimate::of(&spec, StageKind::Pretrain, lanes).unwrap();
     let (alone, first_of_many) = (of(spec.lanes.count), of(1));
     let levels = f64::from(spec.lanes.count.ilog2() + 1);
