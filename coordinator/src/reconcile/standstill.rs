@@ -6,8 +6,9 @@
 //! computes, what one has sent does not reach another. A rank that saves a checkpoint holds nobody up by that: storage has
 //! limits of its own.
 //!
-//! All ranks make a step together, so what one knows of its time holds for those that have just joined. But a rank that has yet to make
-//! its first steps, in which much is done once, is not judged by how long it computes.
+//! All ranks make a step together, so what one knows of its time holds for those that have just joined. But much is done once in a
+//! generation's first steps, such as connecting: then a rank is not judged by how long it computes, nor all by how long they wait, and a
+//! process that stands still alone is named.
 
 use medley_protocol::agent::{Doing, StepPhase};
 use medley_protocol::vigil::{QUIET, STEPS};
@@ -60,9 +61,14 @@ impl Look {
     }
 }
 
-/// Whether some rank misses another.
+/// Whether some rank misses another; in a generation's first steps a wait says little.
 pub fn is_waited_for(looks: &[Look]) -> bool {
-    usual_step(looks).is_some_and(|usual| looks.iter().any(|look| look.misses_somebody(usual)))
+    let missing = |usual| {
+        looks
+            .iter()
+            .any(|look| look.doing.is_settled() && look.misses_somebody(usual))
+    };
+    usual_step(looks).is_some_and(missing)
 }
 
 /// How long a step takes as a rule, as far as any rank knows.
@@ -76,7 +82,12 @@ pub fn cause(looks: &[Look]) -> Option<Cause> {
     let patience = (usual * STEPS).max(PATIENCE);
     let (waiting, others): (Vec<&Look>, Vec<&Look>) = looks.iter().partition(|look| look.waits());
     match others[..] {
-        [] if looks.len() > 1 && looks.iter().all(|look| look.doing.lasts() >= patience) => Some(cut(&waiting)),
+        [] => {
+            let is_cut = looks
+                .iter()
+                .all(|look| look.doing.is_settled() && look.doing.lasts() >= patience);
+            (looks.len() > 1 && is_cut).then(|| cut(&waiting))
+        }
         [one] if !waiting.is_empty() => {
             let is_missed = waiting.iter().all(|look| look.misses_somebody(usual));
             let Doing { phase, .. } = one.doing;
@@ -223,9 +234,11 @@ mod tests {
 
     #[test]
     fn if_all_wait_for_each_other_it_is_a_cut() {
-        let ranks = [look(0, Exchanging, 3000, 0), look(1, Agreeing, 5000, 0)];
+        let mut ranks = [look(0, Exchanging, 3000, 0), look(1, Agreeing, 5000, 0)];
         assert!(matches!(cause(&ranks), Some(Cause::Cut { .. })));
         assert_eq!(cause(&ranks[..1]), None, "a rank alone waits for nobody");
+        ranks[1].doing.lane_us = None;
+        assert_eq!(cause(&ranks), None, "they may be connecting");
     }
 
     fn any_look() -> impl Strategy<Value = (StepPhase, u64, u64)> {

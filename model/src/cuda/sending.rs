@@ -1,8 +1,8 @@
 //! Arrays that are sent ahead of their use, while the device computes.
 //!
 //! A sender has a stream and pinned chambers of its own: what it copies waits for nothing that the device computes, and what the
-//! device computes waits for what it reads alone. Places on the device are used again in turn: before a thread sends to one, it waits
-//! until the device has passed what read it last. So nothing is allocated from array to array.
+//! device computes waits for what it reads alone. Places on the device are used again in turn: what is sent to one comes behind what the device
+//! read there last. So nothing is allocated from array to array.
 
 use super::Cuda;
 use super::device::locked;
@@ -94,7 +94,7 @@ impl Place {
         aside.stream();
         Ok(Self {
             arrived: Event::new()?,
-            read: Event::slept_for()?,
+            read: Event::new()?,
             memory: aside.memory_of(len, Format::F32),
             aside: Arc::clone(aside),
         })

@@ -42,8 +42,9 @@ impl Ahead {
         Ok(Self { way })
     }
 
-    /// Sends values, which may be changed at return. What the device computes waits for them only where it reads them; whoever sends
-    /// waits until it has read what was sent to the same place before, and is not awaited by anybody meanwhile. A fault on the way is the device's, once it is to read them.
+    /// Sends values, which may be changed at return. What the device computes waits for them only where it reads them; they go behind
+    /// what it still reads of the same place, so that whoever sends may wait in between. A fault on the way is the device's, once it
+    /// is to read them.
     pub fn send(&mut self, values: &[f32]) -> Sent {
         let values = match &mut self.way {
             Way::Copy => Values::Copy(values.to_vec()),

@@ -114,6 +114,13 @@ impl Shared {
         }))
     }
 
+    /// Whether a view of it is held: then the next change waits.
+    pub fn is_viewed(&mut self) -> bool {
+        self.views
+            .retain(|view| matches!(view.try_recv(), Err(mpsc::TryRecvError::Empty)));
+        !self.views.is_empty()
+    }
+
     /// The state, to be changed: waits until all views have ended.
     pub fn change(&mut self) -> &mut Placed {
         for view in self.views.drain(..) {

@@ -91,6 +91,8 @@ struct State {
     spare: BytesMut,
     /// Why the store refuses the part that is being written.
     refused: Option<String>,
+    /// Why a part was not copied from the device.
+    not_copied: Option<String>,
     /// Nothing more will come; writing ends when nothing is left, or at once from this time on.
     end_by: Option<Instant>,
     /// Nobody writes any more.
@@ -147,7 +149,7 @@ impl Writer {
     /// Why a part could not be written.
     pub fn finish(self, patience: Duration) -> Result<(), String> {
         drop(self.parts);
-        // Every operation on the store has a deadline, so this ends.
+        // Every operation on the store has a deadline, so this ends, unless a device hangs.
         let copied = self.copying.join();
         self.desk.lock().end_by = Some(Instant::now() + patience);
         self.desk.changed.notify_all();
@@ -156,6 +158,9 @@ impl Writer {
             return Err("the writer of checkpoints failed".into());
         }
         let mut state = self.desk.lock();
+        if let Some(why) = state.not_copied.take() {
+            return Err(why);
+        }
         state.refused.take().map_or(Ok(()), |reason| {
             Err(format!(
                 "the last checkpoint could not be written for {} s, and nothing else is left to do: {reason}",
@@ -219,9 +224,10 @@ impl Desk {
                     bytes,
                 }),
                 Err(error) => {
-                    // The rank will hear of it from its device.
-                    tracing::warn!("the checkpoint at step {step} is not written: {error}");
-                    self.lock().refused = Some(error.to_string());
+                    // A rank that goes on hears of it from its device, too.
+                    let why = format!("the checkpoint at step {step} is not written: {error}");
+                    tracing::warn!("{why}");
+                    self.lock().not_copied = Some(why);
                 }
             }
         }

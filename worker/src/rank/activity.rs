@@ -79,9 +79,10 @@ impl Activity {
     /// expected from how long it took before, and from the lanes.
     pub fn rest(&self) {
         let mut inner = self.inner();
-        let usual = inner.usual();
+        // What was only expected is not measured by expecting it once more.
+        let measured = median(&inner.steps).map(|usual| (usual, inner.own_lanes));
         *inner = Inner {
-            before: usual.map(|usual| (usual, inner.own_lanes)),
+            before: measured.or(inner.before),
             ..Inner::default()
         };
     }
@@ -215,9 +216,13 @@ mod tests {
         );
         assert_eq!(
             usual(1),
-            Some(more),
-            "fewer lanes may not be faster, if others have more"
+            Some(first),
+            "fewer lanes are not faster where others have more"
         );
+        // Generations that make no step, some without lanes.
+        activity.rest();
+        activity.rest();
+        assert_eq!(usual(5), Some(more), "what is expected does not grow by being expected");
         assert_eq!(activity.look().unwrap().lane_us, None, "nothing was measured here");
     }
 

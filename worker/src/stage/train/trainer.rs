@@ -149,12 +149,16 @@ impl Trainer {
     pub(super) fn run(&mut self, mut speaker: Speaker, place: &mut Place, line: &mut Line) -> Result<Left, Stop> {
         while self.state.step() < self.schedule.total_steps() {
             let prepared = self.prepare_finite(place)?;
-            self.note(StepPhase::Agreeing, place.exchange);
             let digest = self.state.digest(&self.compared(prepared.gathered.identities.len()))?;
+            self.note(StepPhase::Agreeing, place.exchange);
             let planned = self.is_planned(self.state.step() + 1);
             // Should the generation break now, the next one may commit it.
             self.prepared = Some(prepared);
             let agreed = speaker.agree(place.mesh, line, digest, planned)?;
+            if self.state.is_viewed() {
+                self.note(StepPhase::Saving, place.exchange);
+                self.state.change();
+            }
             self.note(StepPhase::Computing, place.exchange);
             let report = self.prepared.take().map(|prepared| self.commit(prepared));
             // None, if this rank has a part in what follows.
@@ -250,6 +254,7 @@ impl Trainer {
             Way::Mesh(local) => total(plan, local, exchange, mesh, &mut self.gradients)?,
             Way::Devices(underway) => underway.finish(&mut self.gradients)?,
         };
+        self.note(StepPhase::Computing, exchange);
         Ok(self.complete(total, gathered)?)
     }
 

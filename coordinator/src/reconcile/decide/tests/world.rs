@@ -318,7 +318,7 @@ impl World {
             collective: 3,
             for_ms,
             usual_step_ms: Some(100),
-            lane_us: None,
+            lane_us: Some(10_000),
         };
         self.looks.insert(self.present(rank), (doing, quiet_ms));
     }
