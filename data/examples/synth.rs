@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         boilerplate: 0.1,
     };
     match generate(&spec, Path::new(folder), &mut |_, _| {}) {
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("synth: {folder}: {error}");
             ExitCode::FAILURE
