@@ -7,8 +7,8 @@
 //! limits of its own.
 //!
 //! All ranks make a step together, so what one knows of its time holds for those that have just joined. But much is done once in a
-//! generation's first steps, such as connecting: then a rank is not judged by how long it computes, nor all by how long they wait, and a
-//! process that stands still alone is named.
+//! generation's first steps, such as connecting: then a rank may compute for a minute, and all may wait so long; only a process that
+//! stands still is named as soon as later.
 
 use medley_protocol::agent::{Doing, StepPhase};
 use medley_protocol::vigil::{QUIET, STEPS};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Shortest time that a rank may compute, or all may wait.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same before a rank has made some steps in its generation.
+const FIRST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A rank as its agent last saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,21 @@ impl Look {
         self.quiet >= QUIET
     }
 
+    /// For how long it may do the same, where a step takes so long.
+    fn patience(&self, usual: Duration) -> Duration {
+        let shortest = if self.doing.is_settled() {
+            PATIENCE
+        } else {
+            FIRST_PATIENCE
+        };
+        (usual * STEPS).max(shortest)
+    }
+
+    /// Whether it has done the same for too long.
+    fn is_late(&self, usual: Duration) -> bool {
+        self.doing.lasts() >= self.patience(usual)
+    }
+
     /// Whether it waits for others.
     fn waits(&self) -> bool {
         self.doing.waits() && !self.stands_still()
@@ -79,19 +96,12 @@ fn usual_step(looks: &[Look]) -> Option<Duration> {
 /// Why a generation makes no step, if it makes none; `looks` are all its ranks.
 pub fn cause(looks: &[Look]) -> Option<Cause> {
     let usual = usual_step(looks)?;
-    let patience = (usual * STEPS).max(PATIENCE);
     let (waiting, others): (Vec<&Look>, Vec<&Look>) = looks.iter().partition(|look| look.waits());
     match others[..] {
-        [] => {
-            let is_cut = looks
-                .iter()
-                .all(|look| look.doing.is_settled() && look.doing.lasts() >= patience);
-            (looks.len() > 1 && is_cut).then(|| cut(&waiting))
-        }
+        [] if looks.len() > 1 && looks.iter().all(|look| look.is_late(usual)) => Some(cut(&waiting)),
         [one] if !waiting.is_empty() => {
             let is_missed = waiting.iter().all(|look| look.misses_somebody(usual));
-            let Doing { phase, .. } = one.doing;
-            let computes = phase == StepPhase::Computing && one.doing.is_settled() && one.doing.lasts() >= patience;
+            let computes = one.doing.phase == StepPhase::Computing && one.is_late(usual);
             (computes || (is_missed && one.stands_still())).then(|| held_up(one, &waiting, usual))
         }
         _ => None,
@@ -203,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_that_has_just_joined_is_named_for_its_silence_and_not_for_computing() {
+    fn a_rank_that_has_just_joined_is_named_for_its_silence_and_late_for_computing() {
         let mut ranks = [
             look(0, Exchanging, 9000, 0),
             look(1, Computing, 9000, 0),
@@ -214,6 +224,9 @@ mod tests {
             ranks[joiner].doing.lane_us = None;
         }
         assert_eq!(cause(&ranks), None, "its first step may take long");
+        ranks[1].doing.for_ms = 60_000;
+        assert!(cause(&ranks).is_some(), "but not for ever");
+        ranks[1].doing.for_ms = 9000;
         ranks[1].quiet = QUIET;
         assert!(matches!(cause(&ranks), Some(Cause::Rank { rank: 1, .. })));
         ranks[2].doing.for_ms = 100;
@@ -239,6 +252,8 @@ mod tests {
         assert_eq!(cause(&ranks[..1]), None, "a rank alone waits for nobody");
         ranks[1].doing.lane_us = None;
         assert_eq!(cause(&ranks), None, "they may be connecting");
+        ranks[1].doing.for_ms = 60_000;
+        assert!(cause(&ranks).is_some(), "but not for ever");
     }
 
     fn any_look() -> impl Strategy<Value = (StepPhase, u64, u64)> {

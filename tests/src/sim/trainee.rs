@@ -237,7 +237,7 @@ impl Trainee {
             collective: toy.step,
             for_ms: now.saturating_sub(self.since).as_millis() as u64,
             usual_step_ms: Some(USUAL_STEP_MS),
-            lane_us: None,
+            lane_us: Some(1000 * USUAL_STEP_MS),
         })
     }
 
