@@ -2,7 +2,7 @@
 # Parts of `run.sh`, which sources this: each a function `part_NAME`.
 
 # What is not timed comes first, with the sanitizers beside it.
-all_parts=(info sanitizer ops lanes ranks nccl job settle
+all_parts=(info sanitizer ops lanes ranks nccl chaos job settle
   speed profile vit lanes32 train500 checkpoint capfilt library torch best ncu)
 
 part_info() {

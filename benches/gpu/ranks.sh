@@ -111,3 +111,17 @@ lose_a_rank() {
   tail -n 3 "$out.log"
   record "abort of an exchange under way" $status $((SECONDS - began))
 }
+
+# Ranks that share the device lose some of them while they train over NCCL: `medley chaos` compares the bytes with those of a training
+# that nothing happened to. What it logs says how often a generation's gradients travelled over NCCL, and how often a rank had to end
+# itself since a call did not come back.
+part_chaos() {
+  local state=/tmp/medley-chaos LD_LIBRARY_PATH=$programs/nccl:$LD_LIBRARY_PATH
+  if [ -x "$programs/postgres/bin/initdb" ]; then export MEDLEY_PG_BINDIR=$programs/postgres/bin; fi
+  export MEDLEY_DEVICE=${MEDLEY_DEVICE:-cuda:0} NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8}
+  try "chaos over nccl" "${CHAOS_LIMIT:-170}" 24 "$programs/medley" chaos --nodes 1 --devices "${RANKS:-4}" --lanes 8 --preset tiny \
+    --faults kill-rank,hang-rank --count "${COUNT:-4}" --every 2 --seed 5 --state-dir $state
+  cat $state/logs/* $state/logs/*/* 2>/dev/null | grep -aoE 'gradients travel over [A-Z]+( after all)?|NCCL does not come back from `[^`]*`' |
+    sort | uniq -c
+  unset MEDLEY_DEVICE NCCL_MULTI_RANK_GPU_ENABLE NCCL_MAX_CTAS
+}

@@ -187,7 +187,7 @@ impl Loader {
             .map(|position| order.substitute(position, 0))
             .collect();
         let pairs: Vec<Pair> = chosen.iter().map(|sample| self.pairs[*sample as usize]).collect();
-        let decoded = self.images.get_all(&self.corpus, &pairs, threads)?;
+        let decoded = threads.install(|| self.images.get_all(&self.corpus, &pairs))?;
         let mut all = Vec::with_capacity(size as usize);
         for ((position, sample), image) in positions.zip(chosen).zip(decoded) {
             let drawn = match image {

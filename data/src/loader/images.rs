@@ -4,7 +4,6 @@ use super::Fault;
 use crate::dataset::{Corpus, Pair};
 use crate::decode::{self, Rgb};
 use crate::shards;
-use rayon::ThreadPool;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -59,16 +58,11 @@ impl Images {
         Ok(image)
     }
 
-    /// The images of some pairs, decoded by these threads.
+    /// The images of some pairs, decoded by the threads that this is called on; none where the bytes do not decode.
     ///
     /// # Errors
     /// [`Fault`] if a shard cannot be read.
-    pub(super) fn get_all(
-        &mut self,
-        corpus: &Corpus,
-        pairs: &[Pair],
-        threads: &ThreadPool,
-    ) -> Result<Vec<Option<Arc<Rgb>>>, Fault> {
+    pub fn get_all(&mut self, corpus: &Corpus, pairs: &[Pair]) -> Result<Vec<Option<Arc<Rgb>>>, Fault> {
         let mut sources = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let id = corpus.identity(*pair);
@@ -84,7 +78,7 @@ impl Images {
             let image = source.or_else(|bytes| decode::jpeg(&bytes).map(Arc::new));
             (id, image.ok())
         };
-        let images: Vec<_> = threads.install(|| sources.into_par_iter().map(decode).collect());
+        let images: Vec<_> = sources.into_par_iter().map(decode).collect();
         for (id, image) in &images {
             self.keep(*id, image.as_ref());
         }

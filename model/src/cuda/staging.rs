@@ -6,6 +6,7 @@
 
 use super::driver::{Event, Pinned, Stream};
 use super::error::CudaError;
+use rayon::prelude::*;
 
 /// Bytes of a chamber.
 const CHAMBER: usize = 4 << 20;
@@ -13,6 +14,8 @@ const CHAMBER: usize = 4 << 20;
 const CHAMBERS: usize = 4;
 /// Alignment of what is put into a chamber.
 const ALIGN: usize = 256;
+/// Bytes that a thread copies: one alone does not fill the way to the device.
+const SHARE: usize = 512 << 10;
 
 /// A ring of pinned memory.
 pub(super) struct Ring {
@@ -38,7 +41,7 @@ impl Ring {
         for piece in bytes.chunks(CHAMBER) {
             self.make_room(stream, piece.len())?;
             let start = self.chamber * CHAMBER + self.used;
-            self.pinned.bytes_mut()[start..start + piece.len()].copy_from_slice(piece);
+            copy(piece, &mut self.pinned.bytes_mut()[start..start + piece.len()]);
             stream.to_device(&self.pinned, (start, piece.len()), at)?;
             self.used += piece.len().next_multiple_of(ALIGN);
             at += piece.len() as u64;
@@ -55,5 +58,15 @@ impl Ring {
             self.left[self.chamber].wait()?;
         }
         Ok(())
+    }
+}
+
+/// Copies bytes, many of them by several threads.
+fn copy(from: &[u8], to: &mut [u8]) {
+    if from.len() < 2 * SHARE {
+        to.copy_from_slice(from);
+    } else {
+        let shares = to.par_chunks_mut(SHARE).zip(from.par_chunks(SHARE));
+        shares.for_each(|(to, from)| to.copy_from_slice(from));
     }
 }

@@ -5,7 +5,8 @@
 //! one batch size: the number of rows decides in what order products are summed.
 
 use super::index::version_counts;
-use super::{Given, object_name, pixels, put_json, trained};
+use super::pixels::Series;
+use super::{Given, object_name, put_json, trained};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::dataset::{Corpus, Overlay, OverlayEntry, Pair, Source, Version};
@@ -78,12 +79,19 @@ impl Tools {
         };
         let total = loaded.index.samples.len() as u32;
         let pairs: Vec<Pair> = (0..total).map(web_pair).collect();
-        let mut images = Images::read_once();
         let mut entries = Vec::with_capacity(pairs.len());
-        for batch in pairs.chunks(spec.capfilt.batch.max(1) as usize) {
-            entries.extend(self.batch(spec, &corpus, &mut images, batch)?);
+        let [own, other] = [&self.captioner, &self.filter].map(|model| model.blip().image_size);
+        let series = Series {
+            corpus: &corpus,
+            pairs: &pairs,
+            batch: spec.capfilt.batch.max(1) as usize,
+            sides: if own == other { &[own] } else { &[own, other] },
+        };
+        series.for_each(&mut Images::read_once(), |batch, views| {
+            entries.extend(self.batch(spec, &corpus, &pairs[batch], views)?);
             progress(entries.len() as u64, u64::from(total));
-        }
+            Ok(())
+        })?;
         let overlay = Overlay { entries };
         let object = put_json(objects, &object_name("overlays", shard), &overlay)?;
         corpus.threshold = Some(spec.capfilt.threshold);
@@ -92,20 +100,17 @@ impl Tools {
         Ok(TaskOutput::Shard { object, counts })
     }
 
+    /// `views` are the images as the captioner sees them, and as the filter does if that is something else.
     fn batch(
         &mut self,
         spec: &Spec,
         corpus: &Corpus,
-        images: &mut Images,
         pairs: &[Pair],
+        views: &[Vec<f32>],
     ) -> Result<Vec<OverlayEntry>, Failure> {
-        let decoded = pixels::read(images, corpus, pairs)?;
-        let [size, other_size] = [&self.captioner, &self.filter].map(|model| model.blip().image_size);
-        let view = pixels::squares(&decoded, size);
-        let other_view = (other_size != size).then(|| pixels::squares(&decoded, other_size));
-        let captions = self.captions(spec, corpus, pairs, &view)?;
+        let (view, other_view) = (&views[0], &views[views.len() - 1]);
+        let captions = self.captions(spec, corpus, pairs, view)?;
         let synthetic: Vec<String> = captions.iter().map(|c| self.tokenizer.decode(&c.tokens)).collect();
-        let other_view = other_view.as_ref().unwrap_or(&view);
         let probabilities = self.probabilities(spec, corpus, pairs, &synthetic, other_view)?;
         let entries = captions.iter().zip(synthetic).zip(probabilities).zip(pairs);
         entries

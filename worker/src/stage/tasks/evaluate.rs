@@ -5,7 +5,8 @@
 //! texts that are scored against it. Images are the same if their files have the same bytes: each is looked at and captioned
 //! once, and all its texts are true partners.
 
-use super::{Given, pixels, put_json, trained};
+use super::pixels::Series;
+use super::{Given, put_json, trained};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
 use medley_data::dataset::{Corpus, Pair};
@@ -19,6 +20,7 @@ use medley_protocol::spec::Spec;
 use medley_protocol::tasks::{Set, TaskOutput};
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Evaluates the checkpoint that the stage starts from.
 pub(super) fn run(given: Given, progress: &mut dyn FnMut(u64, u64)) -> Result<TaskOutput, Failure> {
@@ -50,8 +52,33 @@ struct Exam<'a> {
     /// Token ids of the texts.
     texts: Vec<Vec<u32>>,
     tokenizer: Tokenizer,
+    eyes: Eyes,
+}
+
+/// The model, and the images that it has looked at.
+struct Eyes {
     model: Reader,
-    reader: Images,
+    images: Images,
+}
+
+impl Eyes {
+    /// Calls `each` with the model, the numbers of some images and what it sees of them, until all images were looked at.
+    fn look(
+        &mut self,
+        corpus: &Corpus,
+        pairs: &[Pair],
+        batch: usize,
+        mut each: impl FnMut(&mut Reader, Range<usize>, &[f32]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let model = &mut self.model;
+        let series = Series {
+            corpus,
+            pairs,
+            batch,
+            sides: &[model.blip().image_size],
+        };
+        series.for_each(&mut self.images, |batch, views| each(model, batch, &views[0]))
+    }
 }
 
 /// What the model makes of each image and each text alone.
@@ -94,7 +121,10 @@ impl<'a> Exam<'a> {
             (inputs.start.as_ref(), &spec.start.pretrained[..]),
         );
         Ok(Self {
-            model: trained::load(given, size, &tokenizer, start, "checkpoint to evaluate")?,
+            eyes: Eyes {
+                model: trained::load(given, size, &tokenizer, start, "checkpoint to evaluate")?,
+                images: Images::default(),
+            },
             texts: texts.collect(),
             spec,
             corpus,
@@ -102,7 +132,6 @@ impl<'a> Exam<'a> {
             images,
             image_of,
             tokenizer,
-            reader: Images::default(),
         })
     }
 
@@ -139,29 +168,24 @@ impl<'a> Exam<'a> {
         let mut seen = Seen {
             image_features: Vec::new(),
             text_features: Vec::new(),
-            width: self.model.blip().model.embed_dim as usize,
+            width: self.eyes.model.blip().model.embed_dim as usize,
             captions: Vec::new(),
         };
         for texts in self.texts.chunks(self.batch()) {
-            seen.text_features.extend(self.model.text_features(texts)?);
+            seen.text_features.extend(self.eyes.model.text_features(texts)?);
         }
-        for start in (0..self.images.len()).step_by(self.batch()) {
-            let batch = start..(start + self.batch()).min(self.images.len());
-            let view = self.view(batch.clone())?;
-            seen.image_features
-                .extend(self.model.image_features(&view, batch.len())?);
-            // Greedy captions draw nothing, so that any key serves.
-            let keys: Vec<u64> = batch.clone().map(|i| i as u64).collect();
-            seen.captions.extend(self.model.captions(&view, &keys, &request)?);
-            progress(batch.end as u64, self.units());
-        }
+        let (at_once, units) = (self.batch(), self.units());
+        self.eyes
+            .look(&self.corpus, &self.images, at_once, |model, batch, view| {
+                seen.image_features.extend(model.image_features(view, batch.len())?);
+                // Greedy captions draw nothing, so that any key serves.
+                let keys: Vec<u64> = batch.clone().map(|i| i as u64).collect();
+                seen.captions.extend(model.captions(view, &keys, &request)?);
+                progress(batch.end as u64, units);
+                Ok(())
+            })?;
         self.check_finite(&seen)?;
         Ok(seen)
-    }
-
-    fn view(&mut self, batch: std::ops::Range<usize>) -> Result<Vec<f32>, Failure> {
-        let decoded = pixels::read(&mut self.reader, &self.corpus, &self.images[batch])?;
-        Ok(pixels::squares(&decoded, self.model.blip().image_size))
     }
 
     fn check_finite(&self, seen: &Seen) -> Result<(), Failure> {
@@ -199,19 +223,20 @@ impl<'a> Exam<'a> {
     ) -> Result<Scores, Failure> {
         let texts_of = asked(from_image, from_text);
         let mut scores = Vec::with_capacity(texts_of.len());
-        for start in (0..self.images.len()).step_by(self.batch()) {
-            let batch = start..(start + self.batch()).min(self.images.len());
-            let view = self.view(batch.clone())?;
-            let of_image = |(i, image): (usize, usize)| texts_of[image].iter().map(move |text| (i as u32, *text));
-            let links: Vec<(u32, u32)> = batch.clone().enumerate().flat_map(of_image).collect();
-            let logits = self.model.match_logits(&view, batch.len(), &self.texts, &links)?;
-            let mut logits = logits.into_iter();
-            for image in batch.clone() {
-                let score = |(text, logits): (&u32, [f32; 2])| logits[1] + seen.cosine(image, *text as usize);
-                scores.push(texts_of[image].iter().zip(logits.by_ref()).map(score).collect());
-            }
-            progress((self.images.len() + batch.end) as u64, self.units());
-        }
+        let (at_once, units, images) = (self.batch(), self.units(), self.images.len());
+        self.eyes
+            .look(&self.corpus, &self.images, at_once, |model, batch, view| {
+                let of_image = |(i, image): (usize, usize)| texts_of[image].iter().map(move |text| (i as u32, *text));
+                let links: Vec<(u32, u32)> = batch.clone().enumerate().flat_map(of_image).collect();
+                let logits = model.match_logits(view, batch.len(), &self.texts, &links)?;
+                let mut logits = logits.into_iter();
+                for image in batch.clone() {
+                    let score = |(text, logits): (&u32, [f32; 2])| logits[1] + seen.cosine(image, *text as usize);
+                    scores.push(texts_of[image].iter().zip(logits.by_ref()).map(score).collect());
+                }
+                progress((images + batch.end) as u64, units);
+                Ok(())
+            })?;
         Ok(Scores { texts_of, scores })
     }
 

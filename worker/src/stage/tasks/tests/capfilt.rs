@@ -3,6 +3,7 @@
 use super::world::{HUMAN, WEB, World, dataset_of, shard_of};
 use crate::rank::failure::Failure;
 use medley_data::dataset::{Overlay, Version};
+use medley_data::shards;
 use medley_model::weights::export::Kind;
 use medley_protocol::tasks::{Set, ShardObject, TaskWork};
 use serde_json::json;
@@ -97,4 +98,27 @@ fn a_shard_that_changed_since_it_was_indexed_is_refused() {
         !failure.retry && failure.reason.contains("must not change"),
         "{failure}"
     );
+}
+
+#[test]
+fn an_image_that_was_damaged_since_it_was_indexed_is_named_wherever_it_stands() {
+    let mut world = World::new();
+    world.spec.capfilt.batch = 1;
+    let inputs = world.for_capfilt();
+    let shard = world.shards(Set::Web).remove(0);
+    let path = world.set_dir(Set::Web).join(&shard.file);
+    let whole = std::fs::read(&path).unwrap();
+    let members = shards::members(&path).unwrap().members;
+    let images: Vec<_> = members.iter().filter(|member| member.extension == "jpg").collect();
+    assert!(images.len() > 2);
+    for image in [images[0], images[1], images[images.len() - 1]] {
+        let mut bytes = whole.clone();
+        let (first, len) = (image.extent.offset as usize, image.extent.len as usize);
+        bytes[first..first + len].fill(0);
+        std::fs::write(&path, bytes).unwrap();
+        let work = TaskWork::CapfiltShard { shard: shard.clone() };
+        let failure = world.perform(&inputs, &work).unwrap_err();
+        let named = format!("the image of sample {} does not decode", image.key);
+        assert!(!failure.retry && failure.reason.contains(&named), "{failure}");
+    }
 }
