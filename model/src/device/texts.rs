@@ -1,9 +1,10 @@
 //! Texts that grow by sampling, where their logits are computed.
 //!
 //! On the processor a text that has ended is put aside at once. On a GPU the texts' tokens lie on the device: a token is chosen,
-//! embedded and attended to without the host, which therefore queues the next token's work while the present one's is done. Ended
-//! texts keep their rows there, so that shapes stay as they are; whether all have ended is asked every few tokens, since each
-//! question lets the device run dry.
+//! embedded and attended to without the host, which therefore queues the next token's work while the present one's is done. The
+//! device knows how many tokens there are, so that each is the same work, which can be recorded. Ended texts keep their rows
+//! there, so that shapes stay as they are; whether all have ended is asked every few tokens, since each question lets the device
+//! run dry.
 
 use super::{Device, Span, SpanMut};
 #[cfg(feature = "cuda")]
@@ -11,7 +12,7 @@ use crate::cuda;
 use crate::generate::nucleus::{self, Sampling};
 use crate::ops::embedding;
 
-/// Tokens between two questions whether all texts of a GPU have ended: a question costs some 30 µs of a step's milliseconds, and as many
+/// Tokens between two questions whether all texts of a GPU have ended: a question costs some 30 µs of a step's thousand, and as many
 /// steps may be made in vain.
 #[cfg(feature = "cuda")]
 const ASKED_EVERY: usize = 4;
@@ -102,6 +103,15 @@ impl Texts {
         }
     }
 
+    /// The number of tokens of each text, where a GPU alone needs to know it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn lengths(&self) -> Option<cuda::Slice<'_>> {
+        match &self.store {
+            Store::Host(_) => None,
+            Store::Cuda(texts) => Some(texts.lengths()),
+        }
+    }
+
     /// Number of open texts.
     pub fn open(&self) -> usize {
         match &self.store {
@@ -116,25 +126,35 @@ impl Texts {
     /// # Shapes
     /// words: vocabulary × cols; table: positions × cols → open texts × cols
     pub fn embed_last(&self, words: Span, table: Span, cols: usize, y: SpanMut) {
-        let position = self.len - 1;
         match &self.store {
             Store::Host(host) => {
+                let position = self.len - 1;
                 let ids: Vec<u32> = host.open.iter().map(|text| host.tokens[*text][position]).collect();
                 let positions = vec![position as u32; ids.len()];
                 embedding::embed(&ids, &positions, words.host(), table.host(), cols, y.host());
             }
             #[cfg(feature = "cuda")]
-            Store::Cuda(texts) => texts.embed(position, words.cuda(), table.cuda(), cols, y.cuda()),
+            Store::Cuda(texts) => texts.embed_last(words.cuda(), table.cuda(), cols, y.cuda()),
         }
     }
 
-    /// Chooses the next token of every open text from its logits, which are spent.
+    /// Chooses the next token of every open text from its logits, which are spent; the host has yet to be told that texts have
+    /// [`grown`](Self::grow).
     pub fn choose(&mut self, logits: SpanMut) {
         match &mut self.store {
             Store::Host(host) => host.choose(logits.host(), self.len, &self.growth),
             #[cfg(feature = "cuda")]
-            Store::Cuda(texts) => texts.choose(logits.cuda(), self.len),
+            Store::Cuda(texts) => texts.choose(logits.cuda()),
         }
+    }
+
+    /// Counts the token that `choice`, called or recorded, chooses for every open text.
+    ///
+    /// # Panics
+    /// If a text has no room for another token.
+    pub fn grow(&mut self, choice: impl FnOnce(&mut Self)) {
+        assert!(self.len < self.growth.room, "a text has room for another token");
+        choice(self);
         self.len += 1;
     }
 

@@ -1,0 +1,40 @@
+//! Work that is asked of a device again and again.
+
+use super::Device;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+
+/// Work that is always the same operations on the same memory, whoever asks for it. What differs from one time to the next is what
+/// that memory holds.
+///
+/// The processor does it each time as it is asked. A GPU does so the first time, when memory is taken, tables are brought and
+/// algorithms are chosen; the second time it records it, and from then on is asked for the record: one call instead of hundreds.
+/// Results are the same bits.
+#[derive(Default)]
+pub(crate) struct Repeated {
+    #[cfg(feature = "cuda")]
+    times: usize,
+    #[cfg(feature = "cuda")]
+    recorded: Option<cuda::Recorded>,
+}
+
+impl Repeated {
+    /// Has `work` done once more, possibly without calling it. What it took when it was called last must stay its own.
+    pub(crate) fn again(&mut self, device: &Device, mut work: impl FnMut()) {
+        match device {
+            Device::Cpu => work(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda, _) => {
+                if self.times == 1 {
+                    self.recorded = cuda.record(&mut work);
+                }
+                self.times += 1;
+                match &self.recorded {
+                    Some(recorded) => recorded.again(),
+                    // What cannot be recorded is done as it is asked.
+                    None => work(),
+                }
+            }
+        }
+    }
+}
