@@ -146,3 +146,17 @@ impl Recorded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_freed_stays_in_place_while_a_record_lives() {
+        let recorder = Recorder::default();
+        assert!(!recorder.holds(1), "there is no record yet");
+        locked(&recorder.held).records = 1;
+        assert!(recorder.holds(2) && recorder.holds(3));
+        assert_eq!(locked(&recorder.held).freed, [2, 3]);
+    }
+}

@@ -20,6 +20,10 @@ pub(crate) struct Repeated {
 
 impl Repeated {
     /// Has `work` done once more, possibly without calling it. What it took when it was called last must stay its own.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unused_self, reason = "the processor has nothing to remember")
+    )]
     pub(crate) fn again(&mut self, device: &Device, mut work: impl FnMut()) {
         match device {
             Device::Cpu => work(),
@@ -36,5 +40,17 @@ impl Repeated {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_does_work_as_often_as_it_is_asked() {
+        let (mut work, mut times) = (Repeated::default(), 0);
+        (0..5).for_each(|_| work.again(&Device::Cpu, || times += 1));
+        assert_eq!(times, 5);
     }
 }

@@ -195,3 +195,45 @@ impl Texts {
         tokens.into_iter().map(own).zip(log_probabilities).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::nucleus::GREEDY;
+
+    const END: u32 = 3;
+
+    /// Two texts that begin with token 1 and have room for three.
+    fn two() -> Texts {
+        let growth = Growth {
+            sampling: GREEDY,
+            end: END,
+            min_tokens: 0,
+            room: 3,
+            start: 1,
+        };
+        Texts::new(&Device::Cpu, &[1], vec![0.5; 6], growth)
+    }
+
+    fn grow(texts: &mut Texts, logits: &[f32]) {
+        let mut logits = logits.to_vec();
+        texts.grow(|texts| texts.choose(logits.as_mut_slice().into()));
+    }
+
+    #[test]
+    fn a_text_that_has_ended_is_put_aside_and_the_others_go_on() {
+        let mut texts = two();
+        grow(&mut texts, &[0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 9.0, 0.0]);
+        assert_eq!((texts.going_on(), texts.open()), (vec![1], 1));
+        grow(&mut texts, &[9.0, 0.0, 0.0, 0.0]);
+        let tokens: Vec<Vec<u32>> = texts.grown().into_iter().map(|(tokens, _)| tokens).collect();
+        assert_eq!(tokens, [vec![], vec![2, 0]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "room for another token")]
+    fn a_text_does_not_outgrow_its_room() {
+        let mut texts = two();
+        (0..3).for_each(|_| grow(&mut texts, &[0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]));
+    }
+}
