@@ -93,7 +93,10 @@ impl Recording<'_> {
 impl Drop for Recording<'_> {
     fn drop(&mut self) {
         self.0.interrupt();
-        self.0.recorder.leaves_out.store(false, Ordering::Relaxed);
+        if self.0.recorder.leaves_out.swap(false, Ordering::Relaxed) {
+            // Whoever has ended the record on another thread could not: it is over now, if it was not before.
+            let _ = self.0.recordable().end_record();
+        }
     }
 }
 
