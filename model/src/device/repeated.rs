@@ -19,7 +19,8 @@ pub(crate) struct Repeated {
 }
 
 impl Repeated {
-    /// Has `work` done once more, possibly without calling it. What it took when it was called last must stay its own.
+    /// Has `work` done once more, possibly without calling it. In memory that it took when it was called last nobody may keep anything
+    /// from one time to the next.
     #[cfg_attr(
         not(feature = "cuda"),
         expect(clippy::unused_self, reason = "the processor has nothing to remember")
