@@ -32,7 +32,7 @@ pub(crate) fn measure(preset: &str, batch: usize, steps: usize, device: Device) 
         batch as f64 / median,
         fixture.pool.peak_bytes() as f64 / f64::from(1 << 30),
     );
-    println!("{}", by_kind(&before, &after, steps));
+    println!("the host, a step:{}", by_kind(&before, &after, steps));
 }
 
 fn timed(fixture: &mut Fixture) -> f64 {
@@ -41,9 +41,9 @@ fn timed(fixture: &mut Fixture) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-/// What the host did in a step between two accounts, by kind.
-fn by_kind(before: &[Spent], after: &[Spent], steps: usize) -> String {
-    let mut line = "the host, a step:".to_owned();
+/// What the host did in each of `steps` between two accounts, by kind.
+pub(crate) fn by_kind(before: &[Spent], after: &[Spent], steps: usize) -> String {
+    let mut line = String::new();
     for (before, after) in before.iter().zip(after) {
         let times = (after.times - before.times) as f64 / steps as f64;
         let time = after.time.saturating_sub(before.time);

@@ -1,6 +1,7 @@
 //! Captions and the choice of tokens on a GPU, against the processor's.
 
 use medley_model::blip::Blip;
+use medley_model::cuda::Work;
 use medley_model::device::{Device, Growth, Texts};
 use medley_model::flat::Flat;
 use medley_model::generate::beam::{Beam, Length, Open, Wanted};
@@ -103,7 +104,7 @@ fn choices(cols: usize, device: &Device) -> bool {
         let run = || {
             let mut texts = Texts::new(device, &start, draws.clone(), growth);
             let mut there = device.upload(&all);
-            texts.choose(there.span_mut());
+            texts.grow(|texts| texts.choose(there.span_mut()));
             texts.grown()
         };
         let found = run();
@@ -195,8 +196,8 @@ fn continuations(cols: usize, device: &Device) -> bool {
     well
 }
 
-/// A model that knows its mind: fresh weights are nearly indifferent.
-fn model(preset: &str) -> (Blip, Flat) {
+/// A model of fresh weights, which are nearly indifferent, or one that `knows` its mind.
+pub(crate) fn model(preset: &str, knows: bool) -> (Blip, Flat) {
     let document =
         serde_json::json!({"name": "t", "kind": "bootstrap", "preset": preset, "data": {"root": "/nowhere"}});
     let spec = Spec::from_document(&document).unwrap_or_else(|problems| panic!("{problems}"));
@@ -213,12 +214,14 @@ fn model(preset: &str) -> (Blip, Flat) {
     let mut params = Flat::zeros(blip.student_layout.len());
     init::weights(&blip.model, &blip.student_layout, spec.seed, &mut params);
     let noise = number(2);
-    params.iter_mut().enumerate().for_each(|(i, v)| *v += 0.03 * noise(i));
+    if knows {
+        params.iter_mut().enumerate().for_each(|(i, v)| *v += 0.03 * noise(i));
+    }
     (blip, params)
 }
 
 fn captions(preset: &str, device: &Device) -> bool {
-    let (blip, params) = model(preset);
+    let (blip, params) = model(preset, true);
     let per_image = 3 * (blip.image_size as usize).pow(2);
     let pixels: Vec<f32> = (0..IMAGES * per_image).map(number(3)).collect();
     let blip = std::sync::Arc::new(blip);
@@ -267,6 +270,7 @@ fn captions(preset: &str, device: &Device) -> bool {
             well &= agree(&what, &expected, &found, device.rounds());
             let again = bits(&of(&mut ours, &pixels, &keys)) == bits(&found);
             well &= report(again, &format!("{what}: same bits twice"));
+            well &= recorded_or_not(&what, device, &found, || of(&mut ours, &pixels, &keys));
             let others = of(&mut ours, &turned_pixels, &turned_keys);
             let at = |i: usize| bits(&found[i * COUNT..][..COUNT]);
             let same = turned
@@ -277,6 +281,28 @@ fn captions(preset: &str, device: &Device) -> bool {
         }
     }
     well
+}
+
+/// Whether captions are the same bits if no step is recorded; and those of samples were recorded.
+fn recorded_or_not(what: &str, device: &Device, found: &[Caption], mut make: impl FnMut() -> Vec<Caption>) -> bool {
+    let Device::Cuda(cuda, _) = device else {
+        panic!("only GPUs are compared here")
+    };
+    let records = || {
+        let spent = cuda.spent();
+        let records = spent.iter().find(|spent| spent.work == Work::Records);
+        records.map_or(0, |spent| spent.times)
+    };
+    let before = records();
+    make();
+    let recorded = records() - before;
+    cuda.record_nothing(true);
+    let same = bits(&make()) == bits(found) && records() == before + recorded;
+    cuda.record_nothing(false);
+    report(
+        same && (recorded > 0 || what.contains("beam")),
+        &format!("{what}: same bits if nothing is recorded; {recorded} steps were"),
+    )
 }
 
 fn bits(captions: &[Caption]) -> Vec<(Vec<u32>, u32)> {

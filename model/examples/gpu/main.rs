@@ -4,6 +4,7 @@
 //! - `gpu ops [KIND…]` runs every operation on both, or those of some kinds, with random inputs of many shapes.
 //! - `gpu lane PRESET BATCH FORMAT [STEPS]` runs a lane of a step and its commit on both, several times.
 //! - `gpu captions PRESET FORMAT` chooses tokens and makes captions on both.
+//! - `gpu captions PRESET FORMAT bench` times captions of several batches, and a token's share of them.
 //! - `gpu attention` times attention in the shapes of ViT-B and its texts.
 //! - `gpu checkpoint PRESET` takes checkpoints in bf16 at the preset's batch, and tells what they cost the steps.
 //! - `gpu bench PRESET BATCH FORMAT STEPS` times whole steps.
@@ -14,6 +15,7 @@
 mod attention_bench;
 mod bench;
 mod captions;
+mod captions_bench;
 mod checkpoint;
 #[path = "../../benches/fixture/mod.rs"]
 mod fixture;
@@ -48,13 +50,14 @@ fn main() -> ExitCode {
         ["lane", preset, batch, format] => return lanes(preset, batch, LANE_STEPS, &on(cuda, format)),
         ["lane", preset, batch, format, steps] => return lanes(preset, batch, number(steps), &on(cuda, format)),
         ["captions", preset, format] => return verdict(captions::compare(preset, &on(cuda, format))),
+        ["captions", preset, format, "bench"] => captions_bench::measure(preset, &on(cuda, format)),
         ["bench", preset, batch, format, steps] => {
             bench::measure(preset, number(batch), number(steps), on(cuda, format));
         }
         ["profile", preset, batch, format] => profile::measure(preset, number(batch), on(cuda, format)),
         _ => {
             eprintln!(
-                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT [STEPS], captions PRESET FORMAT, \
+                "gpu: say info, ops [KIND…], attention, lane PRESET BATCH FORMAT [STEPS], captions PRESET FORMAT [bench], \
                  checkpoint PRESET, bench PRESET BATCH FORMAT STEPS or profile PRESET BATCH FORMAT"
             );
             return ExitCode::FAILURE;

@@ -1,4 +1,4 @@
-//! Time of a training step's operations on the device.
+//! Time of operations on the device.
 
 use crate::fixture::Fixture;
 use medley_model::device::Device;
@@ -21,6 +21,11 @@ pub(crate) fn measure(preset: &str, batch: usize, device: Device) {
     cuda.start_profile();
     fixture.step();
     let noted = cuda.end_profile().unwrap_or_else(|error| panic!("{error}"));
+    tell(&format!("{preset} × {batch}"), noted);
+}
+
+/// Prints where the time of these operations goes.
+pub(crate) fn tell(what: &str, noted: Vec<(String, Duration)>) {
     let launches = noted.len();
     let all: Duration = noted.iter().map(|(_, time)| *time).sum();
     let (mut kinds, mut operations) = (BTreeMap::new(), BTreeMap::new());
@@ -29,7 +34,7 @@ pub(crate) fn measure(preset: &str, batch: usize, device: Device) {
         add(&mut operations, name, time);
     }
     println!(
-        "{preset} × {batch}: {launches} operations take {:.2} ms on the device",
+        "{what}: {launches} operations take {:.2} ms on the device",
         all.as_secs_f64() * 1e3
     );
     print(kinds, all);

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 pub enum Work {
     /// Launching kernels.
     Kernels,
+    /// Asking for recorded steps.
+    Records,
     /// Asking for matrix products.
     Products,
     /// Choosing algorithms for products of new shapes.
@@ -23,8 +25,9 @@ pub enum Work {
 }
 
 /// All kinds of work.
-const ALL: [Work; 7] = [
+const ALL: [Work; 8] = [
     Work::Kernels,
+    Work::Records,
     Work::Products,
     Work::Plans,
     Work::Tables,

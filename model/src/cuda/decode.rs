@@ -16,6 +16,16 @@ const ONE: u32 = 128;
 /// Widest head.
 const MAX_DIM: usize = 64;
 
+/// Queries, and what is new of what they attend to.
+struct New {
+    /// Queries, and their own keys and values if those are new.
+    x: [Arg; 3],
+    /// Rows of a block that are not.
+    taken: usize,
+    /// How many there are, if that is known on the device alone.
+    lengths: Arg,
+}
+
 impl Cuda {
     /// `out[i] = softmax(q[i]·kᵀ / √dim)·v` over the rows that query `i` attends to.
     ///
@@ -28,19 +38,17 @@ impl Cuda {
         (heads, dim): (usize, usize),
         out: SliceMut<'_>,
     ) {
-        let nothing = Arg::from(0u64);
-        self.attend(
-            [q.into(), nothing, nothing],
-            (&[q, out.as_slice()], [keys, values]),
-            blocks,
-            (heads, dim),
-            blocks.most(),
-            &out,
-        );
+        let old = New {
+            x: [q.into(), Arg::NOTHING, Arg::NOTHING],
+            taken: blocks.most(),
+            lengths: Arg::NOTHING,
+        };
+        self.attend(old, (&[q, out.as_slice()], [keys, values]), blocks, (heads, dim), &out);
     }
 
     /// As [`attend_blocks`](Self::attend_blocks), where the last rows that are attended to are those of the queries themselves, which
-    /// are put into their places.
+    /// are put into their places. With `lengths`, the bits of a number for each text, texts have one query each, which attends to so
+    /// many rows, known when the kernel runs; they fit the blocks, and `blocks` says nothing of them.
     ///
     /// # Shapes
     /// x: queries × (heads·dim) each
@@ -48,7 +56,7 @@ impl Cuda {
         &self,
         x: [Slice<'_>; 3],
         [keys, values]: [SliceMut<'_>; 2],
-        blocks: &Blocks,
+        (blocks, lengths): (&Blocks, Option<Slice<'_>>),
         (heads, dim): (usize, usize),
         out: SliceMut<'_>,
     ) {
@@ -56,26 +64,34 @@ impl Cuda {
             blocks.grows && blocks.seen > 0 && (0..).zip(blocks.of).all(|(text, block)| text == *block),
             "every text has a block of its own, to which its own rows are added"
         );
+        let has_length = |lengths: Slice| blocks.per == 1 && blocks.of.len() <= lengths.len();
+        assert!(
+            lengths.is_none_or(has_length),
+            "every text with a length has one, and a query"
+        );
         let [q, k, v] = x;
+        let new = New {
+            x: x.map(Arg::from),
+            taken: blocks.seen - 1,
+            lengths: lengths.map_or(Arg::NOTHING, Arg::from),
+        };
+        let rows = &[q, k, v, out.as_slice()];
         self.attend(
-            x.map(Arg::from),
-            (&[q, k, v, out.as_slice()], [keys.as_slice(), values.as_slice()]),
+            new,
+            (rows, [keys.as_slice(), values.as_slice()]),
             blocks,
             (heads, dim),
-            blocks.seen - 1,
             &out,
         );
     }
 
-    /// Queries with new keys and values, or none; `rows` are all that have one for each query, `kept` the blocks, of which the first
-    /// rows are `taken`.
+    /// Attends to old and new keys and values; `rows` are all that have one for each query, `kept` the blocks.
     fn attend(
         &self,
-        x: [Arg; 3],
+        New { x, taken, lengths }: New,
         (rows, kept): (&[Slice<'_>], [Slice<'_>; 2]),
         blocks: &Blocks,
         (heads, dim): (usize, usize),
-        taken: usize,
         out: &SliceMut<'_>,
     ) {
         let (width, queries) = (heads * dim, blocks.queries());
@@ -97,7 +113,7 @@ impl Cuda {
         let aligned = dim.is_multiple_of(format.pack()) && all.iter().all(Slice::is_aligned);
         let of = self.bring(blocks.of);
         let scale = 1.0 / (dim as f32).sqrt();
-        let place = args![&of, blocks.every, blocks.per, blocks.seen, blocks.grows, taken];
+        let place = args![&of, blocks.every, blocks.per, blocks.seen, blocks.grows, taken, lengths];
         let shape = args![heads, dim, scale, out, aligned];
         let args = [&x[..], &kept.map(Arg::from), place, shape].concat();
         self.launch(Kernel::AttendOne.of(format), ((queries * heads) as u32, 1), ONE, &args);

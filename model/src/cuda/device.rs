@@ -11,6 +11,7 @@ use super::gemm::Plans;
 use super::launch::{Arg, Block, Kernels, Variant};
 use super::memory::{FreeScratch, Memory, Scratch, Slice, SliceMut};
 use super::profile::Profile;
+use super::record::Recorder;
 use super::staging::Ring;
 use super::tables::{Table, Tables};
 use bytemuck::Pod;
@@ -24,6 +25,7 @@ pub struct Cuda {
     pub(super) plans: Mutex<Plans>,
     pub(super) blas: Blas,
     pub(super) profile: Profile,
+    pub(super) recorder: Recorder,
     ring: Mutex<Ring>,
     pub(super) chambers: Mutex<Vec<Chamber>>,
     tables: Mutex<Tables>,
@@ -67,6 +69,7 @@ impl Cuda {
             plans: Mutex::default(),
             blas,
             profile: Profile::default(),
+            recorder: Recorder::default(),
             ring,
             chambers: Mutex::default(),
             tables: Mutex::default(),
@@ -261,19 +264,20 @@ impl Cuda {
         address
     }
 
+    /// Frees memory behind all that was called, and not before records that may use it are gone.
     pub(super) fn free(&self, address: u64) {
-        if address != 0 {
+        if address != 0 && !self.recorder.holds(address) {
             self.note(self.account.of(Work::Memory, || self.stream().free(address)));
         }
     }
 
     /// Runs a kernel over a grid of blocks.
     pub(super) fn launch(&self, kernel: impl Into<Variant>, grid: (u32, u32), block: impl Into<Block>, args: &[Arg]) {
-        if grid.0 == 0 || grid.1 == 0 || self.has_failed() {
+        if grid.0 == 0 || grid.1 == 0 || self.leaves_out() {
             return;
         }
         let (kernel, block) = (kernel.into(), block.into());
-        let launch = || self.kernels.launch(self.stream(), kernel, grid, block, args);
+        let launch = || self.kernels.launch(self.recordable(), kernel, grid, block, args);
         let result = self.noting(|| kernel.to_string(), || self.account.of(Work::Kernels, launch));
         self.note(result);
     }
@@ -293,15 +297,24 @@ impl Cuda {
         self.context.enter()
     }
 
-    /// The stream, with the context current on this thread.
+    /// The stream, with the context current on this thread, for what is done and not recorded.
     pub(super) fn stream(&self) -> &Stream {
+        self.interrupt();
+        self.recordable()
+    }
+
+    /// The stream for what may be recorded: kernels, products, and copies within the device.
+    pub(super) fn recordable(&self) -> &Stream {
         self.note(self.context.enter());
         &self.stream
     }
 
-    /// Keeps the first error; returns whether there is none in `result`.
+    /// Keeps the first error; returns whether there is none in `result`. What fails while a step is recorded ends the record instead.
     pub(super) fn note(&self, result: Result<(), CudaError>) -> bool {
         let Err(error) = result else { return true };
+        if self.interrupt() {
+            return false;
+        }
         self.failed.store(true, Ordering::Relaxed);
         locked(&self.error).get_or_insert(error);
         false

@@ -5,6 +5,10 @@
 
 #![expect(unsafe_code, reason = "the driver is a C library")]
 
+mod graph;
+
+pub(super) use graph::Graph;
+
 use super::error::CudaError;
 use cudarc::driver::sys::{
     self, CUdevice_attribute, CUevent_flags, CUevent_wait_flags, CUfunction_attribute, CUmemPool_attribute, CUresult,

@@ -24,8 +24,8 @@ impl Cuda {
         assert_eq!(x.len(), y.len(), "a copy has the length of its source");
         if x.format() != y.format() {
             self.convert_into(x, y, false);
-        } else if !y.is_empty() && !self.has_failed() {
-            self.note(self.stream().copy(x.address(), y.address(), x.bytes()));
+        } else if !y.is_empty() && !self.leaves_out() {
+            self.note(self.recordable().copy(x.address(), y.address(), x.bytes()));
         }
     }
 

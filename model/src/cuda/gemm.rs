@@ -227,6 +227,9 @@ impl Cuda {
     fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
         let shape = (shapes, bias.is_some());
         let columns = shapes.map(|stored| stored.cols);
+        if self.leaves_out() {
+            return;
+        }
         let run = |plan: &mut Plan| {
             let run = || plan.run(&self.blas, columns, addresses, bias, beta);
             self.noting(
@@ -236,10 +239,14 @@ impl Cuda {
         };
         let mut ran = self.with_plan(shape, run);
         if ran == Some(false) {
+            // What the library refuses to record it does not refuse to do.
+            if self.interrupt() {
+                return;
+            }
             locked(&self.plans).exact.insert(shape);
             ran = self.with_plan(shape, run);
         }
-        if ran != Some(true) && !self.has_failed() {
+        if ran != Some(true) && !self.leaves_out() {
             let what = format!("find an algorithm for {shapes:?}");
             let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
             self.note(Err(CudaError::Cublas { what, code }));
@@ -252,7 +259,7 @@ impl Cuda {
             return None;
         }
         let mut plans = locked(&self.plans);
-        self.stream();
+        self.note(self.enter());
         let planned = plans.planned(shape);
         let plan = match plans.known.entry(planned) {
             Entry::Occupied(known) => known.into_mut(),

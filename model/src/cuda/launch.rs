@@ -232,6 +232,11 @@ impl Kernels {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arg(u64);
 
+impl Arg {
+    /// The address of no memory.
+    pub(super) const NOTHING: Self = Self(0);
+}
+
 impl From<u64> for Arg {
     fn from(value: u64) -> Self {
         Self(value)

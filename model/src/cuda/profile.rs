@@ -44,9 +44,14 @@ impl Cuda {
             .collect()
     }
 
+    /// Whether operations are noted at present.
+    pub(super) fn is_profiled(&self) -> bool {
+        self.profile.is_on.load(Ordering::Relaxed)
+    }
+
     /// Calls an operation, and notes it if there is a profile.
     pub(super) fn noting<R>(&self, name: impl FnOnce() -> String, operation: impl FnOnce() -> R) -> R {
-        if !self.profile.is_on.load(Ordering::Relaxed) || self.has_failed() {
+        if !self.is_profiled() || self.has_failed() {
             return operation();
         }
         let mark = || {

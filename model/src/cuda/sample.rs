@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Threads of a block that chooses.
 const WIDE: u32 = 1024;
 
-/// A block that chooses among the tokens that follow `len` others.
+/// A block that chooses among the tokens that follow at most `len` others.
 fn wide(len: usize) -> Block {
     Block {
         threads: WIDE,
@@ -24,7 +24,8 @@ fn wide(len: usize) -> Block {
     }
 }
 
-/// Texts that grow on the device.
+/// Texts that grow on the device. How long they are is known there too: the kernels of a step have the same arguments whenever it
+/// is done.
 pub(crate) struct Texts {
     cuda: Arc<Cuda>,
     growth: Growth,
@@ -33,6 +34,8 @@ pub(crate) struct Texts {
     highest: u32,
     /// The bits of all texts' tokens, as many as each has room for.
     tokens: Memory,
+    /// The bits of the number of tokens that each text has.
+    lengths: Memory,
     /// A uniform number for each.
     draws: Memory,
     log_probabilities: Memory,
@@ -48,15 +51,16 @@ impl Texts {
         );
         let mut text = vec![growth.end; growth.room];
         text[..start.len()].copy_from_slice(start);
-        let bits: Vec<f32> = text.repeat(count).into_iter().map(f32::from_bits).collect();
         let up = |values: &[f32]| {
             let mut memory = cuda.memory(values.len());
             cuda.upload(values, memory.slice_mut());
             memory
         };
+        let up_bits = |bits: &[u32]| up(bytemuck::cast_slice(bits));
         Self {
             cuda: cuda.clone(),
-            tokens: up(&bits),
+            tokens: up_bits(&text.repeat(count)),
+            lengths: up_bits(&vec![start.len() as u32; count]),
             draws: up(draws),
             log_probabilities: up(&vec![0.0; count]),
             highest: start.iter().fold(growth.end, |highest, token| highest.max(*token)),
@@ -70,53 +74,44 @@ impl Texts {
         self.count
     }
 
-    /// `y[i] = words[token of text i at position] + table[position]` for rows of `cols`.
-    pub(crate) fn embed(&self, position: usize, words: Slice<'_>, table: Slice<'_>, cols: usize, y: SliceMut<'_>) {
+    /// The bits of the number of tokens of each text.
+    pub(crate) const fn lengths(&self) -> Slice<'_> {
+        self.lengths.slice()
+    }
+
+    /// `y[i] = words[last token of text i] + table[its position]` for rows of `cols`.
+    pub(crate) fn embed_last(&self, words: Slice<'_>, table: Slice<'_>, cols: usize, y: SliceMut<'_>) {
+        // The last place of a text is for a token that is chosen and not read.
         assert!(
-            position < self.growth.room
-                && (position + 1) * cols <= table.len()
-                && self.highest as usize * cols < words.len(),
+            (self.growth.room - 1) * cols <= table.len() && self.highest as usize * cols < words.len(),
             "a token has its word and its position"
         );
         assert!(self.count * cols <= y.len(), "the rows leave their slice");
         single("embed", &[&words, &table]);
         let aligned = words.is_aligned() && table.is_aligned() && y.has_aligned_rows(cols);
         let (rows, format) = (self.count, y.format());
-        let args = args![
-            words,
-            table,
-            self.tokens.slice(),
-            self.growth.room,
-            position,
-            &y,
-            rows,
-            cols,
-            aligned
-        ];
+        let (tokens, room, lengths) = (self.tokens.slice(), self.growth.room, self.lengths());
+        let args = args![words, table, tokens, room, lengths, &y, rows, cols, aligned];
         let grid = rows_grid(rows, cols, format);
         self.cuda.launch(Kernel::EmbedLast.of(format), grid, THREADS, args);
     }
 
-    /// Chooses the token behind the first `len` of every text from its logits, which are spent.
-    pub(crate) fn choose(&mut self, logits: SliceMut<'_>, len: usize) {
+    /// Chooses a token more for every text, which has room for it, from its logits, which are spent.
+    pub(crate) fn choose(&mut self, logits: SliceMut<'_>) {
         let cols = logits.len().checked_div(self.count).unwrap_or(0);
         let growth = &self.growth;
-        assert!(
-            len < growth.room && (self.highest as usize) < cols,
-            "a token has its place and its logit"
-        );
+        assert!((self.highest as usize) < cols, "a token has its logit");
         single("choose", &[&logits]);
         let sampling = &growth.sampling;
-        let banned = growth.banned(len).unwrap_or(u32::MAX);
         let args = args![
             &logits,
             cols,
             &self.tokens.slice_mut(),
             growth.room,
-            len,
+            &self.lengths.slice_mut(),
             growth.start,
             growth.end,
-            banned,
+            growth.min_tokens,
             sampling.repetition_penalty,
             sampling.top_k,
             sampling.top_p,
@@ -124,7 +119,7 @@ impl Texts {
             &self.log_probabilities.slice_mut(),
         ];
         let grid = (self.count as u32, 1);
-        self.cuda.launch(Kernel::Choose, grid, wide(len), args);
+        self.cuda.launch(Kernel::Choose, grid, wide(growth.room), args);
     }
 
     /// Whether the last of the first `len` tokens of every text is its end; waits for the device.

@@ -13,6 +13,7 @@ mod kernels;
 mod memory;
 mod parameters;
 mod pool;
+mod repeated;
 mod texts;
 
 pub use ahead::{Ahead, Sent};
@@ -23,6 +24,7 @@ pub use kernels::Temperature;
 pub use memory::{Buffer, Span, SpanMut};
 pub use parameters::{OwnParameters, Parameters};
 pub use pool::Pool;
+pub(crate) use repeated::Repeated;
 pub use texts::{Growth, Texts};
 
 #[cfg(feature = "cuda")]

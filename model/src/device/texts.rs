@@ -1,9 +1,10 @@
 //! Texts that grow by sampling, where their logits are computed.
 //!
 //! On the processor a text that has ended is put aside at once. On a GPU the texts' tokens lie on the device: a token is chosen,
-//! embedded and attended to without the host, which therefore queues the next token's work while the present one's is done. Ended
-//! texts keep their rows there, so that shapes stay as they are; whether all have ended is asked every few tokens, since each
-//! question lets the device run dry.
+//! embedded and attended to without the host, which therefore queues the next token's work while the present one's is done. The
+//! device knows how many tokens there are, so that each is the same work, which can be recorded. Ended texts keep their rows
+//! there, so that shapes stay as they are; whether all have ended is asked every few tokens, since each question lets the device
+//! run dry.
 
 use super::{Device, Span, SpanMut};
 #[cfg(feature = "cuda")]
@@ -11,7 +12,7 @@ use crate::cuda;
 use crate::generate::nucleus::{self, Sampling};
 use crate::ops::embedding;
 
-/// Tokens between two questions whether all texts of a GPU have ended: a question costs some 30 µs of a step's milliseconds, and as many
+/// Tokens between two questions whether all texts of a GPU have ended: a question costs some 30 µs of a step's thousand, and as many
 /// steps may be made in vain.
 #[cfg(feature = "cuda")]
 const ASKED_EVERY: usize = 4;
@@ -102,6 +103,15 @@ impl Texts {
         }
     }
 
+    /// The number of tokens of each text, where a GPU alone needs to know it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn lengths(&self) -> Option<cuda::Slice<'_>> {
+        match &self.store {
+            Store::Host(_) => None,
+            Store::Cuda(texts) => Some(texts.lengths()),
+        }
+    }
+
     /// Number of open texts.
     pub fn open(&self) -> usize {
         match &self.store {
@@ -116,25 +126,35 @@ impl Texts {
     /// # Shapes
     /// words: vocabulary × cols; table: positions × cols → open texts × cols
     pub fn embed_last(&self, words: Span, table: Span, cols: usize, y: SpanMut) {
-        let position = self.len - 1;
         match &self.store {
             Store::Host(host) => {
+                let position = self.len - 1;
                 let ids: Vec<u32> = host.open.iter().map(|text| host.tokens[*text][position]).collect();
                 let positions = vec![position as u32; ids.len()];
                 embedding::embed(&ids, &positions, words.host(), table.host(), cols, y.host());
             }
             #[cfg(feature = "cuda")]
-            Store::Cuda(texts) => texts.embed(position, words.cuda(), table.cuda(), cols, y.cuda()),
+            Store::Cuda(texts) => texts.embed_last(words.cuda(), table.cuda(), cols, y.cuda()),
         }
     }
 
-    /// Chooses the next token of every open text from its logits, which are spent.
+    /// Chooses the next token of every open text from its logits, which are spent; the host has yet to be told that texts have
+    /// [`grown`](Self::grow).
     pub fn choose(&mut self, logits: SpanMut) {
         match &mut self.store {
             Store::Host(host) => host.choose(logits.host(), self.len, &self.growth),
             #[cfg(feature = "cuda")]
-            Store::Cuda(texts) => texts.choose(logits.cuda(), self.len),
+            Store::Cuda(texts) => texts.choose(logits.cuda()),
         }
+    }
+
+    /// Counts the token that `choice`, called or recorded, chooses for every open text.
+    ///
+    /// # Panics
+    /// If a text has no room for another token.
+    pub fn grow(&mut self, choice: impl FnOnce(&mut Self)) {
+        assert!(self.len < self.growth.room, "a text has room for another token");
+        choice(self);
         self.len += 1;
     }
 
@@ -173,5 +193,47 @@ impl Texts {
                 .collect()
         };
         tokens.into_iter().map(own).zip(log_probabilities).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::nucleus::GREEDY;
+
+    const END: u32 = 3;
+
+    /// Two texts that begin with token 1 and have room for three.
+    fn two() -> Texts {
+        let growth = Growth {
+            sampling: GREEDY,
+            end: END,
+            min_tokens: 0,
+            room: 3,
+            start: 1,
+        };
+        Texts::new(&Device::Cpu, &[1], vec![0.5; 6], growth)
+    }
+
+    fn grow(texts: &mut Texts, logits: &[f32]) {
+        let mut logits = logits.to_vec();
+        texts.grow(|texts| texts.choose(logits.as_mut_slice().into()));
+    }
+
+    #[test]
+    fn a_text_that_has_ended_is_put_aside_and_the_others_go_on() {
+        let mut texts = two();
+        grow(&mut texts, &[0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 9.0, 0.0]);
+        assert_eq!((texts.going_on(), texts.open()), (vec![1], 1));
+        grow(&mut texts, &[9.0, 0.0, 0.0, 0.0]);
+        let tokens: Vec<Vec<u32>> = texts.grown().into_iter().map(|(tokens, _)| tokens).collect();
+        assert_eq!(tokens, [vec![], vec![2, 0]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "room for another token")]
+    fn a_text_does_not_outgrow_its_room() {
+        let mut texts = two();
+        (0..3).for_each(|_| grow(&mut texts, &[0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]));
     }
 }

@@ -6,7 +6,7 @@
 
 use super::beam::{Continuation, Open, Wanted};
 use crate::blip::Blip;
-use crate::device::{Growth, Texts};
+use crate::device::{Growth, Repeated, Texts};
 use crate::ops::decode::Blocks;
 use crate::ops::meter::{self, Part};
 use crate::tape::{Tape, Var};
@@ -26,6 +26,8 @@ pub(super) struct Decoder<'a, 'b> {
     position: usize,
     /// Tokens that a text has room for.
     room: usize,
+    /// The step that chooses a token more for each text.
+    step: Repeated,
 }
 
 /// Tokens that are appended to the texts.
@@ -51,6 +53,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
             tape,
             images,
             room,
+            step: Repeated::default(),
         }
     }
 
@@ -69,6 +72,8 @@ impl<'a, 'b> Decoder<'a, 'b> {
             self.tape.pick(*kept, &parents, (self.room, self.position));
         }
         self.image_of = parents.iter().map(|parent| self.image_of[*parent as usize]).collect();
+        // Of other texts, whose keys and values lie elsewhere, a step is another one.
+        self.step = Repeated::default();
     }
 
     /// Appends the same tokens to every text.
@@ -78,21 +83,29 @@ impl<'a, 'b> Decoder<'a, 'b> {
         }
         let all = tokens.repeat(self.image_of.len());
         self.append(&Tokens::Given(&all), tokens.len());
-        self.tape.rewind(self.mark);
+        self.position += tokens.len();
     }
 
     /// Texts that begin with these tokens, one for each of the decoder's; see [`Texts::new`].
-    pub(super) fn texts(&self, start: &[u32], draws: Vec<f32>, growth: Growth) -> Texts {
+    pub(super) fn texts(&mut self, start: &[u32], draws: Vec<f32>, growth: Growth) -> Texts {
+        self.step = Repeated::default();
         Texts::new(self.tape.device(), start, draws, growth)
     }
 
     /// Chooses a token more for each text.
     pub(super) fn grow(&mut self, texts: &mut Texts) {
+        let (mut step, device) = (std::mem::take(&mut self.step), self.tape.device().clone());
+        texts.grow(|texts| step.again(&device, || self.choose(texts)));
+        self.step = step;
+        self.position += 1;
+    }
+
+    /// The operations that choose a token more for each text. On a GPU they are the same for each token.
+    fn choose(&mut self, texts: &mut Texts) {
         let x = self.append(&Tokens::Last(texts), 1);
         let _part = meter::part(Part::Heads);
         let logits = self.blip.student.text.predict_exactly(&mut self.tape, x);
         self.tape.choose(logits, texts);
-        self.tape.rewind(self.mark);
     }
 
     /// The best continuations of each text: on a GPU this is the one thing that is waited for at every token.
@@ -101,17 +114,17 @@ impl<'a, 'b> Decoder<'a, 'b> {
         let x = self.append(&Tokens::Given(&last), 1);
         let _part = meter::part(Part::Heads);
         let logits = self.blip.student.text.predict_exactly(&mut self.tape, x);
-        let found = self.tape.continuations(logits, open, wanted);
-        self.tape.rewind(self.mark);
-        found
+        self.position += 1;
+        self.tape.continuations(logits, open, wanted)
     }
 
-    /// Appends `per` tokens to each text; their last hidden states.
+    /// Appends `per` tokens to each text, in the place of what was computed for those before; their last hidden states.
     ///
     /// # Shapes
     /// t texts → (t·per) × width
     fn append(&mut self, tokens: &Tokens, per: usize) -> Var {
         let _part = meter::part(Part::Multimodal);
+        self.tape.rewind(self.mark);
         let (text, position) = (&self.blip.student.text, self.position);
         let heads = (text.heads, text.dim);
         let texts: Vec<u32> = (0..self.image_of.len() as u32).collect();
@@ -131,14 +144,14 @@ impl<'a, 'b> Decoder<'a, 'b> {
         };
         let nowhere = [].into();
         let tape = &mut self.tape;
-        let mut x = match tokens {
-            Tokens::Given(ids) => text.embed(tape, &following(ids, position, per), None),
-            Tokens::Last(texts) => text.embed_last(tape, texts),
+        let (mut x, growing) = match tokens {
+            Tokens::Given(ids) => (text.embed(tape, &following(ids, position, per), None), None),
+            Tokens::Last(texts) => (text.embed_last(tape, texts), Some(*texts)),
         };
         for (i, (layer, kept)) in text.layers.iter().zip(&self.kept).enumerate() {
             let block = layer.decoder.as_ref().expect("the student has a decoder");
             let qkv = [block.query, block.key, block.value].map(|pair| pair.linear(tape, x));
-            let attended = tape.attend_kept(qkv, *kept, &own, heads);
+            let attended = tape.attend_kept(qkv, *kept, (&own, growing), heads);
             x = Text::output(tape, block, attended, x, &nowhere, None);
             let cross = layer.cross.as_ref().expect("the student has cross-attention");
             let q = cross.query.linear(tape, x);
@@ -146,7 +159,6 @@ impl<'a, 'b> Decoder<'a, 'b> {
             x = Text::output(tape, cross, attended, x, &nowhere, None);
             x = text.feed(tape, (i, layer), x, &nowhere, None);
         }
-        self.position += per;
         x
     }
 }

@@ -42,14 +42,15 @@ impl Tape<'_> {
         &mut self,
         qkv: [Var; 3],
         kept: [Var; 2],
-        blocks: &Blocks,
+        (blocks, texts): (&Blocks, Option<&Texts>),
         (heads, dim): (usize, usize),
     ) -> Var {
         assert!(self.sink.is_none(), "what is kept has no backward");
         let mut y = self.take_like(qkv[0]);
         let [mut keys, mut values] = kept.map(|v| self.lift(v));
         let (x, to) = (qkv.map(|v| self.value(v)), [keys.span_mut(), values.span_mut()]);
-        self.device.attend_kept(x, to, blocks, (heads, dim), y.span_mut());
+        self.device
+            .attend_kept(x, to, (blocks, texts), (heads, dim), y.span_mut());
         for (v, data) in kept.into_iter().zip([keys, values]) {
             self.values[v.0 as usize].data = Some(data);
         }

@@ -95,14 +95,30 @@ fn kept(c: &Cases) {
         decode::attend(&inputs([&q, &keys, &values], (heads, dim)), &blocks, &mut y);
         let [q, k, v] = [q, k, v].map(|values| c.up(&values));
         let case = format!("{heads} × {dim}, {texts} × {per} behind {taken}");
-        c.compare(&case, &[y, keys, values], || {
+        let expected = [y, keys, values];
+        c.compare(&case, &expected, || {
             let mut y = c.poison(texts * per * width);
             let [mut keys, mut values] = starts.each_ref().map(|values| c.up(values));
             let (x, to) = (
                 [q.slice(), k.slice(), v.slice()],
                 [keys.slice_mut(), values.slice_mut()],
             );
-            c.cuda.attend_kept(x, to, &blocks, (heads, dim), y.slice_mut());
+            c.cuda.attend_kept(x, to, (&blocks, None), (heads, dim), y.slice_mut());
+            vec![y, keys, values]
+        });
+        if per > 1 {
+            continue;
+        }
+        // The same, where the device alone knows how many rows there are.
+        let lengths = c.up_single(&vec![f32::from_bits(taken as u32 + 1); texts]);
+        let unknown = Blocks { seen: 1, ..blocks };
+        c.compare(&format!("{case}, as it sees"), &expected, || {
+            let mut y = c.poison(texts * width);
+            let [mut keys, mut values] = starts.each_ref().map(|values| c.up(values));
+            let x = [q.slice(), k.slice(), v.slice()];
+            let (to, known) = ([keys.slice_mut(), values.slice_mut()], Some(lengths.slice()));
+            c.cuda
+                .attend_kept(x, to, (&unknown, known), (heads, dim), y.slice_mut());
             vec![y, keys, values]
         });
     }

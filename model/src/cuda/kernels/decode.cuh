@@ -116,16 +116,20 @@ __device__ __forceinline__ void attend(
 // Texts have `per` queries each, one after the other. A text's keys and values begin at row of[text] · every of `keys` and `values`; its
 // first query attends to `seen` of them, each further one to one more if they grow. Rows from `taken` on are new: they are read from
 // `new_keys` and `new_values`, where the queries' rows have theirs, and put into their places besides. Nothing is new if there are no
-// new keys.
+// new keys. Where there are `lengths`, a text has one query, which attends to so many rows, the last of them new.
 TYPED(attend_one)(
     const Stored* q, const Stored* new_keys, const Stored* new_values, Stored* keys, Stored* values, const u32* of, u64 every, u32 per,
-    u32 seen, bool grows, u32 taken, u32 heads, u32 dim, float scale, Stored* out, bool aligned
+    u32 seen, bool grows, u32 taken, const u32* lengths, u32 heads, u32 dim, float scale, Stored* out, bool aligned
 ) {
     __shared__ Parts parts;
     const u64 width = heads * dim;
     const u32 row = blockIdx.x / heads, column = (blockIdx.x - row * heads) * dim;
     const u32 text = row / per, number = row - text * per;
     const u64 block = of[text] * every;
+    if (lengths != nullptr) {
+        seen = lengths[text];
+        taken = seen - 1;
+    }
     if (new_keys != nullptr) {
         for (u32 i = threadIdx.x; i < 2 * dim; i += ONE) {
             const bool is_key = i < dim;
@@ -161,11 +165,12 @@ TYPED(pick)(const Stored* x, const u32* parents, Stored* y, u32 rows, u32 taken,
     });
 }
 
-// Word plus position embedding of the token at `position` of each text, of which `tokens` holds `room`.
+// Word plus position embedding of the last token of each text, of which `tokens` holds `room`.
 TYPED(embed_last)(
-    const float* words, const float* table, const u32* tokens, u32 room, u32 position, Stored* y, u32 rows, u32 cols, bool aligned
+    const float* words, const float* table, const u32* tokens, u32 room, const u32* lengths, Stored* y, u32 rows, u32 cols, bool aligned
 ) {
     for_row_packs<N>(rows, cols, [&](u32 row, u32 at) {
+        const u32 position = lengths[row] - 1;
         Few<N> few = load<N>(words + (u64)tokens[(u64)row * room + position] * cols, at, cols, aligned);
         const Few<N> place = load<N>(table + (u64)position * cols, at, cols, aligned);
 #pragma unroll

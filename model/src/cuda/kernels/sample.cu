@@ -19,6 +19,8 @@ constexpr u32 HELD = 30;
 constexpr float UNIT = 2147483648.0f;
 // Key of no entry: it would be a number that is none.
 constexpr u32 NOTHING = 0;
+// No column.
+constexpr u32 NONE = ~0u;
 
 // What all threads of the block have together, by `f`, which has no order; the same in each thread.
 template <typename T, typename F>
@@ -279,18 +281,23 @@ __device__ __forceinline__ void best_of(
     }
 }
 
-// Chooses the token behind the `len` ones of each text, and adds its log-probability. Texts begin with `start` tokens and have room for
-// `room`; one that has ended gets another end.
+// Chooses the token behind those of each text, and adds its log-probability. Texts begin with `start` tokens, have room for `room`, and
+// do not end before they have `shortest`; one that has ended gets another end.
 KERNEL choose(
-    float* logits, u32 cols, u32* tokens, u32 room, u32 len, u32 start, u32 end, u32 banned, float penalty, u32 top_k, float top_p,
-    const float* draws, float* log_probabilities
+    float* logits, u32 cols, u32* tokens, u32 room, u32* lengths, u32 start, u32 end, u32 shortest, float penalty, u32 top_k,
+    float top_p, const float* draws, float* log_probabilities
 ) {
     const u64 text = blockIdx.x;
     u32* own = tokens + text * room;
+    const u32 len = lengths[text];
+    // The text grows when all threads know how long it was.
+    __syncthreads();
+    if (threadIdx.x == 0) lengths[text] = len + 1;
     if (len > start && own[len - 1] == end) {
         if (threadIdx.x == 0) own[len] = end;
         return;
     }
+    const u32 banned = len < shortest ? end : NONE;
     float* x = logits + text * cols;
     const float u = draws[text * room + len];
     float* log_probability = log_probabilities + text;

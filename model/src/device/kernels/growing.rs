@@ -1,6 +1,7 @@
 //! What a decoder does token by token: attention over kept keys, and the choice of tokens.
 
 use super::{Device, Span, SpanMut};
+use crate::device::Texts;
 use crate::generate::beam::{Continuation, Open, Wanted};
 use crate::ops::attention::{Columns, Inputs};
 use crate::ops::decode::{self, Blocks};
@@ -29,16 +30,18 @@ impl Device {
     }
 
     /// Puts the keys and values of the queries' own rows behind those in `kept`, and attends to all of them: `blocks` grow, and
-    /// their first query sees one row more than there were.
+    /// their first query sees one row more than there were. If the queries are the last tokens of `texts`, a GPU sees from those how
+    /// many there are.
     pub(crate) fn attend_kept(
         &self,
         [q, k, v]: [Span; 3],
         [keys, values]: [SpanMut; 2],
-        blocks: &Blocks,
+        (blocks, texts): (&Blocks, Option<&Texts>),
         heads: (usize, usize),
         out: SpanMut,
     ) {
         on!(self, {
+            let _ = texts;
             let (keys, values) = (keys.host(), values.host());
             let (place, size) = ((blocks.every, blocks.seen - 1), (blocks.of.len(), blocks.per));
             decode::keep(k.host(), keys, place, size, heads.0 * heads.1);
@@ -46,8 +49,8 @@ impl Device {
             let x = dense([q, Span::Host(keys), Span::Host(values)], heads);
             decode::attend(&x.map(Span::host), blocks, out.host());
         }, cuda => {
-            let x = [q, k, v].map(Span::cuda);
-            cuda.attend_kept(x, [keys, values].map(SpanMut::cuda), blocks, heads, out.cuda());
+            let (x, kept) = ([q, k, v].map(Span::cuda), [keys, values].map(SpanMut::cuda));
+            cuda.attend_kept(x, kept, (blocks, texts.and_then(Texts::lengths)), heads, out.cuda());
         });
     }
 
