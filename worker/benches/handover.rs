@@ -82,7 +82,7 @@ fn run(blip: &Blip, sources: u32, rounds: u32) -> Vec<Turn> {
         let mut turns = Vec::new();
         for _ in 0..rounds {
             let fed = timed(&barrier, || {
-                feed(&mut state, &paths, &nodes, &mesh).expect("peers live");
+                feed(&mut state, &paths, &nodes, (&mesh, None)).expect("peers live");
             });
             let raw = timed(&barrier, || {
                 if joins {

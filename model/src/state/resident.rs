@@ -204,12 +204,54 @@ impl Resident {
                 IDENTITIES => bytemuck::cast_slice_mut(&mut self.queued_identities)[at].copy_from_slice(next),
                 _ => {
                     assert!(at.start % 4 == 0 && at.end % 4 == 0, "no number is cut");
-                    let numbers = self.numbers_mut(place).range(at.start / 4..at.end / 4);
-                    device.write_bytes(next, numbers);
+                    let numbers = self.numbers_mut().into_iter().nth(place - 1);
+                    let numbers = numbers.expect("there is such a place");
+                    device.write_bytes(next, numbers.range(at.start / 4..at.end / 4));
                 }
             }
         }
         (self.step, self.queue_next) = of_header(&header);
+    }
+
+    /// The canonical bytes that lie on the device; what is before and behind them is the process's.
+    pub fn bytes_there(&self) -> Range<usize> {
+        let places = self.places();
+        places.start(1)..places.start(IDENTITIES)
+    }
+
+    /// The numbers of these canonical bytes where they lie on the device.
+    ///
+    /// # Panics
+    /// If they do not lie there, or in two places of it.
+    pub fn span(&self, bytes: &Range<usize>) -> Span<'_> {
+        let within = self.places().within(bytes.clone()).collect::<Vec<_>>();
+        let [(place @ 1..IDENTITIES, at)] = within.as_slice() else {
+            panic!("bytes {bytes:?} are not in one place on the device");
+        };
+        self.numbers()[place - 1].range(at.start / 4..at.end / 4)
+    }
+
+    /// The same of several ranges, which ascend and do not overlap, to be written; [`taken`](Self::taken) comes behind the last.
+    ///
+    /// # Panics
+    /// As [`span`](Self::span).
+    pub fn spans_mut(&mut self, ranges: &[Range<usize>]) -> Vec<SpanMut<'_>> {
+        let places = self.places();
+        let mut spans = Vec::with_capacity(ranges.len());
+        for (place, numbers) in (1..).zip(self.numbers_mut()) {
+            let (mut rest, mut at) = (numbers, places.start(place));
+            for range in &ranges[spans.len()..] {
+                if range.start >= places.start(place + 1) {
+                    break;
+                }
+                let (_, from) = rest.split_at((range.start - at) / 4);
+                let (span, behind) = from.split_at(range.len() / 4);
+                spans.push(span);
+                (rest, at) = (behind, range.end);
+            }
+        }
+        assert_eq!(spans.len(), ranges.len(), "all ranges lie on the device");
+        spans
     }
 
     /// Ends taking over bytes: what is rounded follows.
@@ -262,15 +304,16 @@ impl Resident {
         ]
     }
 
-    fn numbers_mut(&mut self, place: usize) -> SpanMut<'_> {
-        match place {
-            1 => self.params.both_mut().0,
-            2 => self.m.span_mut(),
-            3 => self.v.span_mut(),
-            4 => self.ema.both_mut().0,
-            5 => self.image_queue.span_mut(),
-            _ => self.text_queue.span_mut(),
-        }
+    /// The same, to be written; what is rounded does not follow.
+    fn numbers_mut(&mut self) -> [SpanMut<'_>; 6] {
+        [
+            self.params.both_mut().0,
+            self.m.span_mut(),
+            self.v.span_mut(),
+            self.ema.both_mut().0,
+            self.image_queue.span_mut(),
+            self.text_queue.span_mut(),
+        ]
     }
 
     /// What is the process's: header and identities.

@@ -9,43 +9,14 @@
 //! has needed yet; from then on a part is the exchanges' alone, until all of them are over.
 
 use super::gradients::Gradients;
+use super::group::{Group, Guarded};
 use super::reduce::{Plan, Sums, sum_of};
 use super::rounds::{Round, open};
 use super::route::Partial;
 use super::tcp::Lost;
-use medley_model::device::{Buffer, Device, Span, SpanMut};
+use medley_model::device::{Buffer, Device, Span};
 use medley_model::tape::Gradient;
 use std::ops::Range;
-
-/// Moves sums between devices. What all ranks ask for in a round goes at once, and a rank's round ends when its peers' have
-/// begun. After an error nothing is under way.
-pub trait Group: Send {
-    /// What adds sums that are moved, each when it is there: in the order in which all is asked for.
-    fn device(&self) -> Device;
-
-    /// Begins a round behind all that was asked of the lanes' device so far. The round before must be on its way; until then this
-    /// waits, or returns false.
-    ///
-    /// # Errors
-    /// [`Lost`] when a peer, or this rank's part of the group, fails.
-    fn begin(&mut self, waits: bool) -> Result<bool, Lost>;
-
-    /// Asks for the transfers of the round: what is sent to whom, and what is received from whom; between two ranks in this order.
-    /// Until the next round has begun all of it stays where it is, and nothing is asked of the device.
-    ///
-    /// # Errors
-    /// As [`begin`](Self::begin).
-    fn exchange(&mut self, sends: &[(u32, Span)], receives: Vec<(u32, SpanMut)>) -> Result<(), Lost>;
-
-    /// Waits until everything has been moved, and made of what was moved; the last round is on its way.
-    ///
-    /// # Errors
-    /// [`Lost`] when something was not: what was received is worthless.
-    fn finish(&mut self) -> Result<(), Lost>;
-
-    /// Ends whatever is under way.
-    fn give_up(&mut self);
-}
 
 /// The rank's part in a step's collective.
 pub struct Underway<'a> {
@@ -87,7 +58,7 @@ impl<'a> Underway<'a> {
         let mut gradient = gradients.take();
         let mut this = Self {
             sums: Sums::new(plan, group.device(), own),
-            group: Guarded { group, is_over: false },
+            group: Guarded::new(group),
             rounds,
             last: LastLane {
                 device: gradients.device().clone(),
@@ -130,10 +101,9 @@ impl<'a> Underway<'a> {
     /// [`Lost`] when a peer does not deliver.
     pub fn finish(mut self, gradients: &mut Gradients) -> Result<Buffer, Lost> {
         self.ask_all()?;
-        self.group.group.begin(true)?;
+        self.group.begin(true)?;
         self.conclude();
-        self.group.group.finish()?;
-        self.group.is_over = true;
+        self.group.finish()?;
         Ok(self.sums.into_total(gradients))
     }
 
@@ -151,7 +121,7 @@ impl<'a> Underway<'a> {
 
     /// Asks for rounds until so many were asked for; without waiting, as many of them as can be.
     fn ask(&mut self, until: usize, waits: bool) -> Result<(), Lost> {
-        while self.asked < until && self.group.group.begin(waits)? {
+        while self.asked < until && self.group.begin(waits)? {
             self.conclude();
             let round = &self.rounds[self.asked];
             let Sums { plan, device, .. } = &self.sums;
@@ -162,7 +132,7 @@ impl<'a> Underway<'a> {
             let sends: Vec<_> = round.sends.iter().map(send).collect();
             let receives = round.receives.iter().zip(&mut self.received);
             let receives = receives.map(|((from, _), buffer)| (*from, buffer.span_mut())).collect();
-            self.group.group.exchange(&sends, receives)?;
+            self.group.exchange(&sends, receives)?;
             self.asked += 1;
         }
         Ok(())
@@ -214,20 +184,6 @@ impl LastLane {
             self.device.copy(right, sum);
         } else {
             self.device.add(right, sum);
-        }
-    }
-}
-
-/// A group that gives up what it was not waited for.
-struct Guarded<'a> {
-    group: &'a mut dyn Group,
-    is_over: bool,
-}
-
-impl Drop for Guarded<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.group.give_up();
         }
     }
 }

@@ -109,6 +109,34 @@ fn it_takes_over_bytes_piece_by_piece() {
 }
 
 #[test]
+fn its_numbers_are_lent_where_they_lie() {
+    let (blip, train) = blip();
+    let mut here = State::fresh(&blip, 1);
+    commit(&mut here, &blip, &train, 100);
+    let from = Resident::of(&here, &Device::Cpu);
+    let there = from.bytes_there();
+    for size in [4, 4096, here.num_bytes()] {
+        let pieces = here.pieces(size).into_iter();
+        let (lent, own): (Vec<_>, Vec<_>) =
+            pieces.partition(|piece| there.start <= piece.start && piece.end <= there.end);
+        assert_eq!(lent.iter().map(ExactSizeIterator::len).sum::<usize>(), there.len());
+        let mut to = Resident::zeros(&blip, &Device::Cpu);
+        // Every other one, and then the rest.
+        for turn in 0..2 {
+            let some: Vec<_> = lent.iter().skip(turn).step_by(2).cloned().collect();
+            for (place, range) in to.spans_mut(&some).into_iter().zip(&some) {
+                place.host().copy_from_slice(from.span(range).host());
+            }
+        }
+        for piece in own {
+            to.write_bytes(piece.start, &here.copy_bytes(piece));
+        }
+        to.taken().unwrap();
+        assert!(bytes_of(&to, 0..here.num_bytes()) == here.copy_bytes(0..here.num_bytes()));
+    }
+}
+
+#[test]
 fn a_snapshot_holds_the_bytes_of_its_range_whatever_comes_after_it() {
     let (blip, train) = blip();
     let (gradient, features) = (gradient(&blip), vec![0.5; 10 * blip.model.embed_dim as usize]);

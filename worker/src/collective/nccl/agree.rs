@@ -1,13 +1,14 @@
 //! How the members of a generation come to a communicator, or to the mesh, all alike.
 
 use super::offer::{Choice, Offer, decide};
+use crate::collective::group::Group;
 use crate::collective::reduce::tell_all;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
-use crate::collective::underway::Group;
 use bytes::Bytes;
 use medley_protocol::spec::Collective;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::time::Instant;
 
 /// What the members tell each other, in this order.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +82,7 @@ pub fn agree<'a>(
         }
         Choice::Impossible(why) => return Err(Refused::Impossible(why)),
     }
+    let began = Instant::now();
     let (group, obstacle) = match connect(library, mesh)? {
         Ok(group) => (Some(group), None),
         Err(why) => (None, Some(why)),
@@ -88,7 +90,13 @@ pub fn agree<'a>(
     let obstacles: Vec<Option<String>> = ask_all(&obstacle, Word::Obstacle, mesh)?;
     let named = |(rank, obstacle): (usize, Option<String>)| obstacle.map(|why| format!("rank {rank}: {why}"));
     match obstacles.into_iter().enumerate().find_map(named) {
-        None => Ok(group),
+        None => {
+            tracing::info!(
+                ms = began.elapsed().as_millis() as u64,
+                "all ranks are connected over NCCL"
+            );
+            Ok(group)
+        }
         Some(why) if wish == Collective::Nccl => Err(Refused::Failed(why)),
         Some(why) => {
             tracing::warn!("gradients travel over TCP after all: {why}");

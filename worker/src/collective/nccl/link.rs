@@ -3,8 +3,8 @@
 use super::fuse::Fuse;
 use super::offer::{Offer, SHARING, Version};
 use super::{Library, Nccl};
+use crate::collective::group::Group;
 use crate::collective::tcp::{Lost, Mesh};
-use crate::collective::underway::Group;
 use medley_model::cuda::nccl::{Communicator, UniqueId, version};
 use medley_model::cuda::{Cuda, CudaError};
 use medley_model::device::{Device, Span, SpanMut};

@@ -1,10 +1,11 @@
-//! The collective over NCCL: gradients stay on the GPUs and go from one to the other, with the bits that the mesh would give.
+//! The collective over NCCL: gradients stay on the GPUs and go from one to the other, with the bits that the mesh would give, and so
+//! do the states of those who join.
 //!
-//! Every generation has a communicator of its own, made anew. Its members [`agree`](agree::agree) over the mesh whether to
+//! Every generation has a communicator of its own, made anew before anybody is fed. Its members [`agree`](agree::agree) over the mesh whether to
 //! make one: each says what it can do, a pure function of all answers decides ([`offer`]), the lowest rank makes the id, all connect, and all say
-//! whether they did. Membership, agreement on commits, features, losses and states stay on the mesh.
+//! whether they did. Membership, agreement on commits, features and losses stay on the mesh.
 //!
-//! Exchanges begin while the last lane is computed ([`underway`](super::underway)), in a stream of their own beside that of the lanes.
+//! Exchanges of gradients begin while the last lane is computed ([`underway`](super::underway)), in a stream of their own beside that of the lanes.
 //!
 //! No call of the library waits; whoever waits for its work looks at the mesh meanwhile, so a lost peer or a generation that was
 //! called off ends the wait, and the communicator is aborted. A collective that was aborted *returns as if it had succeeded*. Nothing
@@ -74,7 +75,7 @@ impl Library for Nccl {
         &self,
         _id: &[u8],
         _mesh: &'a super::tcp::Mesh,
-    ) -> Result<Result<Box<dyn super::underway::Group + 'a>, String>, super::tcp::Lost> {
+    ) -> Result<Result<Box<dyn super::group::Group + 'a>, String>, super::tcp::Lost> {
         Ok(Err("this program was built without GPUs".into()))
     }
 }

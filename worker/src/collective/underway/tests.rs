@@ -4,6 +4,7 @@
 use super::*;
 use crate::collective::deal::deal;
 use crate::collective::reduce::tests::{LEN, bits, expected, gradient, worlds};
+use medley_model::device::SpanMut;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};

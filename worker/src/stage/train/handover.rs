@@ -5,9 +5,16 @@
 //! pieces in the same order, few of them are under way to one rank at a time, and each is checked by its hash: XXH3, because only
 //! what goes wrong by itself is to be found here, and BLAKE3 at both ends takes as long as the copy. What would slip through is
 //! found by the digest that ranks compare at every step.
+//!
+//! Where the generation has a group of devices, what lies on a device goes from there to [`devices`], and the rest, some numbers of
+//! the process, as above.
+
+mod devices;
+mod tables;
 
 use crate::checkpoint::placed::Placed;
 use crate::checkpoint::shared::{Shared, View};
+use crate::collective::group::Group;
 use crate::collective::tcp::mesh::Limits;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
 use crate::rank::beginning::Path;
@@ -16,6 +23,7 @@ use medley_model::device::DeviceError;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::ops::Range;
+use tables::{Roads, tables};
 use twox_hash::XxHash3_64;
 
 /// Most bytes of a piece: it is still in the cache when it was hashed.
@@ -42,15 +50,27 @@ pub enum Error {
     Device(#[from] DeviceError),
 }
 
-/// Brings the state to every rank that joins.
+/// Brings the state to every rank that joins: over the mesh, and over the generation's group of devices if it has one.
 ///
 /// # Errors
 /// [`Error`]; a joiner's state is then unspecified.
-pub fn feed(state: &mut Shared, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh) -> Result<(), Error> {
+pub fn feed(
+    state: &mut Shared,
+    paths: &[Path],
+    nodes: &[Vec<u32>],
+    (mesh, group): (&Mesh, Option<&mut (dyn Group + '_)>),
+) -> Result<(), Error> {
     let own = mesh.rank();
-    let pieces = (0..).zip(state.pieces(PIECE));
+    let tables = tables(paths, nodes);
+    let between = match &**state {
+        Placed::There(state) => group.map(|group| (devices::Plan::new(state, &tables, devices::PIECE), group)),
+        Placed::Here(_) => None,
+    };
+    let goes_between = |piece: &Range<usize>| between.as_ref().is_some_and(|(plan, _)| plan.moves(piece));
+    let mut pieces: Vec<(u64, Range<usize>)> = (0..).zip(state.pieces(PIECE)).collect();
+    pieces.retain(|(_, piece)| !goes_between(piece));
     let mut giving = Giving {
-        roads: Roads::new(paths, nodes),
+        roads: Roads::new(&tables, paths.len()),
         mesh,
         under_way: BTreeMap::new(),
     };
@@ -64,17 +84,25 @@ pub fn feed(state: &mut Shared, paths: &[Path], nodes: &[Vec<u32>], mesh: &Mesh)
             mesh.send(from, tag(Frame::Taken, piece), Bytes::new());
             giving.give(piece, || Ok(bytes.into()), |_| hash.into())?;
         }
-        state.taken()?;
+        giving.finish()?;
+        if let (Placed::There(state), Some((plan, group))) = (&mut *state, between) {
+            plan.take(state, mesh, group)?;
+        }
+        Ok(state.taken()?)
     } else {
         let view = state.view()?;
         for (piece, range) in pieces {
             giving.give(piece, || borrow(&view, range), hash)?;
         }
+        giving.finish()?;
+        if let (Placed::There(state), Some((plan, group))) = (&*view, between) {
+            plan.give(state, mesh, group)?;
+        }
+        Ok(())
     }
-    Ok(giving.finish()?)
 }
 
-/// What travels for each piece.
+/// What travels over the mesh, for each piece unless it is said otherwise.
 #[derive(Debug, Clone, Copy)]
 enum Frame {
     /// The bytes.
@@ -83,6 +111,8 @@ enum Frame {
     Hash,
     /// The word that they were taken over.
     Taken,
+    /// Once from each source to each of its joiners: the digest of what goes between devices.
+    Digest,
 }
 
 fn tag(frame: Frame, piece: u64) -> Tag {
@@ -90,6 +120,7 @@ fn tag(frame: Frame, piece: u64) -> Tag {
         Frame::Bytes => (Kind::State, 0),
         Frame::Hash => (Kind::State, 1),
         Frame::Taken => (Kind::Taken, 0),
+        Frame::Digest => (Kind::State, 2),
     };
     Tag {
         exchange: piece,
@@ -193,174 +224,5 @@ impl Giving<'_> {
     }
 }
 
-/// Who takes a piece from whom.
-struct Roads {
-    /// By rank: whom it takes pieces from in turn; nobody if it holds the state.
-    sources: Vec<Vec<u32>>,
-}
-
-impl Roads {
-    fn new(paths: &[Path], nodes: &[Vec<u32>]) -> Self {
-        let joins = |rank: &u32| paths[*rank as usize] == Path::Join;
-        let all: Vec<u32> = (0..paths.len() as u32).filter(|rank| !joins(rank)).collect();
-        let mut sources = vec![Vec::new(); paths.len()];
-        for node in nodes {
-            let (joiners, local): (Vec<u32>, Vec<u32>) = node.iter().copied().partition(joins);
-            let mut before = None;
-            for rank in joiners {
-                sources[rank as usize] = match before {
-                    _ if !local.is_empty() => local.clone(),
-                    Some(before) => vec![before],
-                    None => all.clone(),
-                };
-                before = Some(rank);
-            }
-        }
-        Self { sources }
-    }
-
-    /// Where a rank that joins takes a piece from.
-    fn upstream(&self, rank: u32, piece: u64) -> u32 {
-        let sources = &self.sources[rank as usize];
-        sources[(piece % sources.len() as u64) as usize]
-    }
-
-    /// Who takes a piece from a rank.
-    fn downstream(&self, rank: u32, piece: u64) -> Vec<u32> {
-        let takes = |other: &u32| !self.sources[*other as usize].is_empty() && self.upstream(*other, piece) == rank;
-        (0..self.sources.len() as u32).filter(takes).collect()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checkpoint::tests::{blip, placed};
-    use crate::collective::reduce::tests::meshed;
-    use medley_model::state::State;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn nodes(ranks: &[u32]) -> Vec<Vec<u32>> {
-        let mut next = 0..;
-        ranks
-            .iter()
-            .map(|count| next.by_ref().take(*count as usize).collect())
-            .collect()
-    }
-
-    #[test]
-    fn a_node_without_the_state_gets_it_once_and_from_all_sources_in_turn() {
-        let (join, ready) = (Path::Join, Path::Ready);
-        let paths = [ready, ready, join, join, join];
-        let nodes = nodes(&[2, 3]);
-        let roads = Roads::new(&paths, &nodes);
-        let of_piece = |piece| [2, 3, 4].map(|rank| roads.upstream(rank, piece));
-        assert_eq!(of_piece(0), [0, 2, 3]);
-        assert_eq!(of_piece(1), [1, 2, 3]);
-        assert_eq!(roads.downstream(1, 1), [2]);
-        assert_eq!(roads.downstream(1, 0), [0; 0]);
-    }
-
-    #[test]
-    fn a_joiner_takes_the_state_from_its_own_node_where_it_can() {
-        let paths = [Path::Ready, Path::CommitPrepared, Path::Join, Path::Join];
-        let nodes = nodes(&[1, 3]);
-        let roads = Roads::new(&paths, &nodes);
-        assert!((0..4).all(|piece| roads.upstream(2, piece) == 1 && roads.upstream(3, piece) == 1));
-    }
-
-    proptest! {
-        #[test]
-        fn every_piece_reaches_every_joiner(
-            joins in proptest::collection::vec(any::<bool>(), 1..24),
-            cut in 1_usize..6,
-            piece in 0_u64..50,
-        ) {
-            prop_assume!(joins.contains(&false));
-            let paths: Vec<Path> = joins.iter().map(|joins| if *joins { Path::Join } else { Path::Ready }).collect();
-            let all: Vec<u32> = (0..paths.len() as u32).collect();
-            let nodes: Vec<Vec<u32>> = all.chunks(cut).map(<[u32]>::to_vec).collect();
-            let roads = Roads::new(&paths, &nodes);
-            let mut has: Vec<bool> = joins.iter().map(|joins| !joins).collect();
-            for _ in 0..paths.len() {
-                for rank in (0..paths.len()).filter(|rank| joins[*rank]) {
-                    has[rank] |= has[roads.upstream(rank as u32, piece) as usize];
-                }
-            }
-            prop_assert!(has.iter().all(|has| *has));
-        }
-    }
-
-    fn state() -> State {
-        State::fresh(&blip(), 1)
-    }
-
-    #[test]
-    fn pieces_cover_the_state_and_are_sent_from_where_they_lie() {
-        let mut state = state();
-        state.step = 7;
-        for placed in placed(&state) {
-            let view = Shared::new(placed).unwrap().view().unwrap();
-            let pieces = view.pieces(5000).into_iter();
-            let sent: Vec<Bytes> = pieces.map(|range| borrow(&view, range).unwrap()).collect();
-            assert!(sent.iter().all(|piece| piece.len() <= 5000));
-            assert_eq!(sent.concat(), state.copy_bytes(0..state.num_bytes()));
-            if let Placed::Here(own) = &*view {
-                let lies_there = |piece: &&Bytes| own.params.as_bytes().as_ptr_range().contains(&piece.as_ptr());
-                let lent = sent.iter().filter(lies_there);
-                assert_eq!(lent.count(), own.params.as_bytes().len().div_ceil(5000));
-            }
-        }
-    }
-
-    /// The canonical bytes of a range.
-    fn bytes_of(state: &Placed, range: Range<usize>) -> Vec<u8> {
-        let mut stored = State::zeros(&blip());
-        match state {
-            Placed::Here(state) => return state.copy_bytes(range),
-            Placed::There(state) => state.store(&mut stored).unwrap(),
-        }
-        stored.copy_bytes(range)
-    }
-
-    #[test]
-    fn a_piece_is_taken_over_if_it_is_whole_and_sound() {
-        let from = state();
-        let mut cleared = from.clone();
-        cleared.params.fill(0.0);
-        for mut to in placed(&cleared) {
-            let range = 16..16 + 3 * CHUNK / 2;
-            let mut bytes = from.copy_bytes(range.clone());
-            let sum = hash(&bytes);
-            take_over(&mut to, range.clone(), (&bytes, &sum), 1).unwrap();
-            assert_eq!(bytes_of(&to, range.clone()), bytes);
-            assert_eq!(bytes_of(&to, range.end..range.end + 4), [0; 4]);
-            assert!(take_over(&mut to, range.start..range.end + 1, (&bytes, &sum), 1).is_err());
-            bytes[CHUNK] ^= 1;
-            assert_eq!(take_over(&mut to, range, (&bytes, &sum), 1).unwrap_err().rank, 1);
-        }
-    }
-
-    #[test]
-    fn those_who_join_are_fed_wherever_states_lie() {
-        let (join, ready) = (Path::Join, Path::Ready);
-        let (paths, nodes) = ([ready, join, ready, join], nodes(&[1, 2, 1]));
-        let given = state();
-        let fed = meshed(4, LIMITS, |mesh| {
-            let rank = mesh.rank() as usize;
-            let own = if paths[rank] == join {
-                State::zeros(&blip())
-            } else {
-                given.clone()
-            };
-            let [here, there] = placed(&own);
-            // The first two lie in the memory of the process.
-            let mut state = Shared::new(if rank < 2 { here } else { there }).unwrap();
-            feed(&mut state, &paths, &nodes, &mesh).unwrap();
-            mesh.leave(Duration::from_secs(20));
-            bytes_of(&state, 0..given.num_bytes())
-        });
-        assert!(fed.iter().all(|bytes| *bytes == given.copy_bytes(0..given.num_bytes())));
-    }
-}
+mod tests;

@@ -91,19 +91,21 @@ fn work(
 ) -> Result<Left, Stop> {
     let stored = assignment.inputs.resume.as_ref().map(|manifest| manifest.step);
     let mut late = None;
+    let mut joining = None;
     match begin(place.mesh.memories(), stored) {
         Beginning::Stored => trainer.load(assignment)?,
         Beginning::Memory { committed, paths } => {
             let joiners = paths.iter().filter(|path| **path == Path::Join).count();
             tracing::info!(committed, joiners, "goes on from memory");
             late = trainer.reach(paths[hello.rank as usize]);
-            if joiners > 0 {
-                trainer.hand_over(&paths, place)?;
-            }
+            joining = (joiners > 0).then_some(paths);
         }
     }
     let group = nccl::agree(assignment.spec.cluster.collective, trainer.nccl(), place.mesh).map_err(refused)?;
     place.move_by(group);
+    if let Some(paths) = joining {
+        trainer.hand_over(&paths, place)?;
+    }
     trainer.enter(hello.generation, stored, late, place)?;
     let committed = trainer.committed().unwrap_or(0);
     let speaker = Speaker::new(hello, committed, trainer.loaded());

@@ -1,10 +1,11 @@
 //! A rank's place in a generation: its peers, and how gradients travel between them.
 
 use crate::collective::deal::Deal;
+use crate::collective::group::Group;
 use crate::collective::reduce::{Local, Plan};
 use crate::collective::rounds::Round;
 use crate::collective::tcp::Mesh;
-use crate::collective::underway::{Group, Underway};
+use crate::collective::underway::Underway;
 
 /// A rank's place in a generation.
 pub(super) struct Place<'a> {

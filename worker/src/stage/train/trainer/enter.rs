@@ -10,6 +10,7 @@ use crate::rank::failure::Failure;
 use medley_model::device::Device;
 use medley_model::state::State;
 use medley_protocol::agent::{Assignment, FromRank, RankState};
+use std::time::Instant;
 
 impl Trainer {
     /// Steps committed by the state in memory, if there is one.
@@ -61,14 +62,26 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Stop`] when a peer does not deliver, or a device fails.
-    pub(in super::super) fn hand_over(&mut self, paths: &[Path], place: &Place) -> Result<(), Stop> {
+    pub(in super::super) fn hand_over(&mut self, paths: &[Path], place: &mut Place) -> Result<(), Stop> {
         let joins = paths[place.mesh.rank() as usize] == Path::Join;
         self.holds_state &= !joins;
         if joins {
             self.loaded = 0;
         }
-        handover::feed(&mut self.state, paths, &place.deal.nodes, place.mesh)?;
+        let began = Instant::now();
+        let group = place.devices.as_mut().map(|(_, group)| &mut **group);
+        let over = if group.is_some() { "NCCL" } else { "TCP" };
+        handover::feed(&mut self.state, paths, &place.deal.nodes, (place.mesh, group))?;
         self.holds_state = true;
+        let (bytes, ms) = (self.state.num_bytes(), began.elapsed().as_millis() as u64);
+        let joiners = paths.iter().filter(|path| **path == Path::Join).count();
+        tracing::info!(
+            bytes,
+            ms,
+            joiners,
+            "{} the state over {over}",
+            if joins { "was fed" } else { "fed" }
+        );
         Ok(())
     }
 
