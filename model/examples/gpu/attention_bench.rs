@@ -14,6 +14,8 @@ const DIM: usize = 64;
 const WIDTH: usize = HEADS * DIM;
 const IMAGES: usize = 90;
 const TOKENS: usize = 197;
+/// Of an image of 384 pixels.
+const LARGE_TOKENS: usize = 577;
 /// Words of the texts that read an image: those of its own, and of one hard negative or two.
 const TEXTS: [usize; 4] = [12, 17, 23, 30];
 /// Calls that are timed together.
@@ -26,12 +28,17 @@ type Lengths = (usize, usize, usize);
 pub(crate) fn measure(cuda: &Arc<Cuda>) {
     let texts = IMAGES * TEXTS.len();
     let lengths = |i: usize| TEXTS[i % TEXTS.len()];
-    let shapes: [(&str, Vec<Lengths>, f32); 4] = [
+    let shapes: [(&str, Vec<Lengths>, f32); 5] = [
         ("images", (0..IMAGES).map(|i| (TOKENS, i, TOKENS)).collect(), 0.0),
         (
             "texts that read images",
             (0..texts).map(|i| (lengths(i), i / TEXTS.len(), TOKENS)).collect(),
             0.1,
+        ),
+        (
+            "images of 384 pixels",
+            (0..IMAGES / 3).map(|i| (LARGE_TOKENS, i, LARGE_TOKENS)).collect(),
+            0.0,
         ),
         ("first tokens", (0..IMAGES).map(|i| (1, i, TOKENS)).collect(), 0.0),
         ("texts", (0..texts).map(|i| (lengths(i), i, lengths(i))).collect(), 0.1),

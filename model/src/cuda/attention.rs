@@ -190,8 +190,8 @@ pub(super) struct Forward<'a> {
 impl Cuda {
     /// `out[queries] = softmax(q·kᵀ / √dim)·v` for every sequence and head; `out` is rows × (heads·dim).
     ///
-    /// `kept` (2 × heads × rows) receives what [`attention_backward`](Self::attention_backward) needs: of each head and row the
-    /// largest scaled score, and log Σ exp(score − largest).
+    /// `kept` (2 × heads × rows) receives what [`attention_backward`](Self::attention_backward) needs: of each head and row a scaled
+    /// score that none is far above, mostly the largest, and log Σ exp(score − that one).
     pub fn attention(
         &self,
         x: &Inputs<Slice<'_>>,

@@ -470,9 +470,13 @@ impl Module {
         // SAFETY: the module is loaded.
         let raw = unsafe { result::module::get_function(self.raw, c_name) }.map_err(at)?;
         if shared_bytes > 0 {
-            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function belongs to the loaded module.
-            unsafe { result::function::set_function_attribute(raw, attribute, shared_bytes as i32) }.map_err(at)?;
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // As much of a multiprocessor's memory as can be is shared memory, so that as many blocks as fit are there at a time.
+            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            for (attribute, value) in [(most, shared_bytes as i32), (share, 100)] {
+                // SAFETY: the function belongs to the loaded module.
+                unsafe { result::function::set_function_attribute(raw, attribute, value) }.map_err(at)?;
+            }
         }
         Ok(Function { name, raw, parameters })
     }

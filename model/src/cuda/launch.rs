@@ -99,7 +99,11 @@ kernels! {
 
     "flash"
     both {}
-    single { Flash = "flash", FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
+    single { Flash = "flash" }
+
+    "flash_backward"
+    both {}
+    single { FlashBackward = "flash_backward" }
 
     "decode"
     both { AttendOne = "attend_one", Pick = "pick", EmbedLast = "embed_last" }
@@ -195,7 +199,8 @@ const fn shared_bytes(kernel: Kernel) -> u32 {
         Kernel::Attention => 4 * TILE_BYTES,
         Kernel::AttentionQueries => 5 * TILE_BYTES,
         Kernel::AttentionKeys => 6 * TILE_BYTES,
-        Kernel::Flash | Kernel::FlashQueries | Kernel::FlashKeys => flash::MAX_SHARED_BYTES,
+        Kernel::Flash => flash::MAX_SHARED_BYTES,
+        Kernel::FlashBackward => flash::MAX_BACKWARD_SHARED_BYTES,
         _ => 0,
     }
 }

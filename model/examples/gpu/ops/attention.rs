@@ -17,6 +17,8 @@ struct Case {
     key_rows: usize,
     seqs: Vec<Sequence>,
     rate: f32,
+    /// Factor of the queries, a power of two: a large one makes scores of many sizes.
+    sharpness: f32,
 }
 
 /// Largest relative errors with bf16. Besides results, probabilities are rounded, and the gradients of scores.
@@ -74,8 +76,10 @@ fn cases() -> Vec<Case> {
         key_rows: seqs.iter().map(|seq| seq.keys.end).max().unwrap_or(0),
         seqs,
         rate,
+        sharpness: 1.0,
     };
     let readers = [(5, 0), (20, 2), (1, 0), (70, 2), (33, 0)];
+    let many_readers = [20, 20, 30, 30, 17, 33, 9, 64, 64].map(|len| (len, 0));
     vec![
         case(
             "an image of ViT-B",
@@ -90,6 +94,37 @@ fn cases() -> Vec<Case> {
             packed(768),
             own(&[(577, 577)], None),
             0.0,
+        ),
+        case(
+            "an image of 384 pixels, causal, with dropout",
+            (12, 64),
+            packed(768),
+            own(&[(300, 300), (20, 577)], Some(0)),
+            0.2,
+        ),
+        case(
+            "images at the edges of blocks",
+            (2, 64),
+            dense(128),
+            own(&[(33, 224), (18, 225), (225, 17), (128, 128), (129, 129)], None),
+            0.1,
+        ),
+        Case {
+            sharpness: 8.0,
+            ..case(
+                "an image with sharp scores",
+                (12, 64),
+                packed(768),
+                own(&[(197, 197)], None),
+                0.0,
+            )
+        },
+        case(
+            "many texts that read one image",
+            (12, 64),
+            dense(768),
+            shared(&many_readers, 197),
+            0.1,
         ),
         case(
             "the class tokens of ViT-L",
@@ -156,7 +191,8 @@ impl Values {
     fn new(c: &Cases, case: &Case) -> Self {
         let query_rows: usize = case.seqs.iter().map(|seq| seq.queries.len()).sum();
         let rows = [query_rows.max(case.key_rows), case.key_rows, case.key_rows];
-        let host = [0, 1, 2].map(|i| c.noise(rows[i] * case.columns[i].0));
+        let mut host = [0, 1, 2].map(|i| c.noise(rows[i] * case.columns[i].0));
+        host[0].iter_mut().for_each(|q| *q *= case.sharpness);
         Self {
             parts: host.each_ref().map(|values| c.up(values)),
             host,
