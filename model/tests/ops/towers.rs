@@ -149,7 +149,59 @@ fn adds() -> Vec<Case> {
             t.tape.add(y, x)
         })
         .plain(|of| linear(&of("x"), &of("w"), &of("b"))? + of("x"));
-    ROWS.into_iter().map(residual).chain([same, branch]).collect()
+    let others = [masked(65), masked(130), dropped()].into_iter().chain([same, branch]);
+    ROWS.into_iter().map(residual).chain(others).collect()
+}
+
+fn places(rows: usize, first: Place) -> Rc<[Place]> {
+    let place = |position| Place { position, ..first };
+    (first.position..first.position + rows as u32).map(place).collect()
+}
+
+/// A linear layer's masked result, before or behind what it is added to.
+fn masked(rows: usize) -> Case {
+    let stream = Stream::new(1, Purpose::Dropout).at(9);
+    let (dropout, first) = (Dropout { stream, rate: 0.3 }, Place { sample: 4, position: 2 });
+    let places = places(rows, first);
+    Case::new(format!("a masked branch of {rows} rows"))
+        .input("x", &[rows, 33])
+        .input("a", &[rows, 70])
+        .input("w", &[70, 33])
+        .input("b", &[70])
+        .ours(move |t| {
+            let (x, a, w, b) = (t.var("x"), t.var("a"), t.id("w"), t.id("b"));
+            let y = t.tape.linear(x, w, Some(b));
+            let y = t.tape.dropout(y, Some(dropout), &places);
+            t.tape.add(y, a)
+        })
+        .plain(move |of| {
+            let y = linear(&of("x"), &of("w"), &of("b"))?;
+            (y * mask(&dropout, first, 0, (rows, 70))?)? + of("a")
+        })
+}
+
+/// A stream of three samples with two branches, of which samples lose the second.
+fn dropped() -> Case {
+    let factors: Rc<[f32]> = [0.0, 2.0, 1.25].into();
+    let each: Vec<f64> = factors.iter().flat_map(|f| vec![f64::from(*f); 30]).collect();
+    Case::new("branches that samples lose")
+        .input("a", &[90, 70])
+        .input("w", &[70, 70])
+        .input("b", &[70])
+        .ours(move |t| {
+            let (a, w, b) = (t.var("a"), t.id("w"), t.id("b"));
+            let y = t.tape.linear(a, w, Some(b));
+            let x = t.tape.add(a, y);
+            let hidden = t.tape.gelu(x);
+            let y = t.tape.linear(hidden, w, Some(b));
+            let y = t.tape.drop_path(y, &factors);
+            t.tape.add(x, y)
+        })
+        .plain(move |of| {
+            let x = (linear(&of("a"), &of("w"), &of("b"))? + of("a"))?;
+            let y = linear(&gelu(&x)?, &of("w"), &of("b"))?;
+            x + y.broadcast_mul(&Tensor::from_vec(each.clone(), (90, 1), &Device::Cpu)?)?
+        })
 }
 
 fn norms() -> Vec<Case> {
@@ -198,9 +250,7 @@ fn dropouts() -> Vec<Case> {
     let case = |rows: usize, cols: usize, rate: f32| {
         let stream = Stream::new(1, Purpose::Dropout).at(4);
         let (dropout, first) = (Dropout { stream, rate }, Place { sample: 2, position: 5 });
-        let places: Rc<[Place]> = (5..5 + rows as u32)
-            .map(|position| Place { position, ..first })
-            .collect();
+        let places = places(rows, first);
         Case::new(format!("{rows} × {cols}, rate {rate}"))
             .input("x", &[rows, cols])
             .ours(move |t| {
