@@ -376,7 +376,7 @@ impl<'a> Tape<'a> {
     }
 
     /// Lets `f(tape, gradient, fresh)` overwrite (if fresh) or add to the gradient of a trainable parameter.
-    fn param(&mut self, id: ParamId, f: impl FnOnce(&mut Self, SpanMut, bool)) {
+    pub(super) fn param(&mut self, id: ParamId, f: impl FnOnce(&mut Self, SpanMut, bool)) {
         let range = self.weights.layout.entry(id).range();
         let Some(mut sink) = self.sink.take() else { return };
         if sink.trainable[id.index()] {

@@ -92,22 +92,27 @@ impl Tape<'_> {
     pub(super) fn project_backward(&mut self, x: Var, of: Projections, dy: &Buffer) {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(of.w[0]).len / inner;
-        self.three(of.w, |tape, d, w, fresh| {
+        if let Some((lie, fresh)) = self.train_together(of.w) {
             let batch = Batch {
                 count: 3,
                 a: out,
                 b: 0,
-                c: w.distance,
+                c: lie.distance,
                 bias: 0,
             };
-            let x = Factor::new(tape.value(x), inner);
-            tape.device
-                .gemm_batch(part(dy, 0, out).t(), x, d, inner, start(fresh), batch);
-        });
-        self.three(of.b, |tape, d, b, fresh| {
-            tape.device
-                .sum_columns_apart(dy.span(), (d, 3 * out), (out, b.distance), fresh);
-        });
+            self.params_within(of.w, lie, |tape, d| {
+                let (dy, x) = (part(dy, 0, out).t(), Factor::new(tape.value(x), inner));
+                tape.device.gemm_batch(dy, x, d, inner, start(fresh), batch);
+            });
+        } else {
+            for (i, w) in of.w.into_iter().enumerate() {
+                self.param(w, |tape, d, fresh| {
+                    let (dy, x) = (part(dy, i, out).t(), Factor::new(tape.value(x), inner));
+                    tape.device.gemm(dy, x, d, start(fresh));
+                });
+            }
+        }
+        self.bias_gradients(of.b, dy, out);
         self.contribute(x, |tape, mut d, fresh| {
             for (i, w) in of.w.into_iter().enumerate() {
                 let w = Factor::new(tape.weights.factor(w), inner);
@@ -117,21 +122,37 @@ impl Tape<'_> {
         });
     }
 
-    /// Lets `f(tape, gradient, where they lie in it, fresh)` overwrite (if fresh) or add to the gradients of three parameters that
-    /// train together. What lies between them is not touched.
-    fn three(&mut self, ids: [ParamId; 3], f: impl FnOnce(&mut Self, SpanMut, Three, bool)) {
-        let lie = self.weights.layout.three(ids).expect(EVEN);
-        let Some(mut sink) = self.sink.take() else { return };
-        let trained = ids.map(|id| sink.trainable[id.index()]);
-        if trained != [false; 3] {
-            let fresh = ids.map(|id| sink.writes[id.index()] == 0);
-            assert!(
-                trained == [true; 3] && fresh == [fresh[0]; 3],
-                "queries, keys and values train together"
-            );
-            f(self, sink.grad.reborrow().range(lie.range()), lie, fresh[0]);
-            ids.into_iter().for_each(|id| sink.wrote(id));
+    fn bias_gradients(&mut self, ids: [ParamId; 3], dy: &Buffer, out: usize) {
+        if let Some((lie, fresh)) = self.train_together(ids) {
+            self.params_within(ids, lie, |tape, d| {
+                tape.device
+                    .sum_columns_apart(dy.span(), (d, 3 * out), (out, lie.distance), fresh);
+            });
+            return;
         }
+        let mut sums = self.take_exact(3 * out);
+        self.device.sum_columns(dy.span(), sums.span_mut(), true);
+        for (i, id) in ids.into_iter().enumerate() {
+            let sums = sums.span().range(i * out..(i + 1) * out);
+            self.param(id, |tape, d, fresh| tape.device.put(sums, d, fresh));
+        }
+        self.pool.give(sums);
+    }
+
+    /// Where three parameters lie and whether nothing has been written to the gradient of any, if all of them train and are alike.
+    fn train_together(&self, ids: [ParamId; 3]) -> Option<(Three, bool)> {
+        let sink = self.sink.as_ref()?;
+        let fresh = ids.map(|id| sink.writes[id.index()] == 0);
+        let alike = ids.iter().all(|id| sink.trainable[id.index()]) && fresh == [fresh[0]; 3];
+        let lie = self.weights.layout.three(ids)?;
+        alike.then_some((lie, fresh[0]))
+    }
+
+    /// Lets `f` write the gradients of three parameters, which train together, but nothing between them.
+    fn params_within(&mut self, ids: [ParamId; 3], lie: Three, f: impl FnOnce(&mut Self, SpanMut)) {
+        let Some(mut sink) = self.sink.take() else { return };
+        f(self, sink.grad.reborrow().range(lie.range()));
+        ids.into_iter().for_each(|id| sink.wrote(id));
         self.sink = Some(sink);
     }
 }

@@ -5,6 +5,7 @@ use crate::formulas::{gelu, layer_norm, linear, mask};
 use candle_core::{Device, Result, Tensor};
 use medley_model::ops::dropout::{Dropout, Place};
 use medley_model::random::{Purpose, Stream};
+use medley_model::tape::Projections;
 use std::rc::Rc;
 
 /// Around the blocks of 64 rows that sums over rows are made of.
@@ -12,7 +13,7 @@ const ROWS: [usize; 6] = [1, 2, 63, 64, 65, 130];
 
 pub(crate) fn all() -> Vec<Case> {
     let kinds = [linears(), tied(), gelus(), adds(), norms(), dropouts(), drop_paths()];
-    let others = [embeddings(), gathers(), stacks(), patches()];
+    let others = [projections(), embeddings(), gathers(), stacks(), patches()];
     kinds.into_iter().chain(others).flatten().collect()
 }
 
@@ -76,6 +77,28 @@ fn tied() -> Vec<Case> {
             linear(&x, &of("word"), &of("b"))
         });
     vec![layers(2), layers(65), words]
+}
+
+fn projections() -> Vec<Case> {
+    let case = |(rows, (inner, out)): (usize, (usize, usize))| {
+        let layers = [["q.w", "q.b"], ["k.w", "k.b"], ["v.w", "v.b"]];
+        let named = Case::new(format!("{rows} rows, {inner} to 3 × {out}")).input("x", &[rows, inner]);
+        let with = |case: Case, [w, b]: [&'static str; 2]| case.input(w, &[out, inner]).input(b, &[out]);
+        layers
+            .into_iter()
+            .fold(named, with)
+            .ours(move |t| {
+                let [w, b] = [0, 1].map(|i: usize| layers.map(|layer| t.id(layer[i])));
+                let x = t.var("x");
+                t.tape.project_at_once(x, Projections { w, b })
+            })
+            .plain(move |of| {
+                let each = layers.map(|[w, b]| linear(&of("x"), &of(w), &of(b)));
+                Tensor::cat(&each.into_iter().collect::<Result<Vec<_>>>()?, 1)
+            })
+    };
+    let shapes = [(48, 48), (600, 2), (70, 33), (96, 96), (64, 64), (33, 70)];
+    ROWS.into_iter().zip(shapes).map(case).collect()
 }
 
 fn gelus() -> Vec<Case> {
@@ -385,6 +408,11 @@ fn patches() -> Vec<Case> {
 #[test]
 fn a_linear_layer_agrees_with_its_formula() {
     check(&linears());
+}
+
+#[test]
+fn layers_side_by_side_agree_with_their_formula() {
+    check(&projections());
 }
 
 #[test]
