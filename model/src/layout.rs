@@ -39,6 +39,24 @@ impl Entry {
     }
 }
 
+/// Three entries of one length that lie equally far apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Three {
+    /// First element of the first.
+    pub offset: usize,
+    /// Elements of each.
+    pub len: usize,
+    /// Elements from one to the next.
+    pub distance: usize,
+}
+
+impl Three {
+    /// From the first element of the first to the last of the last.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + 2 * self.distance + self.len
+    }
+}
+
 /// Names and places of all tensors of one flat buffer.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
@@ -101,6 +119,18 @@ impl Layout {
         &self.entries[id.index()]
     }
 
+    /// Where these entries lie, if they are of one length and equally far apart in this order.
+    pub fn three(&self, ids: [ParamId; 3]) -> Option<Three> {
+        let [a, b, c] = ids.map(|id| self.entry(id));
+        let distance = b.offset.checked_sub(a.offset)?;
+        let even = c.offset == b.offset + distance && distance >= a.len;
+        (even && a.len == b.len && b.len == c.len).then_some(Three {
+            offset: a.offset,
+            len: a.len,
+            distance,
+        })
+    }
+
     /// All entries in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -149,6 +179,22 @@ mod tests {
         assert_eq!(layout.len(), 64 + 128);
         assert_eq!(layout.id("c"), b);
         assert_eq!(layout.num_params(), 103);
+    }
+
+    #[test]
+    fn three_entries_are_even_if_they_are_equally_long_and_far_apart() {
+        let mut layout = Layout::default();
+        let [a, _, b, _, c, d] = [70, 3, 70, 5, 70, 70].map(|len| layout.add(format!("{}", layout.len()), &[len]));
+        let even = Three {
+            offset: 0,
+            len: 70,
+            distance: 192,
+        };
+        assert_eq!(layout.three([a, b, c]), Some(even));
+        assert_eq!(even.range(), 0..layout.entry(c).range().end);
+        for uneven in [[a, c, b], [b, c, d], [a, a, a]] {
+            assert_eq!(layout.three(uneven), None);
+        }
     }
 
     #[test]

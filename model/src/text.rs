@@ -14,7 +14,7 @@ use crate::layout::{Layout, ParamId};
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::{Dropout, Place};
 use crate::random::Stream;
-use crate::tape::{Head, Tape, Var};
+use crate::tape::{Head, Projections, Tape, Var};
 use crate::vision::Pair;
 use medley_protocol::spec::TextSpec;
 use std::rc::Rc;
@@ -41,6 +41,15 @@ impl Attention {
             value: of("self.value"),
             dense: of("output.dense"),
             norm: of("output.LayerNorm"),
+        }
+    }
+
+    /// Queries, keys and values.
+    pub(crate) fn projections(&self) -> Projections {
+        let of = [self.query, self.key, self.value];
+        Projections {
+            w: of.map(|pair| pair.w),
+            b: of.map(|pair| pair.b),
         }
     }
 }
@@ -185,16 +194,16 @@ impl Text {
         dropout: Option<Stream>,
     ) -> Var {
         let seqs = texts.self_sequences(causal, first_only);
-        let (asking, places) = if first_only {
-            (tape.rows(x, &texts.firsts()), texts.first_places())
+        let (asking, places, qkv) = if first_only {
+            let asking = tape.rows(x, &texts.firsts());
+            let of = [(block.query, asking), (block.key, x), (block.value, x)];
+            let qkv = of.map(|(pair, x)| pair.linear(tape, x).into());
+            (asking, texts.first_places(), qkv)
         } else {
-            (x, texts.places.clone().into())
+            (x, texts.places.clone().into(), tape.project(x, block.projections()))
         };
-        let q = block.query.linear(tape, asking);
-        let k = block.key.linear(tape, x);
-        let v = block.value.linear(tape, x);
         let probabilities = self.dropout(dropout, index, Site::Probabilities);
-        let attended = self.attend(tape, q, k, v, &seqs, probabilities);
+        let attended = self.attend(tape, qkv, &seqs, probabilities);
         Self::output(
             tape,
             block,
@@ -208,14 +217,11 @@ impl Text {
     pub(crate) fn attend(
         &self,
         tape: &mut Tape,
-        q: Var,
-        k: Var,
-        v: Var,
+        [q, k, v]: [Head; 3],
         seqs: &Rc<[Sequence]>,
         dropout: Option<Dropout>,
     ) -> Var {
-        let head = |var| Head { var, offset: 0 };
-        tape.attention((head(q), head(k), head(v)), (self.heads, self.dim), seqs, dropout)
+        tape.attention((q, k, v), (self.heads, self.dim), seqs, dropout)
     }
 
     /// LayerNorm(dropout(dense(attended)) + residual).

@@ -260,6 +260,18 @@ impl Cases {
         self.compare_beside(case, expected, &[], run);
     }
 
+    /// Runs an operation twice and compares what it gives with the bits of these.
+    pub(crate) fn same(&self, case: &str, expected: &[Part], run: impl Fn() -> Vec<Part>) {
+        let expected: Vec<Vec<f32>> = expected.iter().map(|part| self.down(case, part)).collect();
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let parts = run();
+        let differs = |(part, expected): (&Part, &Vec<f32>)| bits(&self.down(case, part)) != bits(expected);
+        if parts.iter().zip(&expected).any(differs) {
+            self.fault(case, "other bits than by single operations");
+        }
+        self.compare(case, &expected, run);
+    }
+
     /// As [`compare`](Self::compare), with errors relative to the size of `beside` where that is larger than the result.
     pub(crate) fn compare_beside(
         &self,

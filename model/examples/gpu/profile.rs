@@ -79,6 +79,6 @@ fn operations(name: &str) -> Option<f64> {
         .split(' ')
         .filter_map(|word| word.parse().ok())
         .collect();
-    let [rows, inner, cols] = sizes[..] else { return None };
-    Some(2.0 * rows * inner * cols)
+    // Rows, inner and columns, and how many times.
+    (sizes.len() >= 3).then(|| 2.0 * sizes.iter().product::<f64>())
 }

@@ -1,5 +1,5 @@
 //! cuBLASLt, as far as it is needed: products `d = a·b + β·d` that are summed in single precision, possibly with a bias of the
-//! result's format.
+//! result's format, and several of one shape at once.
 
 #![expect(unsafe_code, reason = "cuBLASLt is a C library")]
 
@@ -9,7 +9,8 @@ use super::format::Format;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulAlgo_t,
-    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType,
+    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulPreferenceAttributes_t as Preference,
+    cublasLtMatrixLayoutAttribute_t as LayoutAttribute, cudaDataType,
 };
 use std::ptr;
 
@@ -26,11 +27,24 @@ pub(super) struct Stored {
     pub(super) cols: usize,
     /// Elements from one column to the next.
     pub(super) stride: usize,
+    /// Elements from the operand of one product to that of the next.
+    pub(super) distance: usize,
     pub(super) format: Format,
     /// Whether its transpose is meant; not for a result.
     pub(super) turned: bool,
     /// Bytes that its address is known to be a multiple of.
     pub(super) alignment: u32,
+}
+
+/// Everything about products that are computed at once but their addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    /// Both factors and the result.
+    pub(super) operands: [Stored; 3],
+    /// Number of products.
+    pub(super) count: usize,
+    /// Elements from the bias of one product to that of the next, if biases are added.
+    pub(super) bias: Option<usize>,
 }
 
 /// Version of the library, as it writes it: major, minor and patch in one number.
@@ -100,9 +114,11 @@ unsafe impl Send for Plan {}
 
 impl Plan {
     /// The library's first choice for this shape; none if it has no algorithm for it.
-    pub(super) fn new(blas: &Blas, a: Stored, b: Stored, d: Stored, bias: bool) -> Result<Option<Self>, CublasError> {
-        let description = Description::new(a.turned, b.turned, bias)?;
-        let [a_layout, b_layout, d_layout] = [Layout::new(a)?, Layout::new(b)?, Layout::new(d)?];
+    pub(super) fn new(blas: &Blas, shape: &Shape) -> Result<Option<Self>, CublasError> {
+        let [a, b, d] = shape.operands;
+        let description = Description::new(a.turned, b.turned, shape.bias)?;
+        let layout = |stored| Layout::new(stored, shape.count);
+        let [a_layout, b_layout, d_layout] = [layout(a)?, layout(b)?, layout(d)?];
         let preference = Wish::new(a.alignment, b.alignment, d.alignment)?;
         // SAFETY: all of them live until the end of the function at least.
         let choice = unsafe {
@@ -176,16 +192,20 @@ impl Plan {
 struct Description(sys::cublasLtMatmulDesc_t);
 
 impl Description {
-    fn new(a_turned: bool, b_turned: bool, bias: bool) -> Result<Self, CublasError> {
+    fn new(a_turned: bool, b_turned: bool, bias: Option<usize>) -> Result<Self, CublasError> {
         // Sums of plain single precision: no operand is rounded to fewer bits.
         let compute = cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let this = Self(result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F)?);
         // The library's names for a matrix as it is, and for its transpose, are 0 and 1.
         this.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(a_turned))?;
         this.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(b_turned))?;
-        if bias {
+        if let Some(distance) = bias {
             let epilogue = cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             this.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            if distance > 0 {
+                let distance = distance as i64;
+                this.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &distance)?;
+            }
         }
         Ok(this)
     }
@@ -213,14 +233,20 @@ pub(super) const fn is_refusal(error: CublasError) -> bool {
 struct Layout(sys::cublasLtMatrixLayout_t, usize);
 
 impl Layout {
-    fn new(stored: Stored) -> Result<Self, CublasError> {
+    fn new(stored: Stored, count: usize) -> Result<Self, CublasError> {
         let (rows, cols, stride) = (stored.rows as u64, stored.cols as u64, stored.stride as i64);
         let format = match stored.format {
             Format::F32 => cudaDataType::CUDA_R_32F,
             Format::Bf16 => cudaDataType::CUDA_R_16BF,
         };
         let layout = result::create_matrix_layout(format, rows, cols, stride)?;
-        Ok(Self(layout, stored.cols))
+        let this = Self(layout, stored.cols);
+        if count > 1 {
+            this.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(count as i32))?;
+            let distance = stored.distance as i64;
+            this.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &distance)?;
+        }
+        Ok(this)
     }
 
     /// Gives it so many columns, which lie as far apart as before.
@@ -228,12 +254,14 @@ impl Layout {
         if self.1 == columns {
             return Ok(());
         }
-        let attribute = sys::cublasLtMatrixLayoutAttribute_t::CUBLASLT_MATRIX_LAYOUT_COLS;
-        let cols = columns as u64;
-        // SAFETY: the layout lives; the library copies the number, which is of the attribute's type.
-        unsafe { result::set_matrix_layout_attribute(self.0, attribute, (&raw const cols).cast(), size_of::<u64>()) }?;
+        self.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_COLS, &(columns as u64))?;
         self.1 = columns;
         Ok(())
+    }
+
+    fn set<T>(&self, attribute: LayoutAttribute, value: &T) -> Result<(), CublasError> {
+        // SAFETY: the layout lives; the library copies the value, whose type is the attribute's.
+        unsafe { result::set_matrix_layout_attribute(self.0, attribute, ptr::from_ref(value).cast(), size_of::<T>()) }
     }
 }
 

@@ -7,12 +7,13 @@ use super::driver::{Context, Description, Event, Stream};
 use super::error::CudaError;
 use super::flash::LaidPlans;
 use super::format::Format;
-use super::gemm::Plans;
 use super::launch::{Arg, Block, Kernels, Variant};
 use super::memory::{FreeScratch, Memory, Scratch, Slice, SliceMut};
+use super::plans::Plans;
 use super::profile::Profile;
 use super::record::Recorder;
 use super::staging::Ring;
+use super::sums::BUSY_BLOCKS;
 use super::tables::{Table, Tables};
 use bytemuck::Pod;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,8 @@ pub struct Cuda {
     tables: Mutex<Tables>,
     pub(super) laid: Mutex<LaidPlans>,
     pub(super) free_scratch: Mutex<FreeScratch>,
+    /// Of each group of columns of a sum over rows, the blocks that have arrived: none between two sums.
+    arrived: u64,
     kernels: Arc<Kernels>,
     stream: Stream,
     context: Arc<Context>,
@@ -65,6 +68,7 @@ impl Cuda {
         let stream = Stream::new()?;
         let ring = Mutex::new(Ring::new()?);
         let blas = Blas::new(&stream)?;
+        let arrived = stream.allocate_zeros(BUSY_BLOCKS * size_of::<u32>())?;
         Ok(Arc::new(Self {
             plans: Mutex::default(),
             blas,
@@ -75,6 +79,7 @@ impl Cuda {
             tables: Mutex::default(),
             laid: Mutex::default(),
             free_scratch: Mutex::default(),
+            arrived,
             kernels,
             stream,
             context,
@@ -253,6 +258,11 @@ impl Cuda {
         Scratch::new(self, bytes)
     }
 
+    /// Address of the numbers that sums over rows count their blocks with.
+    pub(super) const fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
     /// Address of new memory; 0 if there is none.
     pub(super) fn allocate(&self, bytes: usize) -> u64 {
         if bytes == 0 || self.has_failed() {
@@ -328,7 +338,7 @@ impl Drop for Cuda {
         let tables: Vec<Table> = locked(&self.tables).drain().chain(laid).collect();
         let scratch: Vec<u64> = locked(&self.free_scratch).drain().collect();
         let addresses = tables.into_iter().map(Table::address).chain(scratch);
-        for address in addresses.chain([self.blas.workspace()]) {
+        for address in addresses.chain([self.blas.workspace(), self.arrived]) {
             let _ = self.stream().free(address);
         }
         let _ = self.stream().synchronize();

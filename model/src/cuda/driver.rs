@@ -240,6 +240,15 @@ impl Stream {
         })
     }
 
+    /// Memory of zeros.
+    pub(super) fn allocate_zeros(&self, bytes: usize) -> Result<u64, CudaError> {
+        let address = self.allocate(bytes)?;
+        // SAFETY: the memory has just been allocated on this stream, with as many bytes.
+        let result = unsafe { result::memset_d8_async(address, 0, bytes, self.raw) };
+        result.map_err(|error| CudaError::driver("clear memory", error))?;
+        Ok(address)
+    }
+
     /// Frees memory after what was called before this.
     pub(super) fn free(&self, address: u64) -> Result<(), CudaError> {
         // SAFETY: the owner of the memory frees it once, when it is dropped.

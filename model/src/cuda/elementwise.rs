@@ -207,26 +207,17 @@ impl Cuda {
         );
     }
 
-    /// Multiplies every row of `y` by its mask; forward and backward are the same.
-    pub fn dropout(&self, dropout: &Dropout, places: &[Place], y: SliceMut<'_>, cols: usize) {
-        self.masked(dropout, places, y.as_slice(), &y, cols);
-    }
-
-    /// `y` = every row of `x` times its mask.
+    /// `y` = every row of `x` times its mask; forward and backward are the same.
     pub fn dropout_of(&self, dropout: &Dropout, places: &[Place], x: Slice<'_>, y: SliceMut<'_>, cols: usize) {
-        self.masked(dropout, places, x, &y, cols);
-    }
-
-    fn masked(&self, dropout: &Dropout, places: &[Place], x: Slice<'_>, y: &SliceMut<'_>, cols: usize) {
         let rows = y.len() / cols;
         assert!(
             rows == places.len() && y.len() <= x.len(),
             "every row has a source and a place"
         );
-        let format = common("dropout", &[&x, y]);
+        let format = common("dropout", &[&x, &y]);
         let mask = self.mask(Some((dropout, places)));
         let aligned = x.has_aligned_rows(cols) && y.is_aligned();
-        let args = [args![x, y, rows, cols], &mask[..], args![aligned]].concat();
+        let args = [args![x, &y, rows, cols], &mask[..], args![aligned]].concat();
         self.launch(
             Kernel::Dropout.of(format),
             rows_grid(rows, cols, format),

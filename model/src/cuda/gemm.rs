@@ -7,25 +7,21 @@
 //! operands up to 16 bytes, never on where they lie: memory starts at multiples of 256 bytes, so the alignment of a part is a
 //! function of its place in the whole.
 //!
-//! The rows of texts change from lane to lane. A choice is made for rows that are rounded up, so that few shapes occur, and used for
-//! all rows below; only where the library takes it for some of them not is one made for exactly those.
-//!
 //! Factors of bf16 are summed in single precision and rounded once if the result is of bf16 too. Where the library has no algorithm
 //! for them, copies of single precision are multiplied.
 
 use super::Cuda;
 use super::account::Work;
-use super::blas::{Plan, Stored, is_refusal};
+use super::blas::{Plan, Shape, Stored, is_refusal};
 use super::device::locked;
 use super::error::CudaError;
 use super::format::{Format, common};
 use super::memory::{Scratch, Slice, SliceMut};
-use crate::ops::gemm::Start;
+use crate::ops::gemm::{Batch, Start};
 use cudarc::cublaslt::result::CublasError;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 
-/// A factor of a product: a dense row-major matrix.
+/// A factor of a product: a row-major matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Factor<'a> {
     /// Its elements.
@@ -34,6 +30,8 @@ pub struct Factor<'a> {
     pub rows: usize,
     /// Columns as stored.
     pub cols: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
     /// Whether the factor is the transpose of what is stored.
     pub turned: bool,
 }
@@ -46,7 +44,25 @@ impl<'a> Factor<'a> {
             data,
             rows,
             cols,
+            stride: cols,
             turned: false,
+        }
+    }
+
+    /// Elements from the first to the last.
+    const fn extent(&self) -> usize {
+        if self.rows == 0 || self.cols == 0 {
+            0
+        } else {
+            (self.rows - 1) * self.stride + self.cols
+        }
+    }
+
+    /// The same so many elements further on.
+    fn moved(self, by: usize) -> Self {
+        Self {
+            data: self.data.range(by..by + self.extent()),
+            ..self
         }
     }
 
@@ -59,7 +75,7 @@ impl<'a> Factor<'a> {
     }
 
     /// Rows and columns of what is meant.
-    const fn shape(&self) -> (usize, usize) {
+    pub(super) const fn shape(&self) -> (usize, usize) {
         if self.turned {
             (self.cols, self.rows)
         } else {
@@ -75,67 +91,41 @@ impl<'a> Factor<'a> {
         }
     }
 
-    fn stored(&self) -> Stored {
+    /// The factor of each of several products, `distance` elements from one to the next.
+    pub(super) fn stored(&self, distance: usize) -> Stored {
         Stored {
             rows: self.cols,
             cols: self.rows,
-            stride: self.cols,
+            stride: self.stride,
+            distance,
             format: self.data.format(),
             turned: self.turned,
-            alignment: alignment(self.data.address()),
+            alignment: alignment(self.data.address(), distance * self.data.format().size()),
         }
     }
 }
 
-/// Operands and whether a bias is added.
-type Shape = ([Stored; 3], bool);
-
-/// What was chosen for each shape; nothing where the library has no algorithm.
-#[derive(Default)]
-pub(super) struct Plans {
-    known: HashMap<Shape, Option<Plan>>,
-    /// Shapes that are not computed as the rounded ones are.
-    exact: HashSet<Shape>,
-}
-
-impl Plans {
-    /// The shape that is planned for this one.
-    fn planned(&self, shape: Shape) -> Shape {
-        if self.exact.is_empty() || !self.exact.contains(&shape) {
-            rounded(shape)
-        } else {
-            shape
-        }
-    }
-}
-
-/// Rows from which on they are rounded up.
-const MANY_ROWS: usize = 512;
-/// What they are rounded up to a multiple of.
-const GRAIN: usize = 64;
-
-/// The same product with more rows, of the result or of both factors. To the library they are columns, which lie a stride apart
-/// however many there are.
-fn rounded(([b, a, d], bias): Shape) -> Shape {
-    let grown = |stored: Stored| Stored {
-        cols: if stored.cols < MANY_ROWS {
-            stored.cols
-        } else {
-            stored.cols.next_multiple_of(GRAIN)
-        },
-        ..stored
+/// What is planned for products `c + a·b` without biases, the rows of `c` `stride` elements apart.
+fn shape(a: &Factor<'_>, b: &Factor<'_>, c: &SliceMut<'_>, stride: usize, batch: &Batch) -> Shape {
+    let result = Stored {
+        rows: b.shape().1,
+        cols: a.shape().0,
+        stride,
+        distance: batch.c,
+        format: c.format(),
+        turned: false,
+        alignment: alignment(c.address(), batch.c * c.format().size()),
     };
-    match (b.turned, a.turned) {
-        // Summed over rows.
-        (false, true) => ([grown(b), grown(a), d], bias),
-        (_, false) => ([b, grown(a), grown(d)], bias),
-        (true, true) => ([b, a, d], bias),
+    Shape {
+        operands: [b.stored(batch.b), a.stored(batch.a), result],
+        count: batch.count,
+        bias: None,
     }
 }
 
-/// The largest power of two up to 16 that divides an address.
-fn alignment(address: u64) -> u32 {
-    1 << address.trailing_zeros().min(4)
+/// The largest power of two up to 16 that divides an address and all that are multiples of a distance from it.
+fn alignment(address: u64, distance_bytes: usize) -> u32 {
+    1 << (address | distance_bytes as u64).trailing_zeros().min(4)
 }
 
 impl Cuda {
@@ -148,7 +138,7 @@ impl Cuda {
         let ((m, k), (inner, n)) = (a.shape(), b.shape());
         assert_eq!(k, inner, "inner dimensions differ");
         assert!(
-            a.rows * a.cols <= a.data.len() && b.rows * b.cols <= b.data.len(),
+            a.extent() <= a.data.len() && b.extent() <= b.data.len(),
             "a factor leaves its slice"
         );
         let format = common("gemm", &[&a.data, &b.data]);
@@ -166,25 +156,93 @@ impl Cuda {
         if k == 0 {
             return self.start_rows((m, n), c, stride, start);
         }
-        let shapes = [b.stored(), a.stored(), stored_result(&c, (m, n), stride)];
-        if format == Format::Bf16 && !self.has_plan((shapes, false)) {
+        let shape = shape(&a, &b, &c, stride, &Batch::ONE);
+        if format == Format::Bf16 && !self.has_plan(shape) {
             return self.single_gemm(a, b, c, stride, start);
         }
         let addresses = (b.data.address(), a.data.address(), c.address());
         match start {
-            Start::Zero => self.product(shapes, addresses, None, 0.0),
-            Start::Add => self.product(shapes, addresses, None, 1.0),
+            Start::Zero => self.product(shape, addresses, None, 0.0),
+            Start::Add => self.product(shape, addresses, None, 1.0),
             Start::Bias(bias) => {
                 assert_eq!(bias.len(), n, "a bias has an element for every column");
                 let copy = (bias.format() != c.format()).then(|| self.converted(bias, c.format()));
                 let bias = copy.as_ref().map_or(bias, |copy| copy.slice(n, c.format()));
-                if bias.is_aligned() && self.has_plan((shapes, true)) {
-                    return self.product(shapes, addresses, Some(bias.address()), 0.0);
+                let with_bias = Shape { bias: Some(0), ..shape };
+                if bias.is_aligned() && self.has_plan(with_bias) {
+                    return self.product(with_bias, addresses, Some(bias.address()), 0.0);
                 }
                 self.start_rows((m, n), c.reborrow(), stride, Start::Bias(bias));
-                self.product(shapes, addresses, None, 1.0);
+                self.product(shape, addresses, None, 1.0);
             }
         }
+    }
+
+    /// Products of one shape, each as [`gemm`](Self::gemm) has it: at once if the library does that, else one after the other.
+    pub fn gemm_batch(
+        &self,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        mut c: SliceMut<'_>,
+        stride: usize,
+        start: Start<Slice<'_>>,
+        batch: Batch,
+    ) {
+        let (m, n) = (a.shape().0, b.shape().1);
+        let last = batch.count.saturating_sub(1);
+        let result = if m == 0 { 0 } else { (m - 1) * stride + n };
+        assert!(
+            last * batch.a + a.extent() <= a.data.len()
+                && last * batch.b + b.extent() <= b.data.len()
+                && last * batch.c + result <= c.len(),
+            "a product leaves its slices"
+        );
+        if self.gemm_at_once(a, b, &c, stride, start, batch) {
+            return;
+        }
+        for i in 0..batch.count {
+            let start = start.map(|bias| bias.range(i * batch.bias..i * batch.bias + n));
+            let c = c.reborrow().range(i * batch.c..i * batch.c + result);
+            self.gemm(a.moved(i * batch.a), b.moved(i * batch.b), c, stride, start);
+        }
+    }
+
+    /// Whether the library takes these products at once; then they are under way.
+    fn gemm_at_once(
+        &self,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        c: &SliceMut<'_>,
+        stride: usize,
+        start: Start<Slice<'_>>,
+        batch: Batch,
+    ) -> bool {
+        let ((m, k), n) = (a.shape(), b.shape().1);
+        if m == 0 || n == 0 || k == 0 || a.data.format() != b.data.format() {
+            return false;
+        }
+        let shape = shape(&a, &b, c, stride, &batch);
+        let (shape, bias, beta) = match start {
+            Start::Zero => (shape, None, 0.0),
+            Start::Add => (shape, None, 1.0),
+            Start::Bias(bias) => {
+                let bytes = batch.bias * bias.format().size();
+                if bias.format() != c.format() || alignment(bias.address(), bytes) < 16 {
+                    return false;
+                }
+                assert!(
+                    (batch.count - 1) * batch.bias + n <= bias.len(),
+                    "a bias leaves its slice"
+                );
+                let shape = Shape {
+                    bias: Some(batch.bias),
+                    ..shape
+                };
+                (shape, Some(bias.address()), 0.0)
+            }
+        };
+        let addresses = (b.data.address(), a.data.address(), c.address());
+        self.has_plan(shape) && self.is_product(shape, addresses, bias, beta)
     }
 
     /// The product of factors of bf16 by way of single precision.
@@ -224,33 +282,37 @@ impl Cuda {
         self.with_plan(shape, |_| Ok(())).is_some()
     }
 
-    fn product(&self, shapes: [Stored; 3], addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
-        let shape = (shapes, bias.is_some());
-        let columns = shapes.map(|stored| stored.cols);
-        if self.leaves_out() {
-            return;
+    fn product(&self, shape: Shape, addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) {
+        if !self.is_product(shape, addresses, bias, beta) && !self.leaves_out() {
+            let what = format!("find an algorithm for {shape:?}");
+            let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
+            self.note(Err(CudaError::Cublas { what, code }));
         }
+    }
+
+    /// Computes products, if the library takes them.
+    fn is_product(&self, shape: Shape, addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) -> bool {
+        if self.leaves_out() {
+            return false;
+        }
+        let columns = shape.operands.map(|stored| stored.cols);
         let run = |plan: &mut Plan| {
             let run = || plan.run(&self.blas, columns, addresses, bias, beta);
-            self.noting(
-                || named(&shapes, bias.is_some(), beta),
-                || self.account.of(Work::Products, run),
-            )
+            self.noting(|| named(&shape, beta), || self.account.of(Work::Products, run))
         };
         let mut ran = self.with_plan(shape, run);
         if ran == Some(false) {
             // What the library refuses to record it does not refuse to do.
             if self.interrupt() {
-                return;
+                return false;
             }
             locked(&self.plans).exact.insert(shape);
             ran = self.with_plan(shape, run);
         }
-        if ran != Some(true) && !self.leaves_out() {
-            let what = format!("find an algorithm for {shapes:?}");
-            let code = "CUBLAS_STATUS_NOT_SUPPORTED".to_owned();
-            self.note(Err(CudaError::Cublas { what, code }));
+        if ran == Some(false) {
+            locked(&self.plans).known.insert(shape, None);
         }
+        ran == Some(true)
     }
 
     /// Calls `f` with the plan for a shape, if there is one and nothing has failed. Returns whether the library takes it.
@@ -264,8 +326,7 @@ impl Cuda {
         let plan = match plans.known.entry(planned) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
-                let ([a, b, d], bias) = planned;
-                let plan = self.account.of(Work::Plans, || Plan::new(&self.blas, a, b, d, bias));
+                let plan = self.account.of(Work::Plans, || Plan::new(&self.blas, &planned));
                 match plan {
                     Ok(plan) => place.insert(plan),
                     Err(error) => {
@@ -277,7 +338,8 @@ impl Cuda {
         };
         match f(plan.as_mut()?) {
             Ok(()) => Some(true),
-            Err(error) if planned != shape && is_refusal(error) => Some(false),
+            // There is another way: a plan for just this shape, or one product after the other.
+            Err(error) if (planned != shape || shape.count > 1) && is_refusal(error) => Some(false),
             Err(error) => {
                 self.note(Err(CudaError::cublas(format!("compute the product {shape:?}"), error)));
                 Some(true)
@@ -287,76 +349,18 @@ impl Cuda {
 }
 
 /// A product for people: rows, columns and inner dimension of the row-major result, which factors are turned, formats.
-fn named([b, a, c]: &[Stored; 3], bias: bool, beta: f32) -> String {
+fn named(shape: &Shape, beta: f32) -> String {
+    let [b, a, c] = &shape.operands;
     let inner = if a.turned { a.cols } else { a.rows };
     let turned = |stored: &Stored| if stored.turned { "ᵀ" } else { "" };
-    let (rows, cols) = (c.cols, c.rows);
+    let (rows, cols, count) = (c.cols, c.rows, shape.count);
+    let times = if count == 1 {
+        String::new()
+    } else {
+        format!(", {count} times")
+    };
     let adds = if beta == 0.0 { "" } else { " added" };
-    let bias = if bias { " + bias" } else { "" };
+    let bias = if shape.bias.is_some() { " + bias" } else { "" };
     let (at, bt, of, to) = (turned(a), turned(b), a.format, c.format);
-    format!("product a{at}·b{bt} {rows} × {inner} × {cols} {of:?} → {to:?}{bias}{adds}")
-}
-
-fn stored_result(c: &SliceMut<'_>, (m, n): (usize, usize), stride: usize) -> Stored {
-    Stored {
-        rows: n,
-        cols: m,
-        stride,
-        format: c.format(),
-        turned: false,
-        alignment: alignment(c.address()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is planned for `a` (rows × cols) by `b`, as the rows and columns of `a`, `b` and the result.
-    fn planned(a: (usize, usize, bool), b: (usize, usize, bool)) -> [(usize, usize); 3] {
-        let factor = |(rows, cols, turned): (usize, usize, bool)| Factor {
-            rows,
-            cols,
-            turned,
-            data: Slice::nowhere(rows * cols),
-        };
-        let (a, b) = (factor(a), factor(b));
-        let (m, n) = (a.shape().0, b.shape().1);
-        let result = Stored {
-            rows: n,
-            cols: m,
-            stride: n,
-            turned: false,
-            ..a.stored()
-        };
-        let ([b, a, d], _) = rounded(([b.stored(), a.stored(), result], false));
-        [a, b, d].map(|stored| (stored.cols, stored.rows))
-    }
-
-    #[test]
-    fn many_rows_of_activations_are_planned_as_a_multiple() {
-        let (x, w) = ((4311, 768, false), (3072, 768, false));
-        let forward = planned(x, (3072, 768, true));
-        assert_eq!(forward, [(4352, 768), (3072, 768), (4352, 3072)]);
-        let back = planned((4311, 3072, false), w);
-        assert_eq!(back, [(4352, 3072), (3072, 768), (4352, 768)]);
-        let of_weights = planned((4311, 3072, true), x);
-        assert_eq!(of_weights, [(4352, 3072), (4352, 768), (3072, 768)]);
-    }
-
-    #[test]
-    fn few_rows_are_planned_as_they_are() {
-        assert_eq!(
-            planned((511, 8, false), (700, 8, true)),
-            [(511, 8), (700, 8), (511, 700)]
-        );
-        assert_eq!(
-            planned((8, 511, true), (8, 700, false)),
-            [(8, 511), (8, 700), (511, 700)]
-        );
-        assert_eq!(
-            planned((576, 8, false), (8, 700, false)),
-            [(576, 8), (8, 700), (576, 700)]
-        );
-    }
+    format!("product a{at}·b{bt} {rows} × {inner} × {cols} {of:?} → {to:?}{bias}{adds}{times}")
 }

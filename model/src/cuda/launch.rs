@@ -12,7 +12,7 @@ use std::fmt;
 pub(super) const THREADS: u32 = 256;
 
 /// Rows of a block of kernels that give each row a warp.
-pub(super) const WARPS: u32 = THREADS / 32;
+const WARPS: u32 = THREADS / 32;
 
 /// Blocks that fill any device several times; loops over elements go round when there are more elements.
 const MANY: u32 = 1 << 14;
@@ -74,15 +74,16 @@ kernels! {
     both {
         Fill = "fill", Add = "add", SumOf = "sum_of", Scale = "scale", Divide = "divide", DivideBy = "divide_by",
         ScaleByInverse = "scale_by_inverse", Clamp = "clamp_to", Gelu = "gelu", GeluBackward = "gelu_backward",
-        CopyRows = "copy_rows", ScaleSamples = "scale_samples", Dropout = "dropout",
+        GeluBackwardColumns = "gelu_backward_columns", CopyRows = "copy_rows", ScaleSamples = "scale_samples",
+        Dropout = "dropout", DropoutColumns = "dropout_columns",
     }
     single { CopyRowsWiden = "copy_rows_widen", CopyRowsNarrow = "copy_rows_narrow", AddAt = "add_at" }
 
     "norm"
     both {
-        LayerNorm = "layer_norm", LayerNormBackward = "layer_norm_backward",
+        LayerNorm = "layer_norm", AddNorm = "add_norm", LayerNormBackward = "layer_norm_backward",
         LayerNormParams = "layer_norm_params", L2Norm = "l2_norm", L2NormBackward = "l2_norm_backward",
-        SumColumns = "sum_columns", SumPartials = "sum_partials",
+        SumColumns = "sum_columns",
     }
     single {}
 
@@ -256,6 +257,12 @@ impl From<u32> for Arg {
 
 impl From<usize> for Arg {
     fn from(value: usize) -> Self {
+        Self(value as u64)
+    }
+}
+
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
         Self(value as u64)
     }
 }

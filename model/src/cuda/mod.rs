@@ -7,9 +7,9 @@
 //! arrays that an operation needs (indices, places, sequences) go through pinned memory into scratch, so that they may be
 //! reused at once.
 //!
-//! The same inputs give the same bits, always: sums run over a fixed partition in a fixed order, there are no atomics, and the
-//! algorithm of a matrix product is a function of its shape. The bits differ from the CPU's, whose order of additions is another
-//! one; dropout masks do not.
+//! The same inputs give the same bits, always: sums run over a fixed partition in a fixed order, no number is added atomically, and
+//! the algorithm of a matrix product is a function of its shape. The bits differ from the CPU's, whose order of additions is
+//! another one; dropout masks do not.
 //!
 //! Activations and their gradients may be stored in half the bytes ([`Format`]); parameters, statistics and losses are of single
 //! precision, and so is all arithmetic.
@@ -38,11 +38,13 @@ mod memory;
 pub mod nccl;
 mod norm;
 mod optim;
+mod plans;
 mod profile;
 mod record;
 mod sample;
 mod sending;
 mod staging;
+mod sums;
 mod tables;
 
 pub use account::{Spent, Work};
@@ -58,3 +60,4 @@ pub use memory::{Memory, Slice, SliceMut};
 pub(crate) use record::Recorded;
 pub(crate) use sample::Texts;
 pub use sending::{Sender, Sent};
+pub use sums::Totals;

@@ -1,20 +1,12 @@
-//! Layer normalisation, L2 normalisation and sums of columns: [`ops::norm`](crate::ops::norm) and
-//! [`ops::blocks`](crate::ops::blocks).
+//! Layer normalisation and L2 normalisation: [`ops::norm`](crate::ops::norm).
 //!
-//! A row is a warp's, whose 32 partial sums are added in one order. A sum over rows has a partial sum for each block of rows; the
-//! partial sums are added in one order. The blocks are a function of the format and the shape, not of the device.
+//! A row is a warp's, whose 32 partial sums are added in one order; for sums over rows see `sums`.
 
 use super::Cuda;
-use super::format::{Format, common, single};
-use super::launch::{Arg, Kernel, THREADS, Variant, WARPS, args, warps_grid};
+use super::format::{common, single};
+use super::launch::{Kernel, THREADS, args, warps_grid};
 use super::memory::{Slice, SliceMut};
-use crate::ops::blocks::BLOCK_ROWS;
-
-/// Most blocks of rows of a sum over rows of single precision: beyond, blocks grow.
-const MAX_BLOCKS: usize = 512;
-
-/// Blocks that keep the memory of any device busy with a sum over rows.
-const BUSY_BLOCKS: usize = 528;
+use super::sums::Totals;
 
 impl Cuda {
     /// `y = (x − mean) · rstd · gamma + beta` for each row; `stats` receives (mean, rstd) of each.
@@ -38,6 +30,29 @@ impl Cuda {
         let aligned = x.has_aligned_rows(cols) && [gamma, beta].iter().all(Slice::is_aligned) && y.is_aligned();
         let args = args![x, gamma, beta, eps, &y, &stats, rows, cols, aligned];
         self.launch(Kernel::LayerNorm.of(format), warps_grid(rows), THREADS, args);
+    }
+
+    /// `sum = a + b`, and its [`layer_norm`](Self::layer_norm) with gain and offset.
+    pub fn add_norm(
+        &self,
+        [a, b]: [Slice<'_>; 2],
+        (gamma, beta, eps): (Slice<'_>, Slice<'_>, f32),
+        sum: SliceMut<'_>,
+        y: SliceMut<'_>,
+        stats: SliceMut<'_>,
+    ) {
+        let cols = gamma.len();
+        let rows = y.len() / cols;
+        assert!(
+            y.len() <= a.len().min(b.len()).min(sum.len()) && 2 * rows <= stats.len() && beta.len() == cols,
+            "the norm's shapes fit"
+        );
+        let format = common("add_norm", &[&a, &b, &sum, &y]);
+        single("add_norm", &[&gamma, &beta, &stats]);
+        let whole = [a, b, gamma, beta].iter().all(Slice::is_aligned);
+        let aligned = whole && sum.has_aligned_rows(cols) && y.is_aligned();
+        let args = args![a, b, gamma, beta, eps, &sum, &y, &stats, rows, cols, aligned];
+        self.launch(Kernel::AddNorm.of(format), warps_grid(rows), THREADS, args);
     }
 
     /// The gradient of a layer norm's input, put into or added to `dx`.
@@ -89,7 +104,8 @@ impl Cuda {
         single("layer_norm_params", &[&stats, &gain, &offset]);
         let aligned = x.has_aligned_rows(cols) && dy.is_aligned();
         let (kernel, inputs) = (Kernel::LayerNormParams.of(format), args![x, stats, dy]);
-        self.sum_over_rows((kernel, format, aligned), inputs, (rows, cols), [gain, offset], fresh);
+        let out = Totals::two([gain, offset]);
+        self.sum_over_rows((kernel, format, aligned), inputs, (rows, cols), &out, fresh);
     }
 
     /// `y = x / ‖x‖` for each row; `norms` receives ‖x‖.
@@ -120,59 +136,5 @@ impl Cuda {
         let aligned = dx.has_aligned_rows(cols) && y.is_aligned() && dy.is_aligned();
         let args = args![y, norms, dy, &dx, rows, cols, fresh, aligned];
         self.launch(Kernel::L2NormBackward.of(dx.format()), warps_grid(rows), THREADS, args);
-    }
-
-    /// Column sums of `x` (rows × `out.len()`), put into or added to `out`.
-    pub fn sum_columns(&self, x: Slice<'_>, out: SliceMut<'_>, fresh: bool) {
-        let cols = out.len();
-        let rows = x.len().checked_div(cols).unwrap_or(0);
-        let aligned = x.has_aligned_rows(cols);
-        let kernel = (Kernel::SumColumns.of(x.format()), x.format(), aligned);
-        let (out, none) = out.split_at(cols);
-        self.sum_over_rows(kernel, args![x], (rows, cols), [out, none], fresh);
-    }
-
-    /// Sums over blocks of rows by a kernel, which reads `inputs` of a format that may be aligned, then over the blocks; the sums fill
-    /// one slice and then the other.
-    fn sum_over_rows(
-        &self,
-        (kernel, format, aligned): (Variant, Format, bool),
-        inputs: &[Arg],
-        (rows, cols): (usize, usize),
-        out: [SliceMut<'_>; 2],
-        fresh: bool,
-    ) {
-        if rows == 0 || cols == 0 {
-            if fresh {
-                for out in out {
-                    self.fill(out, 0.0);
-                }
-            }
-            return;
-        }
-        let [first, rest] = out;
-        let sums = first.len() + rest.len();
-        let groups = cols.div_ceil(32 * format.pack());
-        let (block, warps) = row_blocks(format, rows, groups);
-        let blocks = rows.div_ceil(block);
-        let partials = self.scratch(blocks * sums * size_of::<f32>());
-        let args = [inputs, args![&partials, rows, cols, block, aligned]].concat();
-        self.launch(kernel, (groups as u32, blocks as u32), 32 * warps, &args);
-        // 32 columns a block, their partial sums shared by 16 warps.
-        let grid = (sums.div_ceil(32) as u32, 1);
-        let args = args![&partials, blocks, &first, &rest, first.len(), sums, fresh];
-        self.launch(Kernel::SumPartials.of(first.format()), grid, 512, args);
-    }
-}
-
-/// Rows of a block of a sum over rows, and the warps that share them, where the columns are in so many groups.
-fn row_blocks(format: Format, rows: usize, groups: usize) -> (usize, u32) {
-    match format {
-        // The order of the processor's sums within a block.
-        Format::F32 => (BLOCK_ROWS * rows.div_ceil(BLOCK_ROWS * MAX_BLOCKS), 1),
-        Format::Bf16 => {
-            let blocks = BUSY_BLOCKS.div_ceil(groups);
-            (rows.div_ceil(blocks).next_multiple_of(WARPS as usize), WARPS)
-        }
     }
 }

@@ -150,8 +150,7 @@ impl<'a, 'b> Decoder<'a, 'b> {
         };
         for (i, (layer, kept)) in text.layers.iter().zip(&self.kept).enumerate() {
             let block = layer.decoder.as_ref().expect("the student has a decoder");
-            let qkv = [block.query, block.key, block.value].map(|pair| pair.linear(tape, x));
-            let attended = tape.attend_kept(qkv, *kept, (&own, growing), heads);
+            let attended = tape.attend_kept((x, block.projections()), *kept, (&own, growing), heads);
             x = Text::output(tape, block, attended, x, &nowhere, None);
             let cross = layer.cross.as_ref().expect("the student has cross-attention");
             let q = cross.query.linear(tape, x);

@@ -40,6 +40,17 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// `rows` × `cols` elements, rows `stride` apart.
+    pub fn apart(data: &'a [f32], (rows, cols): (usize, usize), stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride: stride,
+            col_stride: 1,
+        }
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         Self {
@@ -58,6 +69,32 @@ impl<'a> Mat<'a> {
         }
         (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1
     }
+}
+
+/// How far the operands of several products of one shape lie apart, each from that of the product before: in elements.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// Number of products.
+    pub count: usize,
+    /// Distance of left factors.
+    pub a: usize,
+    /// Distance of right factors.
+    pub b: usize,
+    /// Distance of results, which may lie in each other's gaps but have no element in common.
+    pub c: usize,
+    /// Distance of biases.
+    pub bias: usize,
+}
+
+impl Batch {
+    /// One product.
+    pub const ONE: Self = Self {
+        count: 1,
+        a: 0,
+        b: 0,
+        c: 0,
+        bias: 0,
+    };
 }
 
 /// What the result starts from. `B` is where the row lies.

@@ -5,10 +5,12 @@ mod attention;
 use super::{Node, Tape, Var};
 use crate::device::{Buffer, Factor, Span, SpanMut, Temperature};
 use crate::layout::ParamId;
+use crate::ops::dropout::{Dropout, Place};
 use crate::ops::gemm::Start;
 use crate::ops::meter;
 
-fn start(fresh: bool) -> Start<Span<'static>> {
+/// What a gradient starts from.
+pub(super) fn start(fresh: bool) -> Start<Span<'static>> {
     if fresh { Start::Zero } else { Start::Add }
 }
 
@@ -41,37 +43,30 @@ impl<'a> Tape<'a> {
 
     fn node(&mut self, node: &Node<'a>, dy: Buffer) {
         match node {
-            Node::Linear { x, w, b, .. } => self.linear_backward(*x, *w, *b, dy),
-            Node::Gelu { x, .. } => self.gelu_backward(*x, dy),
-            Node::Add { a, b, .. } => {
-                // The second contribution copies; the first, most often of a residual stream, is moved.
-                if self.needs(*b) {
-                    self.contribute(*b, |tape, d, fresh| tape.device.put(dy.span(), d, fresh));
-                }
-                self.pass(*a, dy);
+            Node::Linear { x, w, b, .. } => {
+                self.linear_backward(*x, *w, *b, &dy);
+                self.pool.give(dy);
             }
+            Node::Project { x, of, .. } => {
+                self.project_backward(*x, *of, &dy);
+                self.pool.give(dy);
+            }
+            Node::Gelu { x, .. } => self.gelu_backward(*x, dy),
+            Node::Add { a, b, .. } => self.add_backward(*a, *b, dy),
             Node::LayerNorm {
                 x, gamma, beta, stats, ..
             } => self.layer_norm_backward(*x, *gamma, *beta, stats.span(), dy),
             Node::Dropout { x, dropout, places, .. } => {
-                let (mut dy, cols) = (dy, self.dims(*x).1);
-                self.device.dropout(dropout, places, dy.span_mut(), cols);
-                self.pass(*x, dy);
+                self.dropout_backward(*x, dropout, places, &dy);
+                self.pool.give(dy);
             }
             Node::DropPath {
                 x, rows_of, factors, ..
             } => {
-                let cols = self.dims(*x).1;
-                self.contribute(*x, |tape, d, fresh| {
-                    let mut scaled = tape.take(d.len());
-                    tape.device
-                        .scale_samples(dy.span(), scaled.span_mut(), cols, *rows_of, factors);
-                    tape.device.put(scaled.span(), d, fresh);
-                    tape.pool.give(scaled);
-                });
+                self.drop_path_backward(*x, *rows_of, factors, &dy);
                 self.pool.give(dy);
             }
-            Node::Attention { .. } => self.attention_backward(node, dy),
+            node @ Node::Attention { .. } => self.attention_backward(node, dy),
             Node::Embed {
                 ids,
                 positions,
@@ -179,7 +174,7 @@ impl<'a> Tape<'a> {
         b.take_if(|b| first && *y == x && sink.trainable[b.index()])
     }
 
-    fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: Buffer) {
+    fn linear_backward(&mut self, x: Var, w: ParamId, b: Option<ParamId>, dy: &Buffer) {
         let inner = self.dims(x).1;
         let out = self.weights.layout.entry(w).len / inner;
         self.param(w, |tape, d, fresh| {
@@ -193,7 +188,67 @@ impl<'a> Tape<'a> {
             let (dy, w) = (Factor::new(dy.span(), out), Factor::new(tape.weights.factor(w), inner));
             tape.device.gemm(dy, w, d, start(fresh));
         });
-        self.pool.give(dy);
+    }
+
+    /// The gradient of a sum is that of both its terms. One of them, most often of a residual stream, is given what comes; the other
+    /// a copy, or nothing, if it is a branch whose gradient is only read.
+    fn add_backward(&mut self, a: Var, b: Var, dy: Buffer) {
+        let [branch, stream] = if self.is_next(a) { [a, b] } else { [b, a] };
+        if branch == stream || !self.read_by_next(branch, &dy) {
+            self.contribute(branch, |tape, d, fresh| tape.device.put(dy.span(), d, fresh));
+        }
+        self.pass(stream, dy);
+    }
+
+    /// Whether the operation that is next has yielded this.
+    fn is_next(&self, v: Var) -> bool {
+        self.nodes.last().is_some_and(|node| node.output() == v)
+    }
+
+    /// Runs the operation that is next, if `v` is its result, `dy` is all of that's gradient and is only read. Returns whether that is
+    /// so.
+    fn read_by_next(&mut self, v: Var, dy: &Buffer) -> bool {
+        let is_read = matches!(
+            self.nodes.last(),
+            Some(Node::Linear { .. } | Node::Dropout { .. } | Node::DropPath { .. })
+        );
+        let value = &self.values[v.0 as usize];
+        if !is_read || !self.is_next(v) || value.grad.is_some() || self.is_forgotten() {
+            return false;
+        }
+        let (_part, node) = (meter::part(value.part), self.nodes.pop());
+        match node {
+            Some(Node::Linear { x, w, b, .. }) => self.linear_backward(x, w, b, dy),
+            Some(Node::Dropout { x, dropout, places, .. }) => self.dropout_backward(x, &dropout, &places, dy),
+            Some(Node::DropPath {
+                x, rows_of, factors, ..
+            }) => self.drop_path_backward(x, rows_of, &factors, dy),
+            _ => unreachable!("another operation than was looked at"),
+        }
+        self.release(v);
+        true
+    }
+
+    /// The gradient, masked. Where that is all of the gradient of a product with a bias, the bias's is summed in the same pass.
+    fn dropout_backward(&mut self, x: Var, dropout: &Dropout, places: &[Place], dy: &Buffer) {
+        let (mut masked, cols) = (self.take_like(x), self.dims(x).1);
+        if let Some(b) = self.take_bias_of(x) {
+            self.param(b, |tape, sums, fresh| {
+                tape.device
+                    .dropout_of_columns(dropout, places, dy.span(), masked.span_mut(), (sums, fresh));
+            });
+        } else {
+            self.device
+                .dropout_of(dropout, places, dy.span(), masked.span_mut(), cols);
+        }
+        self.pass(x, masked);
+    }
+
+    fn drop_path_backward(&mut self, x: Var, rows_of: usize, factors: &[f32], dy: &Buffer) {
+        let (mut scaled, cols) = (self.take_like(x), self.dims(x).1);
+        self.device
+            .scale_samples(dy.span(), scaled.span_mut(), cols, rows_of, factors);
+        self.pass(x, scaled);
     }
 
     /// Adds rows to the rows of `d` that `index` names; what is there counts unless it is fresh.
@@ -307,7 +362,7 @@ impl<'a> Tape<'a> {
     }
 
     /// Lets `f(tape, gradient, fresh)` overwrite (if fresh) or add to the gradient of a value that needs one.
-    fn contribute(&mut self, v: Var, f: impl FnOnce(&mut Self, SpanMut, bool)) {
+    pub(super) fn contribute(&mut self, v: Var, f: impl FnOnce(&mut Self, SpanMut, bool)) {
         if !self.needs(v) {
             return;
         }
@@ -321,7 +376,7 @@ impl<'a> Tape<'a> {
     }
 
     /// Lets `f(tape, gradient, fresh)` overwrite (if fresh) or add to the gradient of a trainable parameter.
-    fn param(&mut self, id: ParamId, f: impl FnOnce(&mut Self, SpanMut, bool)) {
+    pub(super) fn param(&mut self, id: ParamId, f: impl FnOnce(&mut Self, SpanMut, bool)) {
         let range = self.weights.layout.entry(id).range();
         let Some(mut sink) = self.sink.take() else { return };
         if sink.trainable[id.index()] {

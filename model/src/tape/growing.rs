@@ -1,6 +1,6 @@
 //! The operations of a decoder that keeps keys and values while its texts grow: for tapes that record nothing.
 
-use super::{Tape, Var};
+use super::{Projections, Tape, Var};
 use crate::device::{Buffer, Device, Factor, Texts};
 use crate::generate::beam::{Continuation, Open, Wanted};
 use crate::layout::ParamId;
@@ -34,27 +34,32 @@ impl Tape<'_> {
         self.values[to.0 as usize].data = Some(data);
     }
 
-    /// Puts rows of keys and values behind those that are `kept`, and attends to all of them; see [`Device::attend_kept`].
+    /// Puts keys and values of rows of `x` behind those that are `kept`, and attends to all of them; see [`Device::attend_kept`].
     ///
     /// # Shapes
-    /// qkv: (texts·per) × (heads·dim) each; kept: (texts·every) × (heads·dim) each → (texts·per) × (heads·dim)
+    /// x: (texts·per) × in; kept: (texts·every) × (heads·dim) each → (texts·per) × (heads·dim)
     pub(crate) fn attend_kept(
         &mut self,
-        qkv: [Var; 3],
+        (x, of): (Var, Projections),
         kept: [Var; 2],
         (blocks, texts): (&Blocks, Option<&Texts>),
         (heads, dim): (usize, usize),
     ) -> Var {
         assert!(self.sink.is_none(), "what is kept has no backward");
-        let mut y = self.take_like(qkv[0]);
+        let width = heads * dim;
+        let len = blocks.queries() * width;
+        let (mut y, mut qkv) = (self.take(len), self.take(3 * len));
+        self.multiply(x, of, qkv.span_mut(), (len, width));
         let [mut keys, mut values] = kept.map(|v| self.lift(v));
-        let (x, to) = (qkv.map(|v| self.value(v)), [keys.span_mut(), values.span_mut()]);
+        let to = [keys.span_mut(), values.span_mut()];
+        let qkv_of = [0, 1, 2].map(|i| qkv.span().range(i * len..(i + 1) * len));
         self.device
-            .attend_kept(x, to, (blocks, texts), (heads, dim), y.span_mut());
+            .attend_kept(qkv_of, to, (blocks, texts), (heads, dim), y.span_mut());
+        self.pool.give(qkv);
         for (v, data) in kept.into_iter().zip([keys, values]) {
             self.values[v.0 as usize].data = Some(data);
         }
-        self.push(blocks.queries(), heads * dim, y, false)
+        self.push(blocks.queries(), width, y, false)
     }
 
     /// Attends to the images' keys.

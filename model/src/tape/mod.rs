@@ -12,17 +12,19 @@ mod forward;
 mod growing;
 mod heads;
 mod node;
+mod projections;
 mod recompute;
 mod settled;
 mod turned;
 
 pub use heads::Teaching;
 pub use node::{Head, Node};
+pub use projections::Projections;
 pub use settled::{Gradient, Watch};
 pub use turned::Turned;
 
 use crate::device::{Asked, Buffer, Device, Factor, Parameters, Pool, Span, SpanMut, Use};
-use crate::layout::{Layout, ParamId};
+use crate::layout::{Layout, ParamId, Three};
 use crate::ops::meter::{self, Part};
 use recompute::Forgotten;
 use settled::Settled;
@@ -82,6 +84,12 @@ impl<'a> Weights<'a> {
     fn factor(&self, id: ParamId) -> Span<'a> {
         let data = self.data.rounded.unwrap_or(self.data.exact);
         data.range(self.layout.entry(id).range())
+    }
+
+    /// The values of three entries, and what lies between them, as factors of products with activations.
+    fn factors(&self, lie: Three) -> Span<'a> {
+        let data = self.data.rounded.unwrap_or(self.data.exact);
+        data.range(lie.range())
     }
 
     /// A weight as the right factor of `x·wᵀ`, wherever it lies turned.

@@ -1,6 +1,6 @@
 //! What a tape records.
 
-use super::Var;
+use super::{Projections, Var};
 use crate::device::{Buffer, Span};
 use crate::layout::ParamId;
 use crate::ops::attention::Sequence;
@@ -16,6 +16,13 @@ pub struct Head {
     pub offset: usize,
 }
 
+impl From<Var> for Head {
+    /// All columns.
+    fn from(var: Var) -> Self {
+        Self { var, offset: 0 }
+    }
+}
+
 /// One operation, with what its backward needs. `y` is always its result.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "fields are named as in the operation's own documentation")]
@@ -27,6 +34,8 @@ pub enum Node<'a> {
         b: Option<ParamId>,
         y: Var,
     },
+    /// `y = x·wᵀ + b` for queries, keys and values, side by side
+    Project { x: Var, of: Projections, y: Var },
     /// `y = gelu(x)`
     Gelu { x: Var, y: Var },
     /// `y = a + b`
@@ -115,6 +124,7 @@ impl Node<'_> {
     pub fn output(&self) -> Var {
         match self {
             Self::Linear { y, .. }
+            | Self::Project { y, .. }
             | Self::Gelu { y, .. }
             | Self::Add { y, .. }
             | Self::LayerNorm { y, .. }

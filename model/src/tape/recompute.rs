@@ -51,10 +51,16 @@ impl Tape<'_> {
         self.nodes.append(&mut nodes);
     }
 
+    /// Whether the part of the record that comes next is forgotten, so that nothing of it may be read yet.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.last().is_some_and(|part| part.end == self.nodes.len())
+    }
+
     /// What a node has yielded, once more.
     fn compute(&mut self, node: &mut Node) -> Buffer {
         match node {
             Node::Linear { x, w, b, .. } => self.linear_of(*x, *w, *b),
+            Node::Project { x, of, .. } => self.projected(*x, *of),
             Node::Gelu { x, .. } => self.gelu_of(*x),
             Node::Add { a, b, .. } => self.sum_of(*a, *b),
             Node::LayerNorm {
@@ -93,7 +99,9 @@ fn read(nodes: &[Node]) -> BTreeSet<Var> {
     for node in nodes.iter().rev() {
         let computed = read.contains(&node.output());
         let (inputs, read_back) = match node {
-            Node::Linear { x, .. } | Node::Gelu { x, .. } | Node::LayerNorm { x, .. } => (vec![*x], vec![*x]),
+            Node::Linear { x, .. } | Node::Project { x, .. } | Node::Gelu { x, .. } | Node::LayerNorm { x, .. } => {
+                (vec![*x], vec![*x])
+            }
             Node::Attention { q, k, v, y, .. } => {
                 let inputs = vec![q.var, k.var, v.var];
                 let read_back = [&inputs[..], &[*y]].concat();

@@ -4,7 +4,7 @@ use super::{Layer, Packed, Site, Text};
 use crate::ops::attention::Sequence;
 use crate::ops::dropout::Place;
 use crate::random::Stream;
-use crate::tape::{Tape, Var};
+use crate::tape::{Head, Tape, Var};
 use std::rc::Rc;
 
 /// Keys and values of the images in one layer.
@@ -128,7 +128,8 @@ impl Text {
             .expect("the momentum encoder has no cross-attention");
         let q = cross.query.linear(tape, x);
         let probabilities = self.dropout(dropout, index, Site::CrossProbabilities);
-        let attended = self.attend(tape, q, images.keys, images.values, seqs, probabilities);
+        let qkv = [q, images.keys, images.values].map(Head::from);
+        let attended = self.attend(tape, qkv, seqs, probabilities);
         Self::output(
             tape,
             cross,

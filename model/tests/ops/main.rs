@@ -27,6 +27,7 @@ macro_rules! kinds {
 
 kinds!(
     Linear,
+    Project,
     Gelu,
     Add,
     LayerNorm,

@@ -5,6 +5,7 @@ use crate::formulas::{gelu, layer_norm, linear, mask};
 use candle_core::{Device, Result, Tensor};
 use medley_model::ops::dropout::{Dropout, Place};
 use medley_model::random::{Purpose, Stream};
+use medley_model::tape::Projections;
 use std::rc::Rc;
 
 /// Around the blocks of 64 rows that sums over rows are made of.
@@ -12,7 +13,7 @@ const ROWS: [usize; 6] = [1, 2, 63, 64, 65, 130];
 
 pub(crate) fn all() -> Vec<Case> {
     let kinds = [linears(), tied(), gelus(), adds(), norms(), dropouts(), drop_paths()];
-    let others = [embeddings(), gathers(), stacks(), patches()];
+    let others = [projections(), embeddings(), gathers(), stacks(), patches()];
     kinds.into_iter().chain(others).flatten().collect()
 }
 
@@ -76,6 +77,28 @@ fn tied() -> Vec<Case> {
             linear(&x, &of("word"), &of("b"))
         });
     vec![layers(2), layers(65), words]
+}
+
+fn projections() -> Vec<Case> {
+    let case = |(rows, (inner, out)): (usize, (usize, usize))| {
+        let layers = [["q.w", "q.b"], ["k.w", "k.b"], ["v.w", "v.b"]];
+        let named = Case::new(format!("{rows} rows, {inner} to 3 × {out}")).input("x", &[rows, inner]);
+        let with = |case: Case, [w, b]: [&'static str; 2]| case.input(w, &[out, inner]).input(b, &[out]);
+        layers
+            .into_iter()
+            .fold(named, with)
+            .ours(move |t| {
+                let [w, b] = [0, 1].map(|i: usize| layers.map(|layer| t.id(layer[i])));
+                let x = t.var("x");
+                t.tape.project_at_once(x, Projections { w, b })
+            })
+            .plain(move |of| {
+                let each = layers.map(|[w, b]| linear(&of("x"), &of(w), &of(b)));
+                Tensor::cat(&each.into_iter().collect::<Result<Vec<_>>>()?, 1)
+            })
+    };
+    let shapes = [(48, 48), (600, 2), (70, 33), (96, 96), (64, 64), (33, 70)];
+    ROWS.into_iter().zip(shapes).map(case).collect()
 }
 
 fn gelus() -> Vec<Case> {
@@ -149,7 +172,59 @@ fn adds() -> Vec<Case> {
             t.tape.add(y, x)
         })
         .plain(|of| linear(&of("x"), &of("w"), &of("b"))? + of("x"));
-    ROWS.into_iter().map(residual).chain([same, branch]).collect()
+    let others = [masked(65), masked(130), dropped()].into_iter().chain([same, branch]);
+    ROWS.into_iter().map(residual).chain(others).collect()
+}
+
+fn places(rows: usize, first: Place) -> Rc<[Place]> {
+    let place = |position| Place { position, ..first };
+    (first.position..first.position + rows as u32).map(place).collect()
+}
+
+/// A linear layer's masked result, before or behind what it is added to.
+fn masked(rows: usize) -> Case {
+    let stream = Stream::new(1, Purpose::Dropout).at(9);
+    let (dropout, first) = (Dropout { stream, rate: 0.3 }, Place { sample: 4, position: 2 });
+    let places = places(rows, first);
+    Case::new(format!("a masked branch of {rows} rows"))
+        .input("x", &[rows, 33])
+        .input("a", &[rows, 70])
+        .input("w", &[70, 33])
+        .input("b", &[70])
+        .ours(move |t| {
+            let (x, a, w, b) = (t.var("x"), t.var("a"), t.id("w"), t.id("b"));
+            let y = t.tape.linear(x, w, Some(b));
+            let y = t.tape.dropout(y, Some(dropout), &places);
+            t.tape.add(y, a)
+        })
+        .plain(move |of| {
+            let y = linear(&of("x"), &of("w"), &of("b"))?;
+            (y * mask(&dropout, first, 0, (rows, 70))?)? + of("a")
+        })
+}
+
+/// A stream of three samples with two branches, of which samples lose the second.
+fn dropped() -> Case {
+    let factors: Rc<[f32]> = [0.0, 2.0, 1.25].into();
+    let each: Vec<f64> = factors.iter().flat_map(|f| vec![f64::from(*f); 30]).collect();
+    Case::new("branches that samples lose")
+        .input("a", &[90, 70])
+        .input("w", &[70, 70])
+        .input("b", &[70])
+        .ours(move |t| {
+            let (a, w, b) = (t.var("a"), t.id("w"), t.id("b"));
+            let y = t.tape.linear(a, w, Some(b));
+            let x = t.tape.add(a, y);
+            let hidden = t.tape.gelu(x);
+            let y = t.tape.linear(hidden, w, Some(b));
+            let y = t.tape.drop_path(y, &factors);
+            t.tape.add(x, y)
+        })
+        .plain(move |of| {
+            let x = (linear(&of("a"), &of("w"), &of("b"))? + of("a"))?;
+            let y = linear(&gelu(&x)?, &of("w"), &of("b"))?;
+            x + y.broadcast_mul(&Tensor::from_vec(each.clone(), (90, 1), &Device::Cpu)?)?
+        })
 }
 
 fn norms() -> Vec<Case> {
@@ -198,9 +273,7 @@ fn dropouts() -> Vec<Case> {
     let case = |rows: usize, cols: usize, rate: f32| {
         let stream = Stream::new(1, Purpose::Dropout).at(4);
         let (dropout, first) = (Dropout { stream, rate }, Place { sample: 2, position: 5 });
-        let places: Rc<[Place]> = (5..5 + rows as u32)
-            .map(|position| Place { position, ..first })
-            .collect();
+        let places = places(rows, first);
         Case::new(format!("{rows} × {cols}, rate {rate}"))
             .input("x", &[rows, cols])
             .ours(move |t| {
@@ -335,6 +408,11 @@ fn patches() -> Vec<Case> {
 #[test]
 fn a_linear_layer_agrees_with_its_formula() {
     check(&linears());
+}
+
+#[test]
+fn layers_side_by_side_agree_with_their_formula() {
+    check(&projections());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{Cases, Ops, Part};
 use medley_model::cuda::Factor;
-use medley_model::ops::gemm::{Mat, Start, gemm_strided};
+use medley_model::ops::gemm::{Batch, Mat, Start, gemm_strided};
 
 /// m, n and k: nothing, single rows and columns, odd ones, and layers of every preset and the towers.
 const SHAPES: [(usize, usize, usize); 14] = [
@@ -49,6 +49,81 @@ pub(crate) fn check(ops: &Ops) {
             product(c, (90, 90, 256), (false, true), from, 57_600);
             product(c, (64, 96, 96), (false, false), from, 32);
         }
+    });
+    ops.both("gemm of three at once", |c| {
+        for (rows, width) in [(1, 32), (33, 96), (511, 192), (1061, 768), (3240, 768)] {
+            side_by_side(c, rows, width, false);
+            side_by_side(c, rows, width, true);
+            of_weights(c, rows, width);
+        }
+    });
+}
+
+/// Distance of weights, and of biases, that have each other between them.
+fn distance(width: usize) -> usize {
+    width * width + width.next_multiple_of(64)
+}
+
+/// Queries, keys and values of rows: side by side in each row, or one after the other.
+fn side_by_side(c: &Cases, rows: usize, width: usize, stacked: bool) {
+    let (apart, stride) = if stacked {
+        (rows * width, width)
+    } else {
+        (width, 3 * width)
+    };
+    let (far, x) = (distance(width), c.noise(rows * width));
+    let w = c.noise(2 * far + width * width);
+    let bias = c.noise(2 * far + width);
+    let mut expected = vec![0.0; 3 * rows * width];
+    for i in 0..3 {
+        let right = Mat::new(&w[i * far..][..width * width], width).t();
+        let start = Start::Bias(&bias[i * far..][..width]);
+        gemm_strided(Mat::new(&x, width), right, &mut expected[i * apart..], stride, start);
+    }
+    let (x, w, bias) = (c.up(&x), c.up(&w), c.up(&bias));
+    c.compare(&format!("{rows} × {width}, stacked: {stacked}"), &[expected], || {
+        let mut y = c.poison(3 * rows * width);
+        let batch = Batch {
+            count: 3,
+            a: 0,
+            b: far,
+            c: apart,
+            bias: far,
+        };
+        let (left, right) = (Factor::new(x.slice(), width), factor(&w, (width, width), true));
+        let start = Start::Bias(bias.slice());
+        c.cuda.gemm_batch(left, right, y.slice_mut(), stride, start, batch);
+        vec![y]
+    });
+}
+
+/// The gradients of the three weights, added where they lie apart; what is between them stays.
+fn of_weights(c: &Cases, rows: usize, width: usize) {
+    let (far, x, dy) = (distance(width), c.noise(rows * width), c.noise(3 * rows * width));
+    let start = c.noise(2 * far + width * width);
+    let mut expected = start.clone();
+    for i in 0..3 {
+        let left = Mat::apart(&dy[i * width..], (rows, width), 3 * width).t();
+        let part = &mut expected[i * far..][..width * width];
+        gemm_strided(left, Mat::new(&x, width), part, width, Start::Add);
+    }
+    let (x, dy) = (c.up(&x), c.up(&dy));
+    c.compare(&format!("{rows} × {width}, of weights"), &[expected], || {
+        let mut d = c.up_single(&start);
+        let batch = Batch {
+            count: 3,
+            a: width,
+            b: 0,
+            c: far,
+            bias: 0,
+        };
+        let left = Factor {
+            stride: 3 * width,
+            ..factor(&dy, (rows, width), true)
+        };
+        let right = Factor::new(x.slice(), width);
+        c.cuda.gemm_batch(left, right, d.slice_mut(), width, Start::Add, batch);
+        vec![d]
     });
 }
 
@@ -111,6 +186,7 @@ fn factor(part: &Part, (rows, cols): (usize, usize), turned: bool) -> Factor<'_>
         data: part.slice(),
         rows,
         cols,
+        stride: cols,
         turned,
     }
 }

@@ -1,7 +1,10 @@
 //! Norms, sums of columns, and rows by index.
 
 use super::Ops;
+use medley_model::cuda::Totals;
+use medley_model::ops::dropout::{Dropout, Place};
 use medley_model::ops::{blocks, elementwise, embedding, norm};
+use medley_model::random::{Purpose, Stream};
 
 /// Rows and columns: of every preset and the towers, odd ones, and single rows.
 const MATRICES: [(usize, usize); 9] = [
@@ -16,10 +19,25 @@ const MATRICES: [(usize, usize); 9] = [
     (40_000, 6),
 ];
 
+/// More rows and columns of what is summed over rows: one block of rows and many, columns beyond a group, and more groups than
+/// blocks are wanted.
+const SUMMED: [(usize, usize); 8] = [
+    (31, 768),
+    (33, 770),
+    (1080, 768),
+    (1311, 3072),
+    (530, 4096),
+    (9001, 768),
+    (3, 40_000),
+    (5, 151_296),
+];
+
 pub(crate) fn check(ops: &Ops) {
     layer_norm(ops);
     l2_norm(ops);
     sums(ops);
+    sums_apart(ops);
+    sums_of_what_is_written(ops);
     by_index(ops);
     images(ops);
 }
@@ -37,6 +55,23 @@ fn layer_norm(ops: &Ops) {
                 let (x, gamma, beta) = (x.slice(), gamma.slice(), beta.slice());
                 cuda.layer_norm(x, gamma, beta, 1e-6, y.slice_mut(), stats.slice_mut());
                 vec![y, stats]
+            });
+        }
+    });
+    ops.both("add_norm", |c| {
+        for (rows, cols) in MATRICES.into_iter().filter(|(_, cols)| *cols > 1) {
+            let [a, b] = [0, 1].map(|_| c.up(&c.noise(rows * cols)));
+            let [gamma, beta] = [0, 1].map(|_| c.up_single(&c.noise(cols)));
+            let (gain, offset) = (gamma.slice(), beta.slice());
+            let poison = || (c.poison(rows * cols), c.poison(rows * cols), c.poison_single(2 * rows));
+            let (mut sum, mut y, mut stats) = poison();
+            cuda.sum_of(a.slice(), b.slice(), sum.slice_mut());
+            cuda.layer_norm(sum.slice(), gain, offset, 1e-6, y.slice_mut(), stats.slice_mut());
+            c.same(&format!("{rows} × {cols}"), &[sum, y, stats], || {
+                let (mut sum, mut y, mut stats) = poison();
+                let (both, affine) = ([a.slice(), b.slice()], (gain, offset, 1e-6));
+                cuda.add_norm(both, affine, sum.slice_mut(), y.slice_mut(), stats.slice_mut());
+                vec![sum, y, stats]
             });
         }
     });
@@ -129,26 +164,91 @@ fn sums(ops: &Ops) {
     let cuda = &ops.cuda;
     for (name, fresh) in [("sum_columns", true), ("… added", false)] {
         ops.both(name, |c| {
-            for (rows, cols) in MATRICES.into_iter().chain([(3, 40_000)]) {
+            for (rows, cols) in MATRICES.into_iter().chain(SUMMED) {
                 let x = c.rounded(c.noise(rows * cols).iter().map(|v| v + 1.0));
                 let start = c.noise(cols);
                 let mut sums = start.clone();
                 blocks::sum_columns(&x, &mut sums, fresh);
                 let x = c.up(&x);
-                for format in c.formats() {
-                    c.compare(&format!("{rows} × {cols} to {format:?}"), &[sums.clone()], || {
-                        let mut sums = if fresh {
-                            c.poison_as(cols, format)
-                        } else {
-                            c.up_as(&start, format)
-                        };
-                        cuda.sum_columns(x.slice(), sums.slice_mut(), fresh);
-                        vec![sums]
-                    });
-                }
+                c.compare(&format!("{rows} × {cols}"), &[sums], || {
+                    let mut sums = if fresh {
+                        c.poison_single(cols)
+                    } else {
+                        c.up_single(&start)
+                    };
+                    cuda.sum_columns(x.slice(), sums.slice_mut(), fresh);
+                    vec![sums]
+                });
             }
         });
     }
+}
+
+/// Sums of three layers side by side, whose biases have weights between them, which stay.
+fn sums_apart(ops: &Ops) {
+    let cuda = &ops.cuda;
+    for (name, fresh) in [("sum_columns, apart", true), ("… added", false)] {
+        ops.both(name, |c| {
+            for (rows, width, distance) in [(1, 5, 7), (33, 96, 128), (1080, 768, 590_592), (4340, 768, 768)] {
+                let (cols, len) = (3 * width, 2 * distance + width);
+                let (x, start) = (c.noise(rows * cols), c.noise(len));
+                let (mut each, mut sums) = (vec![0.0; cols], start.clone());
+                blocks::sum_columns(&x, &mut each, true);
+                for (i, part) in each.chunks(width).enumerate() {
+                    elementwise::put(part, &mut sums[i * distance..][..width], fresh);
+                }
+                let x = c.up(&x);
+                c.compare(&format!("{rows} × 3·{width}"), &[sums], || {
+                    let mut sums = c.up_single(&start);
+                    let to = Totals::apart(sums.slice_mut(), cols, width, distance);
+                    cuda.sum_columns(x.slice(), to, fresh);
+                    vec![sums]
+                });
+            }
+        });
+    }
+}
+
+/// Sums of what the same pass writes: both are the bits of two passes.
+fn sums_of_what_is_written(ops: &Ops) {
+    let cuda = &ops.cuda;
+    for (name, fresh) in [("gelu_backward_columns", true), ("… added", false)] {
+        ops.both(name, |c| {
+            for (rows, cols) in MATRICES.into_iter().chain(SUMMED) {
+                let x = c.rounded(c.noise(rows * cols).iter().map(|v| 3.0 * v));
+                let (dy, start) = (c.noise(rows * cols), c.noise(cols));
+                let (x, mut d, mut sums) = (c.up(&x), c.up(&dy), c.up_single(&start));
+                cuda.gelu_backward(x.slice(), d.slice_mut());
+                cuda.sum_columns(d.slice(), sums.slice_mut(), fresh);
+                c.same(&format!("{rows} × {cols}"), &[d, sums], || {
+                    let (mut d, mut sums) = (c.up(&dy), c.up_single(&start));
+                    cuda.gelu_backward_columns(x.slice(), d.slice_mut(), sums.slice_mut(), fresh);
+                    vec![d, sums]
+                });
+            }
+        });
+    }
+    ops.both("dropout_of_columns", |c| {
+        for (rows, cols) in MATRICES.into_iter().chain(SUMMED) {
+            let stream = Stream::new(5, Purpose::Dropout).at(rows as u64);
+            let dropout = Dropout { stream, rate: 0.1 };
+            let place = |i: u32| Place {
+                sample: i / 7,
+                position: i % 7,
+            };
+            let places: Vec<Place> = (0..rows as u32).map(place).collect();
+            let (x, start) = (c.up(&c.noise(rows * cols)), c.noise(cols));
+            let (mut y, mut sums) = (c.poison(rows * cols), c.up_single(&start));
+            cuda.dropout_of(&dropout, &places, x.slice(), y.slice_mut(), cols);
+            cuda.sum_columns(y.slice(), sums.slice_mut(), false);
+            c.same(&format!("{rows} × {cols}"), &[y, sums], || {
+                let (mut y, mut sums) = (c.poison(rows * cols), c.up_single(&start));
+                let (from, to) = (x.slice(), y.slice_mut());
+                cuda.dropout_of_columns(&dropout, &places, from, to, sums.slice_mut(), false);
+                vec![y, sums]
+            });
+        }
+    });
 }
 
 fn by_index(ops: &Ops) {

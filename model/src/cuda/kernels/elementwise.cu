@@ -4,6 +4,8 @@
 
 #include "gelu.cuh"
 
+#include "sums.cuh"
+
 #define BODY "elementwise.cuh"
 #include "both.cuh"
 

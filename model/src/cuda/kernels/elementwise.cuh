@@ -77,6 +77,41 @@ TYPED(gelu_backward)(const Stored* x, Stored* d, u64 n, bool aligned) {
     combine(x, d, d, n, aligned, [](float x, float d) { return d * gelu_slope(x, Stored()); });
 }
 
+// The same of rows of `cols`, and the sums of the columns as they are stored.
+SUMMING(gelu_backward_columns)(
+    const Stored* x, Stored* d, float* partials, u32* arrived, float* out, u32 width, i64 distance, u32 rows, u32 cols, u32 block,
+    bool fresh, bool aligned
+) {
+    const u32 at = lane_column<N>();
+    Few<N> sums[1] = {};
+    const auto pass = [&](const Few<N>& vx, Few<N>& vd) {
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            // Rounded, as if it was read again.
+            vd.v[i] = __fmul_rn(vd.v[i], gelu_slope(vx.v[i], Stored()));
+            sums[0].v[i] += as_stored(vd.v[i], Stored());
+        }
+    };
+    if (aligned && at < cols) {
+        uint4 of_x[4], of_d[4];
+        for_warp_rows<4>(rows, block, [&](u32 i, u32 row) {
+            of_x[i] = *reinterpret_cast<const uint4*>(x + (u64)row * cols + at);
+            of_d[i] = *reinterpret_cast<const uint4*>(d + (u64)row * cols + at);
+        }, [&](u32 i, u32 row) {
+            Few<N> few = unpack(of_d[i], Stored());
+            pass(unpack(of_x[i], Stored()), few);
+            store_whole<N>(d + (u64)row * cols + at, few);
+        });
+    } else if (at < cols) {
+        for_warp_rows<1>(rows, block, [](u32, u32) {}, [&](u32, u32 row) {
+            Few<N> few = load<N>(d + (u64)row * cols, at, cols, false);
+            pass(load<N>(x + (u64)row * cols, at, cols, false), few);
+            store<N>(d + (u64)row * cols, few, at, cols, false);
+        });
+    }
+    put_sums<N, 1>(sums, partials, arrived, {out, width, distance, fresh}, cols);
+}
+
 // Rows of `cols` between matrices whose rows are a stride apart.
 TYPED(copy_rows)(
     const Stored* x, u64 x_stride, Stored* y, u64 y_stride, u32 rows, u32 cols, bool adds, bool aligned
@@ -117,4 +152,37 @@ TYPED(dropout)(
         drop(few, key, at, places[row], threshold, kept);
         store<N>(y + start, few, at, cols, aligned);
     });
+}
+
+// The same, and the sums of the columns as they are stored.
+SUMMING(dropout_columns)(
+    const Stored* x, Stored* y, const uint2* places, u64 key, u32 threshold, float kept, float* partials, u32* arrived, float* out,
+    u32 width, i64 distance, u32 rows, u32 cols, u32 block, bool fresh, bool aligned
+) {
+    const u32 at = lane_column<N>();
+    Few<N> sums[1] = {};
+    const auto pass = [&](Few<N>& few, uint2 place) {
+        drop(few, key, at, place, threshold, kept);
+#pragma unroll
+        for (u32 i = 0; i < N; i++) sums[0].v[i] += as_stored(few.v[i], Stored());
+    };
+    if (aligned && at < cols) {
+        uint4 bits[2];
+        uint2 place[2];
+        for_warp_rows<2>(rows, block, [&](u32 i, u32 row) {
+            bits[i] = *reinterpret_cast<const uint4*>(x + (u64)row * cols + at);
+            place[i] = places[row];
+        }, [&](u32 i, u32 row) {
+            Few<N> few = unpack(bits[i], Stored());
+            pass(few, place[i]);
+            store_whole<N>(y + (u64)row * cols + at, few);
+        });
+    } else if (at < cols) {
+        for_warp_rows<1>(rows, block, [](u32, u32) {}, [&](u32, u32 row) {
+            Few<N> few = load<N>(x + (u64)row * cols, at, cols, false);
+            pass(few, places[row]);
+            store<N>(y + (u64)row * cols, few, at, cols, false);
+        });
+    }
+    put_sums<N, 1>(sums, partials, arrived, {out, width, distance, fresh}, cols);
 }

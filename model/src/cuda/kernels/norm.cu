@@ -1,6 +1,6 @@
 // Layer normalisation, L2 normalisation, and sums over rows.
 
-#include "common.cuh"
+#include "sums.cuh"
 
 // Norms below this are treated as this.
 constexpr float MIN_NORM = 1e-12f;

@@ -36,6 +36,21 @@ struct Row<true> {
         for_lane_packs<true>(cols, [&](u32 i, u32) { held[i] = unpack(bits[i], Stored()); });
     }
 
+    // The sum of two rows, which is stored too.
+    __device__ __forceinline__ Row(const Stored* a, const Stored* b, Stored* sum, u32 cols) : cols(cols) {
+        uint4 of_a[HELD], of_b[HELD];
+        for_lane_packs<true>(cols, [&](u32 i, u32 at) {
+            of_a[i] = *reinterpret_cast<const uint4*>(a + at);
+            of_b[i] = *reinterpret_cast<const uint4*>(b + at);
+        });
+        for_lane_packs<true>(cols, [&](u32 i, u32 at) {
+            const Few<N> va = unpack(of_a[i], Stored()), vb = unpack(of_b[i], Stored());
+#pragma unroll
+            for (u32 j = 0; j < N; j++) held[i].v[j] = as_stored(va.v[j] + vb.v[j], Stored());
+            store_whole<N>(sum + at, held[i]);
+        });
+    }
+
     __device__ __forceinline__ Few<N> pack(u32 i, u32) const {
         return held[i];
     }
@@ -134,6 +149,33 @@ TYPED(layer_norm)(
     }
 }
 
+// The same of sum = a + b.
+TYPED(add_norm)(
+    const Stored* a, const Stored* b, const float* gamma, const float* beta, float eps, Stored* sum, Stored* y, float* stats, u32 rows,
+    u32 cols, bool aligned
+) {
+    const u32 row = warp_row();
+    if (row >= rows) return;
+    a += (u64)row * cols;
+    b += (u64)row * cols;
+    sum += (u64)row * cols;
+    y += (u64)row * cols;
+    stats += 2 * row;
+    if (aligned && cols <= MAX_HELD) {
+        layer_norm_row(Row<true>(a, b, sum, cols), gamma, beta, eps, y, stats);
+        return;
+    }
+    for_lane_packs<false>(cols, [&](u32, u32 at) {
+        Few<N> few = load<N>(a, at, cols, aligned);
+        const Few<N> other = load<N>(b, at, cols, aligned);
+#pragma unroll
+        for (u32 i = 0; i < N; i++) few.v[i] += other.v[i];
+        store<N>(sum, few, at, cols, aligned);
+    });
+    // Each lane reads what it has stored.
+    layer_norm_row(Row<false>(sum, cols, aligned), gamma, beta, eps, y, stats);
+}
+
 template <bool IS_HELD>
 __device__ __forceinline__ void layer_norm_backward_row(
     const Row<IS_HELD>& x, const Row<IS_HELD>& dy, float mean, float rstd, const float* gamma, Stored* dx, bool fresh
@@ -181,93 +223,59 @@ TYPED(layer_norm_backward)(
     }
 }
 
-// Calls `f(row, start of the row in x)` for the rows of this warp in a block of rows.
-template <typename F>
-__device__ __forceinline__ void for_warp_rows(u32 rows, u32 cols, u32 block, F f) {
-    const u32 end = min((blockIdx.y + 1) * block, rows);
-#pragma unroll 4
-    for (u32 row = blockIdx.y * block + threadIdx.x / 32; row < end; row += blockDim.x / 32) f(row, (u64)row * cols);
-}
-
-// Adds the sums of the warps of a block, each of which has a pack of columns from `at` of each lane, in the order of the warps.
-__device__ __forceinline__ void add_warps(const Few<N>& sum, float* partial, u32 cols) {
-    __shared__ __align__(16) float warps[THREADS / 32][32 * N];
-    __syncthreads();
-    store_whole<N>(&warps[threadIdx.x / 32][threadIdx.x % 32 * N], sum);
-    __syncthreads();
-    const u32 first = blockIdx.x * 32 * N;
-    for (u32 col = threadIdx.x; col < 32 * N; col += blockDim.x) {
-        if (first + col >= cols) break;
-        float total = warps[0][col];
-        for (u32 warp = 1; warp < blockDim.x / 32; warp++) total += warps[warp][col];
-        partial[first + col] = total;
-    }
-}
-
-// Partial sums over a block of rows: a lane has a pack of columns, a warp every so manyeth row.
-TYPED(layer_norm_params)(
-    const Stored* x, const float* stats, const Stored* dy, float* partials, u32 rows, u32 cols, u32 block, bool aligned
+// The gradients of gain and offset: two sums over rows.
+SUMMING(layer_norm_params)(
+    const Stored* x, const float* stats, const Stored* dy, float* partials, u32* arrived, float* out, u32 width, i64 distance, u32 rows,
+    u32 cols, u32 block, bool fresh, bool aligned
 ) {
-    const u32 at = (blockIdx.x * 32 + threadIdx.x % 32) * N;
-    Few<N> dgamma = {}, dbeta = {};
+    const u32 at = lane_column<N>();
+    Few<N> sums[2] = {};
     const auto add = [&](const Few<N>& vx, const Few<N>& vd, float mean, float rstd) {
 #pragma unroll
         for (u32 i = 0; i < N; i++) {
-            dgamma.v[i] = fmaf(vd.v[i] * rstd, vx.v[i] - mean, dgamma.v[i]);
-            dbeta.v[i] += vd.v[i];
+            sums[0].v[i] = fmaf(vd.v[i] * rstd, vx.v[i] - mean, sums[0].v[i]);
+            sums[1].v[i] += vd.v[i];
         }
     };
     if (aligned && at < cols) {
-        for_warp_rows(rows, cols, block, [&](u32 row, u64 start) {
-            const Few<N> vx = load_whole<N>(x + start + at), vd = load_whole<N>(dy + start + at);
-            add(vx, vd, stats[2 * row], stats[2 * row + 1]);
-        });
+        uint4 of_x[4], of_dy[4];
+        float mean[4], rstd[4];
+        for_warp_rows<4>(rows, block, [&](u32 i, u32 row) {
+            of_x[i] = *reinterpret_cast<const uint4*>(x + (u64)row * cols + at);
+            of_dy[i] = *reinterpret_cast<const uint4*>(dy + (u64)row * cols + at);
+            mean[i] = stats[2 * row];
+            rstd[i] = stats[2 * row + 1];
+        }, [&](u32 i, u32) { add(unpack(of_x[i], Stored()), unpack(of_dy[i], Stored()), mean[i], rstd[i]); });
     } else if (at < cols) {
-        for_warp_rows(rows, cols, block, [&](u32 row, u64 start) {
-            const Few<N> vx = load<N>(x + start, at, cols, false), vd = load<N>(dy + start, at, cols, false);
+        for_warp_rows<1>(rows, block, [](u32, u32) {}, [&](u32, u32 row) {
+            const Few<N> vx = load<N>(x + (u64)row * cols, at, cols, false), vd = load<N>(dy + (u64)row * cols, at, cols, false);
             add(vx, vd, stats[2 * row], stats[2 * row + 1]);
         });
     }
-    float* partial = partials + (u64)blockIdx.y * 2 * cols;
-    add_warps(dgamma, partial, cols);
-    add_warps(dbeta, partial + cols, cols);
+    put_sums<N, 2>(sums, partials, arrived, {out, width, distance, fresh}, cols);
 }
 
-TYPED(sum_columns)(const Stored* x, float* partials, u32 rows, u32 cols, u32 block, bool aligned) {
-    const u32 at = (blockIdx.x * 32 + threadIdx.x % 32) * N;
-    Few<N> sum = {};
+SUMMING(sum_columns)(
+    const Stored* x, float* partials, u32* arrived, float* out, u32 width, i64 distance, u32 rows, u32 cols, u32 block, bool fresh,
+    bool aligned
+) {
+    const u32 at = lane_column<N>();
+    Few<N> sums[1] = {};
     const auto add = [&](const Few<N>& few) {
 #pragma unroll
-        for (u32 i = 0; i < N; i++) sum.v[i] += few.v[i];
+        for (u32 i = 0; i < N; i++) sums[0].v[i] += few.v[i];
     };
     if (aligned && at < cols) {
-        for_warp_rows(rows, cols, block, [&](u32, u64 start) { add(load_whole<N>(x + start + at)); });
+        uint4 bits[8];
+        for_warp_rows<8>(rows, block, [&](u32 i, u32 row) {
+            bits[i] = *reinterpret_cast<const uint4*>(x + (u64)row * cols + at);
+        }, [&](u32 i, u32) { add(unpack(bits[i], Stored())); });
     } else if (at < cols) {
-        for_warp_rows(rows, cols, block, [&](u32, u64 start) { add(load<N>(x + start, at, cols, false)); });
+        for_warp_rows<1>(rows, block, [](u32, u32) {}, [&](u32, u32 row) {
+            add(load<N>(x + (u64)row * cols, at, cols, false));
+        });
     }
-    add_warps(sum, partials + (u64)blockIdx.y * cols, cols);
-}
-
-// Sums `blocks` rows of `cols` partial sums: a lane has a column; each of 16 warps adds every sixteenth row, and the first adds the
-// warps in order. The columns from `middle` on go to `rest`.
-TYPED(sum_partials)(const float* partials, u32 blocks, Stored* out, Stored* rest, u32 middle, u32 cols, bool fresh) {
-    __shared__ float warps[16][33];
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 col = blockIdx.x * 32 + lane;
-    float sum = 0.0f;
-    if (col < cols) {
-#pragma unroll 4
-        for (u32 block = warp; block < blocks; block += 16) sum += partials[(u64)block * cols + col];
-    }
-    warps[warp][lane] = sum;
-    __syncthreads();
-    if (warp == 0 && col < cols) {
-        float total = warps[0][lane];
-#pragma unroll
-        for (u32 w = 1; w < 16; w++) total += warps[w][lane];
-        Stored* target = col < middle ? out + col : rest + (col - middle);
-        put(target, fresh ? total : widen(*target) + total);
-    }
+    put_sums<N, 1>(sums, partials, arrived, {out, width, distance, fresh}, cols);
 }
 
 TYPED(l2_norm)(const Stored* x, float* y, float* norms, u32 rows, u32 cols, bool aligned) {

@@ -64,13 +64,10 @@ impl Device {
         on!(self, elementwise::gelu_backward(x.host(), d.host()), cuda => cuda.gelu_backward(x.cuda(), d.cuda()));
     }
 
-    /// [`gelu_backward`](Self::gelu_backward), and the column sums of what it yields; in one pass on the processor.
+    /// [`gelu_backward`](Self::gelu_backward), and the column sums of what it yields, in one pass.
     pub(crate) fn gelu_backward_columns(&self, x: Span, d: SpanMut, sums: SpanMut, fresh: bool) {
-        on!(self, elementwise::gelu_backward_columns(x.host(), d.host(), sums.host(), fresh), cuda => {
-            let mut d = d.cuda();
-            cuda.gelu_backward(x.cuda(), d.reborrow());
-            cuda.sum_columns(d.as_slice(), sums.cuda(), fresh);
-        });
+        on!(self, elementwise::gelu_backward_columns(x.host(), d.host(), sums.host(), fresh),
+            cuda => cuda.gelu_backward_columns(x.cuda(), d.cuda(), sums.cuda(), fresh));
     }
 
     pub(crate) fn add_columns(&self, x: Span, cols: usize, y: SpanMut, at: (usize, usize)) {
@@ -104,8 +101,18 @@ impl Device {
         }, cuda => cuda.dropout_of(dropout, places, x.cuda(), y.cuda(), cols));
     }
 
-    pub(crate) fn dropout(&self, dropout: &Dropout, places: &[Place], y: SpanMut, cols: usize) {
-        on!(self, dropout::apply(dropout, places, y.host(), cols),
-            cuda => cuda.dropout(dropout, places, y.cuda(), cols));
+    /// [`dropout_of`](Self::dropout_of), and the column sums of `y`; in one pass on a GPU.
+    pub(crate) fn dropout_of_columns(
+        &self,
+        dropout: &Dropout,
+        places: &[Place],
+        x: Span,
+        mut y: SpanMut,
+        (sums, fresh): (SpanMut, bool),
+    ) {
+        on!(self, {
+            self.dropout_of(dropout, places, x, y.reborrow(), sums.len());
+            self.sum_columns(y.as_span(), sums, fresh);
+        }, cuda => cuda.dropout_of_columns(dropout, places, x.cuda(), y.cuda(), sums.cuda(), fresh));
     }
 }

@@ -22,14 +22,16 @@ use super::{Device, Span, SpanMut};
 use crate::cuda;
 use crate::ops::attention::{self, Inputs, Sequence};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{self, Mat, Start};
+use crate::ops::gemm::{self, Batch, Mat, Start};
 use crate::ops::{blocks, digest, sum};
 
-/// A dense, row-major factor of a matrix product.
+/// A row-major factor of a matrix product.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factor<'a> {
     data: Span<'a>,
+    rows: usize,
     cols: usize,
+    stride: usize,
     turned: bool,
 }
 
@@ -43,11 +45,18 @@ pub enum Temperature<'a> {
 }
 
 impl<'a> Factor<'a> {
-    /// A matrix with `cols` columns.
+    /// The matrix with `cols` columns that fills `data`.
     pub(crate) fn new(data: Span<'a>, cols: usize) -> Self {
+        Self::apart(data, (data.len() / cols, cols), cols)
+    }
+
+    /// The first of `data`: `rows` × `cols` elements, rows `stride` apart.
+    pub(crate) fn apart(data: Span<'a>, (rows, cols): (usize, usize), stride: usize) -> Self {
         Self {
             data,
+            rows,
             cols,
+            stride,
             turned: false,
         }
     }
@@ -60,18 +69,22 @@ impl<'a> Factor<'a> {
         }
     }
 
+    /// The same so many elements further on.
+    fn moved(self, by: usize) -> Self {
+        Self {
+            data: self.data.range(by..self.data.len()),
+            ..self
+        }
+    }
+
     fn mat(self) -> Mat<'a> {
-        let mat = Mat::new(self.data.host(), self.cols);
+        let mat = Mat::apart(self.data.host(), (self.rows, self.cols), self.stride);
         if self.turned { mat.t() } else { mat }
     }
 
     /// Columns of the factor as it is used.
     fn width(self) -> usize {
-        if self.turned {
-            self.data.len() / self.cols
-        } else {
-            self.cols
-        }
+        if self.turned { self.rows } else { self.cols }
     }
 }
 
@@ -80,8 +93,9 @@ impl<'a> From<Factor<'a>> for cuda::Factor<'a> {
     fn from(factor: Factor<'a>) -> Self {
         Self {
             data: factor.data.cuda(),
-            rows: factor.data.len() / factor.cols,
+            rows: factor.rows,
             cols: factor.cols,
+            stride: factor.stride,
             turned: factor.turned,
         }
     }
@@ -99,6 +113,47 @@ impl Device {
     pub(crate) fn gemm(&self, a: Factor, b: Factor, c: SpanMut, start: Start<Span>) {
         let stride = b.width();
         self.gemm_strided(a, b, c, stride, start);
+    }
+
+    /// Products of one shape, `c = start + a·b` each, with the rows of `c` `stride` elements apart. On a GPU they are computed at
+    /// once.
+    pub(crate) fn gemm_batch(
+        &self,
+        a: Factor,
+        b: Factor,
+        mut c: SpanMut,
+        stride: usize,
+        start: Start<Span>,
+        batch: Batch,
+    ) {
+        on!(self, {
+            for i in 0..batch.count {
+                let len = c.len();
+                let (a, b, c) = (a.moved(i * batch.a), b.moved(i * batch.b), c.reborrow().range(i * batch.c..len));
+                let start = start.map(|bias| bias.range(i * batch.bias..i * batch.bias + b.width()));
+                self.gemm_strided(a, b, c, stride, start);
+            }
+        }, cuda => {
+            cuda.gemm_batch(a.into(), b.into(), c.reborrow().cuda(), stride, start.map(Span::cuda), batch);
+        });
+    }
+
+    /// Column sums of `x`, those of as many columns as `width` says `distance` elements behind those of the columns before.
+    pub(crate) fn sum_columns_apart(
+        &self,
+        x: Span,
+        (out, count): (SpanMut, usize),
+        (width, distance): (usize, usize),
+        fresh: bool,
+    ) {
+        on!(self, {
+            let (mut sums, mut out) = (vec![0.0; count], out);
+            blocks::sum_columns(x.host(), &mut sums, true);
+            for (i, sums) in sums.chunks(width).enumerate() {
+                let out = out.reborrow().range(i * distance..i * distance + width);
+                self.put(sums.into(), out, fresh);
+            }
+        }, cuda => cuda.sum_columns(x.cuda(), cuda::Totals::apart(out.cuda(), count, width, distance), fresh));
     }
 
     pub(crate) fn sum_columns(&self, x: Span, out: SpanMut, fresh: bool) {
@@ -157,7 +212,8 @@ impl Device {
         });
     }
 
-    /// Whether [`attention_backward_within`](Self::attention_backward_within) may do anything.
+    /// Whether queries, keys and values of the same rows are best computed at once, side by side, and so their gradients: whether
+    /// [`attention_backward_within`](Self::attention_backward_within) may do anything.
     pub(crate) fn attends_within(&self) -> bool {
         on!(self, false, _cuda => self.rounds())
     }

@@ -10,7 +10,7 @@ impl Device {
             cuda => cuda.layer_norm(x.cuda(), gamma.cuda(), beta.cuda(), eps, y.cuda(), stats.cuda()));
     }
 
-    /// `sum = a + b`, and its layer norm; in one pass on the processor.
+    /// `sum = a + b`, and its layer norm, in one pass.
     pub(crate) fn add_norm(
         &self,
         (a, b): (Span, Span),
@@ -23,9 +23,8 @@ impl Device {
             let affine = (gamma.host(), beta.host(), eps);
             norm::add_norm((a.host(), b.host()), affine, sum.host(), y.host(), stats.host());
         }, cuda => {
-            let mut sum = sum.cuda();
-            cuda.sum_of(a.cuda(), b.cuda(), sum.reborrow());
-            cuda.layer_norm(sum.as_slice(), gamma.cuda(), beta.cuda(), eps, y.cuda(), stats.cuda());
+            let affine = (gamma.cuda(), beta.cuda(), eps);
+            cuda.add_norm([a.cuda(), b.cuda()], affine, sum.cuda(), y.cuda(), stats.cuda());
         });
     }
 
