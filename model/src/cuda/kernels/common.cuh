@@ -124,9 +124,26 @@ __device__ __forceinline__ void store_whole(bf16* y, const Few<N>& few) {
     }
 }
 
-// Elements `at` to `at + N − 1` of `n`; zeros beyond.
+// The bits of 16 bytes of elements from `at` on, zeros from `n` on, read one by one.
+__device__ __forceinline__ uint4 bits_at(const float* x, u64 at, u64 n) {
+    const auto word = [&](u32 i) { return at + i < n ? __float_as_uint(x[at + i]) : 0; };
+    return make_uint4(word(0), word(1), word(2), word(3));
+}
+
+__device__ __forceinline__ uint4 bits_at(const bf16* x, u64 at, u64 n) {
+    const auto half = [&](u32 i) { return at + i < n ? (u32)__bfloat16_as_ushort(x[at + i]) : 0; };
+    const auto word = [&](u32 i) { return half(i) | half(i + 1) << 16; };
+    return make_uint4(word(0), word(2), word(4), word(6));
+}
+
+// Elements `at` to `at + N − 1` of `n`; zeros beyond. The bits are looked at behind the branch, so that a thread that loads several times
+// waits for all of them at once.
 template <u32 N, typename T>
 __device__ __forceinline__ Few<N> load(const T* x, u64 at, u64 n, bool aligned) {
+    if constexpr (N * sizeof(T) == 16) {
+        const uint4 bits = aligned && at + N <= n ? *reinterpret_cast<const uint4*>(x + at) : bits_at(x, at, n);
+        return unpack(bits, T());
+    }
     if constexpr (N > 1) {
         if (aligned && at + N <= n) return load_whole<N>(x + at);
     }

@@ -34,13 +34,10 @@ __device__ __forceinline__ Running over_group(const Stored* query, const Source&
         float score[AT_ONCE];
 #pragma unroll
         for (u32 i = 0; i < AT_ONCE; i++) {
-            const u32 m = first + i * GROUPS + group;
-            key[i] = {};
-            value[i] = {};
-            if (m < n) {
-                key[i] = load<N>(source.key(m), at, dim, aligned);
-                value[i] = load<N>(source.value(m), at, dim, aligned);
-            }
+            // Beyond the last it is loaded again, so that nothing stands between two loads.
+            const u32 m = min(first + i * GROUPS + group, n - 1);
+            key[i] = load<N>(source.key(m), at, dim, aligned);
+            value[i] = load<N>(source.value(m), at, dim, aligned);
         }
         float top = own.top;
 #pragma unroll
