@@ -68,7 +68,7 @@ step_machines() {
   cargo build --locked --release --workspace --bins
   use_memory
   "$root/tests/deploy/two-machines.sh"
-  cargo test --locked --release --workspace --test network -- --ignored --test-threads=1
+  cargo test --locked --release --workspace --test whole network:: -- --ignored --test-threads=1
 }
 
 step_browser() {

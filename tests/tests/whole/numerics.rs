@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Steps of a training in whose memory a bit flips: it must not be over before that is seen to be so.
-const LENGTH: u64 = 700;
+const LENGTH: u64 = 1000;
 /// Steps that it has committed before, at least.
 const BEFORE: u64 = 150;
 /// Steps between two of its checkpoints.
