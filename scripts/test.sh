@@ -16,7 +16,9 @@ else
   say "cargo-nextest is not installed: using cargo test, which shows less and ends no test that hangs"
   runner=(cargo test --locked --release --workspace --no-fail-fast)
 fi
+use_memory
 if [ -n "${TEST_DATABASE_URL:-}" ]; then
-  exec "${runner[@]}" "$@"
+  "${runner[@]}" "$@"
+  exit
 fi
-exec "$target/release/medley-coordinator" with-postgres -- "${runner[@]}" "$@"
+"$target/release/medley-coordinator" with-postgres -- "${runner[@]}" "$@"

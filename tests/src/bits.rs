@@ -1,12 +1,14 @@
 //! A short training whose every bit is known: what an undisturbed run leaves, a disturbed one must leave too.
 
-use crate::programs::Running;
+use crate::programs::{Running, call};
 use medley_data::synth::{SynthSpec, generate};
+use medley_protocol::checkpoint::Manifest;
 use medley_protocol::ids::JobId;
 use medley_protocol::metrics::StepMetrics;
 use medley_protocol::rest::{EventView, JobDetail};
 use medley_protocol::stage::JobState;
 use serde_json::{Value, json};
+use std::fs;
 use std::path::Path;
 
 /// Steps of the run: enough that it is still in its middle some checkpoints after its begin.
@@ -46,7 +48,41 @@ pub fn document(data: &Path) -> Value {
     })
 }
 
-/// All that a run leaves.
+/// All that a run has computed.
+#[derive(Debug)]
+pub struct Computed {
+    /// Metrics of every step.
+    pub metrics: Vec<StepMetrics>,
+    /// Its last state.
+    pub state: Vec<u8>,
+}
+
+impl Computed {
+    /// What a run computes that nothing disturbs: one rank, without a cluster.
+    ///
+    /// # Panics
+    /// When it does not succeed.
+    pub fn undisturbed(folder: &Path, document: &Value) -> Self {
+        fs::create_dir_all(folder).expect("a test may make folders");
+        let spec = folder.join("spec.json");
+        let read = |name: &str| fs::read(folder.join(name));
+        fs::write(&spec, document.to_string()).expect("a test may write");
+        // How many ranks there are makes no difference.
+        let arguments = ["train".as_ref(), spec.as_os_str(), "--out".as_ref(), folder.as_os_str()];
+        call("medley-worker", &arguments);
+        let lines = String::from_utf8(read("metrics.jsonl").expect("it has metrics")).expect("metrics are text");
+        let row = |line| serde_json::from_str(line).expect("metrics are JSON");
+        let manifest: Manifest = serde_json::from_slice(&read("checkpoint.json").expect("it has a checkpoint"))
+            .expect("a manifest can be read");
+        let parts = manifest.parts.iter().map(|part| format!("store/{}", part.object.key));
+        Self {
+            metrics: lines.lines().map(row).collect(),
+            state: parts.flat_map(|part| read(&part).expect("it has its parts")).collect(),
+        }
+    }
+}
+
+/// All that a run on a cluster leaves.
 #[derive(Debug)]
 pub struct Outcome {
     /// The job.
@@ -55,24 +91,11 @@ pub struct Outcome {
     pub rank_logs: String,
     /// What happened to it.
     pub events: Vec<EventView>,
-    /// Metrics of every step.
-    pub metrics: Vec<StepMetrics>,
-    /// Its last state.
-    pub state: Vec<u8>,
+    /// What it has computed.
+    pub computed: Computed,
 }
 
 impl Outcome {
-    /// What a run leaves that nothing disturbs, on one rank.
-    ///
-    /// # Panics
-    /// When it does not succeed.
-    pub async fn undisturbed(state_dir: &Path, document: &Value) -> Self {
-        // How many ranks there are makes no difference.
-        let mut running = Running::up(state_dir, 1, 1).await;
-        let job = running.submit(document).await;
-        Self::of(&mut running, job).await
-    }
-
     /// Waits until the job is over.
     ///
     /// # Panics
@@ -87,8 +110,10 @@ impl Outcome {
         );
         Self {
             events: running.events(job).await,
-            metrics: running.metrics(job, detail.stages[1].id).await,
-            state: running.state(&last).await,
+            computed: Computed {
+                metrics: running.metrics(job, detail.stages[1].id).await,
+                state: running.state(&last).await,
+            },
             job: detail,
             rank_logs: running.rank_logs(),
         }
@@ -98,13 +123,15 @@ impl Outcome {
     ///
     /// # Panics
     /// When it is not.
-    pub fn is_that_of(&self, other: &Self) {
-        let steps: Vec<u64> = self.metrics.iter().map(|row| row.step).collect();
+    pub fn is_that_of(&self, other: &Computed) {
+        let own = &self.computed;
+        let steps: Vec<u64> = own.metrics.iter().map(|row| row.step).collect();
         let all = self.job.stages[1].total.unwrap_or(0);
         assert!(steps.iter().copied().eq(0..all), "each step exactly once: {steps:?}");
-        let differs = self.metrics.iter().zip(&other.metrics).find(|(a, b)| a != b);
+        assert_eq!(own.metrics.len(), other.metrics.len());
+        let differs = own.metrics.iter().zip(&other.metrics).find(|(a, b)| a != b);
         assert_eq!(differs, None);
-        let first = first_difference(&self.state, &other.state);
+        let first = first_difference(&own.state, &other.state);
         assert_eq!(first, None, "first byte that differs");
     }
 

@@ -32,4 +32,4 @@ pub use running::Running;
 pub use s3::S3;
 pub use service::Service;
 pub use site::{Agent, Coordinator, Site, committed, has_committed, steps, until};
-pub use training::{BEFORE, Training, Under};
+pub use training::{BEFORE, ENDLESS, Training, Under};

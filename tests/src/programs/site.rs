@@ -5,7 +5,7 @@ use blake3::Hash;
 use medley_data::synth::{SynthSpec, generate};
 use medley_protocol::client::Client;
 use medley_protocol::ids::JobId;
-use medley_protocol::rest::{EventView, JobDetail, NodeView};
+use medley_protocol::rest::{CheckpointRequestView, CheckpointView, EventView, JobDetail, NodeView};
 use medley_protocol::stage::JobState;
 use serde_json::{Value, json};
 use std::fs;
@@ -93,14 +93,16 @@ impl Site {
         self.scratch.path(name)
     }
 
-    /// A pre-training of so many steps, with dropout and queues, on exactly so many ranks or as many as there are.
+    /// A pre-training of so many steps, with dropout and queues, on exactly so many ranks or as many as there are. How long it is
+    /// makes no difference to its single steps: they learn as those of a shorter one do.
     pub fn training(&self, steps: u64, ranks: Option<u32>) -> Value {
         json!({
             "name": "bits", "kind": "pretrain", "preset": "nano",
             "data": { "root": self.path("data"), "web": "", "test": "" },
             "lanes": { "count": LANES, "batch": 4 },
             "model": { "text": { "dropout": 0.1 }, "vision": { "drop_path": 0.1 } },
-            "pretrain": { "length": { "by": "steps", "count": steps }, "warmup_steps": 5 },
+            "pretrain": { "length": { "by": "steps", "count": steps }, "warmup_steps": 5,
+                          "decay": { "by": "epoch", "factor": 0.99 } },
             "checkpoint": { "every_steps": 0 },
             "cluster": { "min_ranks": ranks.unwrap_or(1), "max_ranks": ranks.unwrap_or(LANES) },
         })
@@ -114,6 +116,13 @@ impl Site {
         let said = call("medley-worker", &arguments).output;
         let digest = said.split_whitespace().last().and_then(|word| word.parse().ok());
         digest.unwrap_or_else(|| panic!("no digest in what the training said: {said}"))
+    }
+
+    /// The state of a longer training after so many steps, if nothing disturbs it.
+    pub fn undisturbed_after(&self, steps: u64, training: &Value) -> Hash {
+        let mut short = training.clone();
+        short["pretrain"]["length"]["count"] = json!(steps);
+        self.undisturbed(&short)
     }
 
     /// Starts a coordinator and waits until it serves. Without a database it has one of its own.
@@ -213,6 +222,44 @@ impl Api {
             fitting.find(|event| event.message.contains(words))
         })
         .await
+    }
+
+    /// Ends a training that goes on, once all that it has committed by now is in a checkpoint; gives the step and the state of
+    /// that. Each step before is in the metrics exactly once.
+    pub async fn stopped(&self, job: JobId) -> (u64, Hash) {
+        let path = format!("/jobs/{job}/checkpoints");
+        let asked: CheckpointRequestView = until("a checkpoint may be asked for", async || {
+            self.0.post(&path, &json!({})).await.ok()
+        })
+        .await;
+        let taken = until("the checkpoint is whole", async || {
+            let mut all: Vec<CheckpointView> = self.0.get(&path).await.ok()?;
+            all.retain(|checkpoint| checkpoint.stage == asked.stage && checkpoint.step >= asked.step);
+            all.pop()
+        })
+        .await;
+        until("the metrics hold each of its steps once", async || {
+            let rows = self.metrics(job, taken.stage).await;
+            let count = rows.len() as u64;
+            let each = rows.iter().map(|row| row.step).eq(0..count);
+            (each && count >= taken.step).then_some(())
+        })
+        .await;
+        let state = blake3::hash(&self.state(&taken).await);
+        self.cancelled(job).await;
+        (taken.step, state)
+    }
+
+    /// Cancels a job, which nothing else has ended.
+    async fn cancelled(&self, job: JobId) {
+        let path = format!("/jobs/{job}");
+        let told = self.0.tell(&format!("{path}/cancel"), &json!({})).await;
+        told.unwrap_or_else(|error| panic!("{job} cannot be cancelled: {error}"));
+        let state = until("the job is over", async || {
+            let detail: JobDetail = self.0.get(&path).await.ok()?;
+            detail.job.state.is_final().then_some(detail.job.state)
+        });
+        assert_eq!(state.await, JobState::Cancelled);
     }
 
     /// Waits until a training has succeeded, and gives its final state, each of whose steps is in the metrics exactly once.

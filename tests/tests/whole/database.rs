@@ -1,17 +1,15 @@
 //! A database that is away, dies or ends connections in the middle of transactions, while a training runs: ranks go on, the
-//! coordinator waits, and the training ends with the bytes of one that nothing disturbed.
+//! coordinator waits, and the training has the bytes of one that nothing disturbed.
 
-use blake3::Hash;
 use medley_protocol::client::Error;
-use medley_protocol::ids::JobId;
 use medley_protocol::rest::JobDetail;
 use medley_tests::programs::{
-    BEFORE, Coordinator, Database, Service, Site, Training, Under, Way, committed, has_committed, until,
+    Coordinator, Database, ENDLESS, Site, Training, Under, Way, committed, has_committed, until,
 };
 use std::time::Duration;
 
-/// Steps of a training: enough that it is still in its middle when the database has been away for long.
-const STEPS: u64 = 1200;
+/// Steps of a training whose coordinator loses its connections until it is over.
+const STEPS: u64 = 600;
 /// Longer than everything that waits: a connection (5 s), a decision (10 s), the silence of a node (5 s), and the answer to
 /// what an agent hands in (20 s).
 const AWAY: Duration = Duration::from_secs(22);
@@ -22,10 +20,8 @@ const ROUND: Duration = Duration::from_millis(70);
 struct Cluster {
     database: Database,
     coordinator: Coordinator,
-    agents: [Service; 2],
-    job: JobId,
-    undisturbed: Hash,
-    _site: Site,
+    training: Training,
+    site: Site,
 }
 
 impl Cluster {
@@ -33,18 +29,12 @@ impl Cluster {
         let site = Site::new();
         let database = Database::start(&site.path("postgres")).await;
         let coordinator = site.coordinator("one", "127.0.0.1:0", Some(database.url())).await;
-        let Training {
-            agents,
-            job,
-            undisturbed,
-        } = Training::start(&site, &Under::one(&coordinator), steps).await;
+        let training = Training::start(&site, &Under::one(&coordinator), steps).await;
         Self {
             database,
             coordinator,
-            agents,
-            job,
-            undisturbed,
-            _site: site,
+            training,
+            site,
         }
     }
 
@@ -58,15 +48,15 @@ impl Cluster {
         }
     }
 
-    async fn ends_with_the_same_bytes(mut self) {
-        assert_eq!(self.coordinator.api().trained(self.job).await, self.undisturbed);
+    async fn is_undisturbed(&mut self) {
+        self.training.is_undisturbed(&self.site, &self.coordinator.api()).await;
         assert!(self.coordinator.service.is_alive(), "the coordinator never ended");
     }
 }
 
 async fn a_rank_dies_while_the_database_is_away(way: Way) {
-    let cluster = Cluster::start(STEPS).await;
-    let [survivor, other] = &cluster.agents;
+    let mut cluster = Cluster::start(ENDLESS).await;
+    let (job, [survivor, other]) = (cluster.training.job, &cluster.training.agents);
     cluster.database.way.set(way);
     let back = tokio::time::sleep(AWAY);
     has_committed(survivor, committed(survivor) + 20).await;
@@ -82,42 +72,40 @@ async fn a_rank_dies_while_the_database_is_away(way: Way) {
     );
     back.await;
     let held = committed(survivor);
-    assert!(held < STEPS, "the training was over too soon: it has to be longer");
     cluster.database.way.set(Way::Open);
     let api = cluster.coordinator.api();
-    api.event(cluster.job, "stage-placed", "from memory").await;
+    api.event(job, "stage-placed", "from memory").await;
     // The coordinator may have heard of an earlier step last.
     survivor.says(&format!("goes on from memory committed={held}")).await;
     assert_eq!(cluster.why_not_ready().await, None);
-    assert_eq!(api.breaks(cluster.job).await.len(), 1, "one generation broke, once");
-    cluster.ends_with_the_same_bytes().await;
+    cluster.training.all_go_on(20).await;
+    assert_eq!(api.breaks(job).await.len(), 1, "one generation broke, once");
+    cluster.is_undisturbed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn survivors_hold_their_state_while_the_database_refuses_connections() {
-    a_rank_dies_while_the_database_is_away(Way::Cut).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn survivors_hold_their_state_while_the_database_does_not_answer() {
-    a_rank_dies_while_the_database_is_away(Way::Silent).await;
+async fn survivors_hold_their_state_while_the_database_refuses_connections_or_does_not_answer() {
+    // Two clusters, most of whose time is the same wait.
+    tokio::join!(
+        a_rank_dies_while_the_database_is_away(Way::Cut),
+        a_rank_dies_while_the_database_is_away(Way::Silent),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_dies_and_starts_again_disturbs_no_rank() {
-    let cluster = Cluster::start(STEPS).await;
+    let mut cluster = Cluster::start(ENDLESS).await;
     cluster.database.restart().await;
-    has_committed(&cluster.agents[0], 2 * BEFORE).await;
-    let api = cluster.coordinator.api();
-    api.event(cluster.job, "job-succeeded", "").await;
-    assert_eq!(api.breaks(cluster.job).await, [""; 0]);
-    cluster.ends_with_the_same_bytes().await;
+    cluster.training.all_go_on(20).await;
+    let (job, api) = (cluster.training.job, cluster.coordinator.api());
+    cluster.is_undisturbed().await;
+    assert_eq!(api.breaks(job).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_end_in_the_middle_of_transactions_leave_nothing_half_done() {
-    let cluster = Cluster::start(STEPS).await;
-    let path = format!("/jobs/{}", cluster.job);
+    let mut cluster = Cluster::start(STEPS).await;
+    let path = format!("/jobs/{}", cluster.training.job);
     let mut ended = 0;
     loop {
         let detail: Result<JobDetail, Error> = cluster.coordinator.api().0.get(&path).await;
@@ -128,5 +116,9 @@ async fn connections_that_end_in_the_middle_of_transactions_leave_nothing_half_d
         tokio::time::sleep(ROUND).await;
     }
     assert!(ended > 20, "only {ended} connections were ended");
-    cluster.ends_with_the_same_bytes().await;
+    cluster
+        .training
+        .succeeds_undisturbed(&cluster.site, &cluster.coordinator.api())
+        .await;
+    assert!(cluster.coordinator.service.is_alive(), "the coordinator never ended");
 }

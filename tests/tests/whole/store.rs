@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::{CheckpointView, JobDetail};
 use medley_protocol::store;
-use medley_tests::bits::{CHECKPOINT_EVERY, KEPT, Outcome, STEPS, corpus, document};
+use medley_tests::bits::{CHECKPOINT_EVERY, Computed, KEPT, Outcome, STEPS, corpus, document};
 use medley_tests::programs::{Running, S3, Scratch, program};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -137,7 +137,7 @@ async fn damaged_checkpoints_are_left_aside_and_the_bits_stay_the_same() {
     let data = scratch.path("data");
     corpus(&data);
     let document = document(&data);
-    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
+    let undisturbed = Computed::undisturbed(&scratch.path("undisturbed"), &document);
 
     let state_dir = scratch.path("damaged");
     let store = state_dir.join("store");
@@ -181,7 +181,7 @@ async fn a_bucket_serves_as_a_directory_does_and_is_not_missed_while_it_is_away(
     let data = scratch.path("data");
     corpus(&data);
     let document = document(&data);
-    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
+    let undisturbed = Computed::undisturbed(&scratch.path("undisturbed"), &document);
     let mut s3 = S3::start(&scratch.path("s3"));
     let (state_dir, store) = (scratch.path("bucket"), s3.folder());
     let mut environment = s3.environment();
@@ -347,7 +347,7 @@ async fn a_full_disk_and_a_read_only_one_stop_no_training() {
     let data = scratch.path("data");
     corpus(&data);
     let document = document(&data);
-    let undisturbed = Outcome::undisturbed(&scratch.path("undisturbed"), &document).await;
+    let undisturbed = Computed::undisturbed(&scratch.path("undisturbed"), &document);
     let mut running = Running::up(&state_dir, 1, 2).await;
     let job = running.submit(&document).await;
     let refused = async |running: &Running| -> Option<usize> {

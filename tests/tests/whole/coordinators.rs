@@ -1,23 +1,17 @@
-//! Two coordinators on one database: one leads, and whatever becomes of it, the training ends with the bytes of one that
-//! nothing disturbed.
+//! Two coordinators on one database: one leads, and whatever becomes of it, the training has the bytes of one that nothing
+//! disturbed, and ends when it is told to.
 
-use blake3::Hash;
-use medley_protocol::ids::JobId;
-use medley_tests::programs::{Coordinator, Database, Service, Site, Training, Under, committed, has_committed};
+use medley_tests::programs::{Coordinator, Database, ENDLESS, Site, Training, Under, committed, has_committed, tree};
 
-/// Steps of a training: enough that it is still in its middle when another coordinator has taken over.
-const STEPS: u64 = 3000;
 const LEADS: &str = "this coordinator leads";
 
 /// A training on two nodes, each with a rank, under the first of two coordinators.
 struct Cluster {
     leader: Coordinator,
     other: Coordinator,
-    agents: [Service; 2],
-    job: JobId,
-    undisturbed: Hash,
+    training: Training,
     _database: Database,
-    _site: Site,
+    site: Site,
 }
 
 impl Cluster {
@@ -36,35 +30,33 @@ impl Cluster {
             machines: [None; 2],
             devices: 1,
         };
-        let Training {
-            agents,
-            job,
-            undisturbed,
-        } = Training::start(&site, &under, STEPS).await;
+        let training = Training::start(&site, &under, ENDLESS).await;
         assert!(!other.service.log().contains(LEADS), "one leads at a time");
         Self {
             leader,
             other,
-            agents,
-            job,
-            undisturbed,
+            training,
             _database: database,
-            _site: site,
+            site,
         }
+    }
+
+    /// The other coordinator comes to lead, and the training goes on undisturbed.
+    async fn is_taken_over(&self) {
+        self.other.service.says(LEADS).await;
+        let api = self.other.api();
+        api.nodes_heard(2).await;
+        self.training.all_go_on(20).await;
+        self.training.is_undisturbed(&self.site, &api).await;
+        assert_eq!(api.breaks(self.training.job).await, [""; 0], "no rank noticed");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_coordinator_takes_over_from_one_that_was_killed() {
     let cluster = Cluster::start().await;
-    cluster.leader.service.kill();
-    cluster.other.service.says(LEADS).await;
-    let now = committed(&cluster.agents[0]);
-    assert!(now < STEPS, "the training was over too soon: it has to be longer");
-    let api = cluster.other.api();
-    api.nodes_heard(2).await;
-    assert_eq!(api.trained(cluster.job).await, cluster.undisturbed);
-    assert_eq!(api.breaks(cluster.job).await, [""; 0], "no rank noticed");
+    tree::kill(cluster.leader.service.pid());
+    cluster.is_taken_over().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,32 +67,30 @@ async fn a_leader_that_is_told_to_end_gives_its_office_to_another() {
     assert!(ended.success(), "{ended}");
     let log = cluster.leader.service.log();
     assert!(!log.contains("cut off") && !log.contains("was not given back"), "{log}");
-    cluster.other.service.says(LEADS).await;
-    let api = cluster.other.api();
-    assert_eq!(api.trained(cluster.job).await, cluster.undisturbed);
-    assert_eq!(api.breaks(cluster.job).await, [""; 0], "no rank noticed");
+    cluster.is_taken_over().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_stopped_for_long_changes_nothing_when_it_goes_on() {
     let cluster = Cluster::start().await;
-    let (leader, api) = (&cluster.leader, cluster.other.api());
+    let (leader, training, api) = (&cluster.leader, &cluster.training, cluster.other.api());
     leader.service.tell("-STOP");
     cluster.other.service.says(LEADS).await;
     api.nodes_heard(2).await;
     // Orders of a later revision, of which the stopped one knows nothing.
-    cluster.agents[1].kill_a_child();
-    api.event(cluster.job, "stage-placed", "generation 2").await;
-    let held = committed(&cluster.agents[0]);
-    has_committed(&cluster.agents[0], held + 5).await;
+    training.agents[1].kill_a_child();
+    api.event(training.job, "stage-placed", "generation 2").await;
+    let held = committed(&training.agents[0]);
+    has_committed(&training.agents[0], held + 5).await;
     leader.service.tell("-CONT");
     leader.service.says("another coordinator").await;
-    assert_eq!(api.trained(cluster.job).await, cluster.undisturbed);
-    let breaks = api.breaks(cluster.job).await;
+    training.all_go_on(20).await;
+    training.is_undisturbed(&cluster.site, &api).await;
+    let breaks = api.breaks(training.job).await;
     assert_eq!(
         breaks.len(),
         1,
         "only the rank that was killed ended a generation: {breaks:?}"
     );
-    assert_eq!(leader.api().events(cluster.job).await, api.events(cluster.job).await);
+    assert_eq!(leader.api().events(training.job).await, api.events(training.job).await);
 }

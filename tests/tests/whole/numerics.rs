@@ -5,7 +5,7 @@ use medley_protocol::doubt::COMPARED_WITHIN;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::JobDetail;
 use medley_protocol::stage::{JobState, StageState};
-use medley_tests::bits::{Outcome, corpus, document};
+use medley_tests::bits::{Computed, Outcome, corpus, document};
 use medley_tests::programs::{Agent, Running, Scratch, Site, flip, program, until};
 use serde_json::{Value, json};
 use std::fs::{self, Permissions};
@@ -13,9 +13,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Steps of a training in whose memory a bit flips: it must not be over before that is seen to be so.
-const LENGTH: u64 = 1200;
+const LENGTH: u64 = 1000;
 /// Steps that it has committed before, at least.
-const BEFORE: u64 = 250;
+const BEFORE: u64 = 150;
 /// Steps between two of its checkpoints.
 const EVERY: u64 = 50;
 /// Bytes by which a piece of a state is recognised.
@@ -136,15 +136,15 @@ impl Bit {
 }
 
 /// What a training leaves that nothing disturbs, and two bits of its state.
-async fn undisturbed(state_dir: &Path, document: &Value) -> (Outcome, [Bit; 2]) {
+async fn undisturbed(state_dir: &Path, document: &Value) -> (Computed, [Bit; 2]) {
     let mut running = Running::up(state_dir, 1, 1).await;
     let job = running.submit(document).await;
-    let outcome = Outcome::of(&mut running, job).await;
+    let computed = Outcome::of(&mut running, job).await.computed;
     let checkpoints = running.checkpoints(job).await;
     let earlier = running.state(checkpoints.last().expect("it has checkpoints")).await;
     let tensors = running.tensors(&checkpoints[0]).await;
-    let bits = [Bit::SMALL, Bit::LARGE].map(|which| Bit::find((&earlier, &outcome.state), &tensors, which));
-    (outcome, bits)
+    let bits = [Bit::SMALL, Bit::LARGE].map(|which| Bit::find((&earlier, &computed.state), &tensors, which));
+    (computed, bits)
 }
 
 /// Waits until the stage has committed so many steps, and all ranks run.

@@ -1,17 +1,15 @@
-//! What a network can do to a training: every job must end with the bytes of one that nothing disturbed.
+//! What a network can do to a training: every job must have the bytes of one that nothing disturbed.
 //!
 //! Two nodes and the coordinator are machines of their own behind a router that loses what a test says. Only root can have
 //! such machines, so these tests run when they are asked for: `scripts/check.sh machines`.
 
-use blake3::Hash;
-use medley_protocol::ids::JobId;
 use medley_tests::programs::{
-    Api, BEFORE, Coordinator, Machine, Network, Service, Site, Training, Under, committed, has_committed,
+    Api, BEFORE, Coordinator, ENDLESS, Machine, Network, Site, Training, Under, committed, has_committed,
 };
 use std::time::{Duration, Instant};
 
-/// Steps of a training: enough that it is still in its middle when the network has been away for long.
-const STEPS: u64 = 3000;
+/// Steps of one side alone: time enough for the coordinator to let the other one in again, if it were to be so wrong.
+const ALONE: u64 = 500;
 /// Longest time without a step after two nodes were cut off from each other.
 const MOST_PAUSE: Duration = Duration::from_secs(20);
 
@@ -20,11 +18,9 @@ struct Cluster {
     network: Network,
     home: Machine,
     nodes: [Machine; 2],
-    agents: [Service; 2],
     coordinator: Coordinator,
-    job: JobId,
-    undisturbed: Hash,
-    _site: Site,
+    training: Training,
+    site: Site,
 }
 
 impl Cluster {
@@ -38,20 +34,14 @@ impl Cluster {
             devices,
             ..Under::one(&coordinator)
         };
-        let Training {
-            agents,
-            job,
-            undisturbed,
-        } = Training::start(&site, &under, steps).await;
+        let training = Training::start(&site, &under, steps).await;
         Self {
             network,
             home,
             nodes,
-            agents,
             coordinator,
-            job,
-            undisturbed,
-            _site: site,
+            training,
+            site,
         }
     }
 
@@ -59,15 +49,9 @@ impl Cluster {
         self.coordinator.api()
     }
 
-    async fn both_commit(&self, steps: u64) {
-        for agent in &self.agents {
-            has_committed(agent, steps).await;
-        }
-    }
-
     /// Waits until a generation broke for a reason with these words.
     async fn broke(&self, words: &str) {
-        self.api().event(self.job, "generation-over", words).await;
+        self.api().event(self.training.job, "generation-over", words).await;
     }
 
     /// Waits until the first node goes on without the second, which it cannot reach.
@@ -75,16 +59,31 @@ impl Cluster {
         let cut_at = Instant::now();
         self.broke("nodes node-a and node-b cannot reach each other").await;
         let placed = "2 ranks on node-a × 2, and goes on from memory";
-        self.api().event(self.job, "stage-placed", placed).await;
-        let now = committed(&self.agents[0]);
-        has_committed(&self.agents[0], now + 5).await;
+        self.api().event(self.training.job, "stage-placed", placed).await;
+        self.first_goes_on(5).await;
         let paused = cut_at.elapsed();
         eprintln!("steps again {:.1} s after the cut", paused.as_secs_f64());
         assert!(paused < MOST_PAUSE, "steps again only after {paused:?}");
     }
 
-    async fn ends_with_the_same_bytes(&self) {
-        assert_eq!(self.api().trained(self.job).await, self.undisturbed);
+    /// Waits until the first node has committed so many steps more.
+    async fn first_goes_on(&self, steps: u64) {
+        let first = &self.training.agents[0];
+        has_committed(first, committed(first) + steps).await;
+    }
+
+    /// The first node goes on without the second for long, which is not let in again.
+    async fn stays_one_sided(&self, why: &str) {
+        self.first_goes_on(ALONE).await;
+        self.training.is_undisturbed(&self.site, &self.api()).await;
+        let grows = self.api().story(self.training.job, "stage-grows").await;
+        assert_eq!(grows, [""; 0], "{why}");
+    }
+
+    /// Both nodes take part again.
+    async fn is_whole_and_undisturbed(&self) {
+        self.training.all_go_on(20).await;
+        self.training.is_undisturbed(&self.site, &self.api()).await;
     }
 }
 
@@ -106,72 +105,64 @@ fn on_machines_of(devices: u32, steps: u64, test: impl AsyncFnOnce(Cluster)) {
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_cut_between_two_nodes_costs_time_and_no_bits() {
-    on_machines(STEPS, async |cluster| {
+    on_machines(ENDLESS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.cut(a, b);
         cluster.broke("does not reach another").await;
         cluster.network.join(a, b);
-        cluster.ends_with_the_same_bytes().await;
+        cluster.is_whole_and_undisturbed().await;
     });
 }
 
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_loss_in_one_direction_between_two_nodes_costs_time_and_no_bits() {
-    on_machines(STEPS, async |cluster| {
+    on_machines(ENDLESS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.lose(a, b);
         cluster.broke("does not reach another").await;
         cluster.network.heal(a, b);
-        cluster.ends_with_the_same_bytes().await;
+        cluster.is_whole_and_undisturbed().await;
     });
 }
 
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_cut_that_never_heals_leaves_the_job_to_one_side() {
-    on_machines_of(2, STEPS, async |cluster| {
+    on_machines_of(2, ENDLESS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.cut(a, b);
         cluster.one_side_goes_on().await;
-        cluster.ends_with_the_same_bytes().await;
-        assert_eq!(
-            cluster.api().story(cluster.job, "stage-grows").await,
-            [""; 0],
-            "the cut is still there"
-        );
+        cluster.stays_one_sided("the cut is still there").await;
     });
 }
 
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_loss_in_one_direction_that_never_ends_leaves_the_job_to_one_side() {
-    on_machines_of(2, STEPS, async |cluster| {
+    on_machines_of(2, ENDLESS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.lose(a, b);
         cluster.one_side_goes_on().await;
-        cluster.ends_with_the_same_bytes().await;
-        assert_eq!(
-            cluster.api().story(cluster.job, "stage-grows").await,
-            [""; 0],
-            "the loss is still there"
-        );
+        cluster.stays_one_sided("the loss is still there").await;
     });
 }
 
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_node_that_was_cut_off_returns_by_itself_when_the_cut_heals() {
-    on_machines_of(2, STEPS, async |cluster| {
+    on_machines_of(2, ENDLESS, async |cluster| {
         let [a, b] = &cluster.nodes;
         cluster.network.cut(a, b);
         cluster.one_side_goes_on().await;
-        let alone = committed(&cluster.agents[0]);
-        has_committed(&cluster.agents[0], alone + 100).await;
+        cluster.first_goes_on(100).await;
         cluster.network.join(a, b);
-        cluster.api().event(cluster.job, "stage-grows", "node-b × 2").await;
-        cluster.ends_with_the_same_bytes().await;
-        let breaks = cluster.api().breaks(cluster.job).await;
+        cluster
+            .api()
+            .event(cluster.training.job, "stage-grows", "node-b × 2")
+            .await;
+        cluster.is_whole_and_undisturbed().await;
+        let breaks = cluster.api().breaks(cluster.training.job).await;
         assert_eq!(breaks.len(), 2, "the cut, and that it lasts: {breaks:?}");
     });
 }
@@ -179,42 +170,45 @@ fn a_node_that_was_cut_off_returns_by_itself_when_the_cut_heals() {
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_node_that_cannot_reach_the_coordinator_leaves_and_returns() {
-    on_machines(STEPS, async |cluster| {
+    on_machines(ENDLESS, async |cluster| {
         let (home, node) = (&cluster.home, &cluster.nodes[1]);
         cluster.network.cut(home, node);
         cluster.broke("node node-b has been silent").await;
-        cluster.api().event(cluster.job, "stage-placed", "from memory").await;
+        cluster
+            .api()
+            .event(cluster.training.job, "stage-placed", "from memory")
+            .await;
         cluster.network.join(home, node);
-        cluster.api().event(cluster.job, "stage-grows", "node-b").await;
-        cluster.ends_with_the_same_bytes().await;
+        cluster.api().event(cluster.training.job, "stage-grows", "node-b").await;
+        cluster.is_whole_and_undisturbed().await;
     });
 }
 
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_node_whose_words_are_lost_on_the_way_to_the_coordinator_leaves_and_returns() {
-    on_machines(STEPS, async |cluster| {
+    on_machines(ENDLESS, async |cluster| {
         let (home, node) = (&cluster.home, &cluster.nodes[0]);
         cluster.network.lose(node, home);
         cluster.broke("node node-a has been silent").await;
         cluster.network.heal(node, home);
-        cluster.api().event(cluster.job, "stage-grows", "node-a").await;
-        cluster.ends_with_the_same_bytes().await;
+        cluster.api().event(cluster.training.job, "stage-grows", "node-a").await;
+        cluster.is_whole_and_undisturbed().await;
     });
 }
 
 #[test]
 #[ignore = "needs root: scripts/check.sh machines"]
 fn a_coordinator_that_reaches_nobody_stops_nobody() {
-    on_machines(STEPS, async |cluster| {
+    on_machines(ENDLESS, async |cluster| {
         for node in &cluster.nodes {
             cluster.network.cut(&cluster.home, node);
         }
-        cluster.both_commit(BEFORE + 100).await;
+        cluster.training.all_go_on(100).await;
         for node in &cluster.nodes {
             cluster.network.join(&cluster.home, node);
         }
-        cluster.ends_with_the_same_bytes().await;
+        cluster.is_whole_and_undisturbed().await;
     });
 }
 
@@ -226,7 +220,10 @@ fn a_long_and_narrow_way_is_slow_and_no_reason_to_give_up() {
         if !(slow(&cluster.nodes[0]) && slow(&cluster.nodes[1])) {
             return;
         }
-        cluster.ends_with_the_same_bytes().await;
-        assert_eq!(cluster.api().breaks(cluster.job).await, [""; 0]);
+        cluster
+            .training
+            .succeeds_undisturbed(&cluster.site, &cluster.api())
+            .await;
+        assert_eq!(cluster.api().breaks(cluster.training.job).await, [""; 0]);
     });
 }
