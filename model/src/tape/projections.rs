@@ -48,9 +48,10 @@ impl Tape<'_> {
     /// # Shapes
     /// x: rows × in → rows × (3·out)
     pub fn project_at_once(&mut self, x: Var, of: Projections) -> Var {
-        let (y, rows) = (self.projected(x, of), self.dims(x).0);
+        let (y, (rows, inner)) = (self.projected(x, of), self.dims(x));
+        let out = self.weights.layout.entry(of.w[0]).len / inner;
         let trains = self.needs(x) || of.w.iter().chain(&of.b).any(|id| self.trains(*id));
-        let y = self.push(rows, y.len() / rows, y, trains);
+        let y = self.push(rows, 3 * out, y, trains);
         self.record(y, || Node::Project { x, of, y });
         y
     }
