@@ -290,10 +290,10 @@ impl Cuda {
         }
     }
 
-    /// Computes products, if the library takes them.
+    /// Computes products; whether the library takes them, as far as one can know where operations are left out.
     fn is_product(&self, shape: Shape, addresses: (u64, u64, u64), bias: Option<u64>, beta: f32) -> bool {
         if self.leaves_out() {
-            return false;
+            return true;
         }
         let columns = shape.operands.map(|stored| stored.cols);
         let run = |plan: &mut Plan| {
@@ -304,7 +304,7 @@ impl Cuda {
         if ran == Some(false) {
             // What the library refuses to record it does not refuse to do.
             if self.interrupt() {
-                return false;
+                return true;
             }
             locked(&self.plans).exact.insert(shape);
             ran = self.with_plan(shape, run);
