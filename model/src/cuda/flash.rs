@@ -33,6 +33,8 @@ const STRIP_BYTES: usize = STRIP * DIM * Format::Bf16.size();
 const PAIR_BYTES: usize = 2 * TILE * STRIP_BYTES;
 /// Bytes of what backward knows of a strip's rows.
 const KNOWN_BYTES: usize = STRIP * 2 * size_of::<f32>();
+/// Bytes of what is drawn for 16 queries and 16 keys: one from each lane.
+const DRAWN_BYTES: usize = 32;
 
 /// Shared memory of the largest block forward.
 pub(super) const MAX_SHARED_BYTES: u32 = forward_bytes(MAX_STRIPS, MAX_KEYS) as u32;
@@ -51,9 +53,10 @@ const fn queries_bytes(queries: usize, pairs: usize) -> usize {
     queries * (2 * STRIP_BYTES + KNOWN_BYTES) + pairs * PAIR_BYTES
 }
 
-/// Strips of keys and of values, and pairs of tiles of queries and of their gradients, with what is known of them.
+/// Strips of keys and of values, and pairs of tiles of queries and of their gradients, with what is known of them and was drawn for
+/// them and the keys of a whole block.
 const fn keys_bytes(keys: usize, pairs: usize) -> usize {
-    keys * 2 * STRIP_BYTES + pairs * (PAIR_BYTES + TILE * KNOWN_BYTES)
+    keys * 2 * STRIP_BYTES + pairs * (PAIR_BYTES + TILE * (KNOWN_BYTES + MAX_STRIPS * DRAWN_BYTES))
 }
 
 /// Whether this is for tensor cores, `others` being what is read and written beside the inputs.
@@ -126,6 +129,11 @@ impl Plan {
         )
     }
 
+    /// Strips of keys that a strip of queries may have.
+    fn key_strips(&self) -> usize {
+        most(&self.keys, |block| block[1] + block[2]).div_ceil(STRIP)
+    }
+
     /// Most strips of queries of a block.
     fn most_queries(&self) -> usize {
         most(&self.queries, |block| block[1] - block[0])
@@ -176,6 +184,9 @@ pub(super) struct Laid {
     panel: usize,
     of_queries: Block,
     of_keys: Block,
+    strips: usize,
+    /// Strips of keys that a strip of queries may have.
+    key_strips: usize,
 }
 
 /// Plans of the sequences that were asked for last: more than a network uses in turn.
@@ -225,6 +236,8 @@ impl Cuda {
             panel,
             of_queries: plan.of_queries(),
             of_keys: plan.of_keys(),
+            strips: plan.strips.len(),
+            key_strips: plan.key_strips(),
         }
     }
 
@@ -247,11 +260,17 @@ impl Cuda {
     ) {
         let (inputs, width) = (x.args(dropout), x.width());
         let known = self.scratch(x.heads * of.rows * 2 * size_of::<f32>());
-        let own = args![of.dy, of.y, of.kept, &known, of.rows, width, to.dq, to.stride];
+        let drawn = dropout.map_or(0, |_| plan.strips * x.heads * plan.key_strips * DRAWN_BYTES);
+        let (drawn, key_strips) = (self.scratch(drawn), plan.key_strips);
+        let own = args![
+            of.dy, of.y, of.kept, &known, of.rows, width, to.dq, to.stride, &drawn, key_strips
+        ];
         let args = [args![&plan.words, plan.strips_at()], &inputs[..], own].concat();
         let grid = (plan.queries, x.heads as u32);
         self.launch(Kernel::FlashQueries, grid, plan.of_queries, &args);
-        let own = args![of.dy, &known, of.rows, width, to.dk, to.dv, to.stride];
+        let own = args![
+            of.dy, &known, of.rows, width, to.dk, to.dv, to.stride, &drawn, key_strips
+        ];
         let args = [args![plan.keys_at(), plan.strips_at()], &inputs[..], own].concat();
         self.launch(Kernel::FlashKeys, (plan.keys, x.heads as u32), plan.of_keys, &args);
     }
@@ -361,7 +380,9 @@ mod tests {
                 assert!(strips <= of_queries && strips <= 2 * of_forward);
             }
             for block in &plan.keys {
-                assert!(block[2] as usize <= of_keys * STRIP);
+                let [_, first, count, ..] = block.map(|word| word as usize);
+                assert!(first.is_multiple_of(STRIP) && count <= of_keys * STRIP);
+                assert!(first + count <= plan.key_strips() * STRIP);
             }
             assert!(panel > 0 && panel <= keys.div_ceil(STRIP));
         }

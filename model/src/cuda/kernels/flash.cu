@@ -119,7 +119,7 @@ __device__ __forceinline__ void attend(
             v = power_of_2(fmaf(v, exponent, -soft[s].base[h]));
             soft[s].total[h] += v;
         }
-        if (DROPS) drop(p[s], draw_queries(mask, readers[s].position, readers[s].sample, key), 1.0f);
+        if (DROPS) drop(p[s], exchange(draw_queries(mask, readers[s].position, readers[s].sample, key)), 1.0f);
         narrow(left[s], p[s]);
     }
 #pragma unroll

@@ -154,15 +154,18 @@ __device__ __forceinline__ u32 draw(const Mask& mask, u32 key, u32 position, u32
     return bits;
 }
 
-// Which of a warp's 16 queries by 16 keys are kept: bit 8·b + 4·h + e is for query group + 8·h and key 8·b + 2·place + e.
-// `position` is that of the first query.
-//
-// Four neighbouring keys share a counter: each lane draws two counters, and the four lanes of a row exchange what they drew.
+// What a lane draws for a warp's 16 queries by 16 keys: bit 4·h + i is for query group + 8·h and key 4·place + i, which share a
+// counter with their neighbours. `position` is that of the first query.
 __device__ __forceinline__ u32 draw_queries(const Mask& mask, u32 position, u32 sample, u32 key) {
+    const u32 four = key + 4 * place();
+    const u32 upper = draw(mask, four, position + group(), sample);
+    const u32 lower = draw(mask, four, position + group() + 8, sample);
+    return upper | lower << 4;
+}
+
+// Which are kept, of what the lanes of a warp drew: bit 8·b + 4·h + e is for query group + 8·h and key 8·b + 2·place + e.
+__device__ __forceinline__ u32 exchange(u32 drawn) {
     const u32 t = place();
-    const u32 upper = draw(mask, key + 4 * t, position + group(), sample);
-    const u32 lower = draw(mask, key + 4 * t, position + group() + 8, sample);
-    const u32 drawn = upper | lower << 4;
     const u32 near = __shfl_sync(0xffffffffu, drawn, lane() - t + t / 2);
     const u32 far = __shfl_sync(0xffffffffu, drawn, lane() - t + 2 + t / 2);
     const u32 shift = t % 2 * 2;

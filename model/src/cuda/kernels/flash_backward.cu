@@ -2,7 +2,7 @@
 //
 // Gradients of queries, then those of keys and values: each kernel computes the scores for itself, so that every sum is one warp's, in
 // a fixed order. A warp has 16 rows, queries or keys, and goes through the others, which the warps of a block share: 64 at a time,
-// the next on their way while the present ones are at work.
+// the next on their way while the present ones are at work. Masks are drawn once, for the queries, and left in memory for the keys.
 
 #include "flash.cuh"
 
@@ -10,8 +10,11 @@ constexpr u32 TILE = 64;
 constexpr u32 TILE_BYTES = TILE * ROW_BYTES;
 constexpr u32 STRIPS = TILE / STRIP;
 
-// 8 warps, two blocks on a multiprocessor: a thread may have 128 registers.
-#define FLASH extern "C" __global__ void __launch_bounds__(256, 2)
+// Most warps of a block.
+constexpr u32 WARPS = 8;
+
+// Two blocks on a multiprocessor: a thread may have 128 registers.
+#define FLASH extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
 
 // Some keys, and the strips that read them.
 struct Keys {
@@ -29,6 +32,14 @@ struct Known {
 };
 
 constexpr u32 KNOWN_BYTES = STRIP * sizeof(Known);
+
+// What was drawn for 16 queries and 16 keys: a byte from each lane.
+constexpr u32 DRAWN_BYTES = 32;
+
+// Bytes before what was drawn for a strip of queries and the head of this block, for one strip of keys after the other.
+__device__ __forceinline__ u64 drawn_before(u32 strip, u32 key_strips) {
+    return ((u64)strip * gridDim.y + blockIdx.y) * key_strips * DRAWN_BYTES;
+}
 
 // Starts to copy `count` rows of two matrices into two tiles, with zeros up to a multiple of 16.
 __device__ __forceinline__ void copy_tiles(u32 tiles, const Head& a, const Head& b, u32 row, u32 count) {
@@ -119,11 +130,12 @@ __device__ __forceinline__ void know(
     __syncwarp();
 }
 
-// Goes through a tile of keys for the gradients of queries. `WHOLE`: every query sees all of them.
+// Goes through a tile of keys for the gradients of queries. `WHOLE`: every query sees all of them. A lane leaves what it draws at
+// `drawn`.
 template <bool WHOLE>
 __device__ __forceinline__ void descend(
     Sums& sums, const Factors& q, const Factors& dy, const Known (&known)[2], u32 tiles, const View& view, float exponent,
-    const Mask& mask, const Strip& strip, u32 k0
+    const Mask& mask, const Strip& strip, u32 k0, unsigned char* drawn
 ) {
 #pragma unroll
     for (u32 n = 0; n < STRIPS; n++) {
@@ -132,8 +144,9 @@ __device__ __forceinline__ void descend(
         products(s, q, tiles + n * STRIP_BYTES);
         products(d, dy, tiles + TILE_BYTES + n * STRIP_BYTES);
         if (mask.drops()) {
-            const u32 key = k0 + n * STRIP;
-            drop(d, draw_queries(mask, strip.position + strip.first, strip.sample, key), mask.factor);
+            const u32 bits = draw_queries(mask, strip.position + strip.first, strip.sample, k0 + n * STRIP);
+            drawn[(k0 / STRIP + n) * DRAWN_BYTES] = (unsigned char)bits;
+            drop(d, exchange(bits), mask.factor);
         }
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
@@ -146,12 +159,13 @@ __device__ __forceinline__ void descend(
     }
 }
 
-// dq = dS · k with dS = (dP − along) · P · scale, where dP = dy·vᵀ through the mask; and what the gradients of keys need of each
-// query. Shared memory: strips of queries, strips of their gradients, one or two pairs of tiles, and what is known of the queries.
+// dq = dS · k with dS = (dP − along) · P · scale, where dP = dy·vᵀ through the mask; and what the gradients of keys need: `known` of
+// each query, and `drawn` if there is a mask. Shared memory: strips of queries, strips of their gradients, what is known of the
+// queries, and one or two pairs of tiles.
 FLASH flash_queries(
     const Strips* blocks, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
     float scale, u64 key, u32 threshold, float factor, const bf16* dy, const bf16* y, const float* kept,
-    Known* known, u32 rows, u32 width, bf16* dq, u32 dq_stride
+    Known* known, u32 rows, u32 width, bf16* dq, u32 dq_stride, unsigned char* drawn, u32 key_strips
 ) {
     SHARED(shared);
     const Strips block = blocks[blockIdx.x];
@@ -182,6 +196,7 @@ FLASH flash_queries(
     load_factors(own, shared_address(mine));
     load_factors(own_dy, shared_address(mine_dy));
     const Known of[2] = {here[group()], here[group() + 8]};
+    unsigned char* mine_drawn = drawn + drawn_before(block.begin + warp(), key_strips) + lane();
     Sums sums;
     clear(sums);
     for (u32 k0 = 0; k0 < block.seen; k0 += TILE) {
@@ -193,9 +208,9 @@ FLASH flash_queries(
         __syncthreads();
         const View view(strip, k0);
         if (works && view.all == TILE) {
-            descend<true>(sums, own, own_dy, of, tiles, view, exponent, mask, strip, k0);
+            descend<true>(sums, own, own_dy, of, tiles, view, exponent, mask, strip, k0, mine_drawn);
         } else if (works && view.any > 0) {
-            descend<false>(sums, own, own_dy, of, tiles, view, exponent, mask, strip, k0);
+            descend<false>(sums, own, own_dy, of, tiles, view, exponent, mask, strip, k0, mine_drawn);
         }
         __syncthreads();
         const u32 done = tiles;
@@ -205,51 +220,67 @@ FLASH flash_queries(
     if (works) write(mine, dq + start, dq_stride, strip.row, strip.count, sums, scale, scale);
 }
 
-// Starts to copy queries, their gradients and what is known of them into tiles, strip after strip.
-__device__ __forceinline__ void copy_strips(
-    u32 tiles, const Strip* strips, u32 count, const Head& q, const Head& dy, const Known* known
-) {
+// What a block's keys are gone through with: queries, their gradients, what is known of them, and what was drawn for them.
+struct Queries {
+    const Strip* strips;
+    Head q, dy;
+    const Known* known;
+    const unsigned char* drawn;  // for the block's first key, from the first of all strips on
+    u32 key_strips;
+    u32 drawn_chunks;  // 16 bytes each, of a strip; 0 without a mask
+};
+
+// A pair of tiles of queries and their gradients, with what belongs to them.
+constexpr u32 KNOWN_AT = 2 * TILE_BYTES;
+constexpr u32 DRAWN_AT = KNOWN_AT + STRIPS * KNOWN_BYTES;
+constexpr u32 PAIR_BYTES = DRAWN_AT + STRIPS * WARPS * DRAWN_BYTES;
+
+// Starts to copy `count` strips from number `at` on into a pair of tiles.
+__device__ __forceinline__ void copy_strips(u32 pair, const Queries& queries, u32 at, u32 count) {
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < count * STRIP * 8; i += blockDim.x) {
-        const u32 r = i / 8, c = i % 8, to = tiles + chunk(r, c);
-        const Strip& strip = strips[r / STRIP];
+        const u32 r = i / 8, c = i % 8, n = r / STRIP, part = i % (STRIP * 8), to = pair + chunk(r, c);
+        const Strip& strip = queries.strips[at + n];
         const bool exists = r % STRIP < strip.count;
         const u32 from = strip.row + (exists ? r % STRIP : 0);
-        copy16(to, q.row(from) + c * 8, exists);
-        copy16(to + TILE_BYTES, dy.row(from) + c * 8, exists);
-        if (c == 0) copy8(tiles + 2 * TILE_BYTES + r * (u32)sizeof(Known), known + from, exists);
+        copy16(to, queries.q.row(from) + c * 8, exists);
+        copy16(to + TILE_BYTES, queries.dy.row(from) + c * 8, exists);
+        if (c == 0) copy8(pair + KNOWN_AT + r * (u32)sizeof(Known), queries.known + from, exists);
+        if (part < queries.drawn_chunks) {
+            const unsigned char* drawn = queries.drawn + drawn_before(at + n, queries.key_strips);
+            copy16(pair + DRAWN_AT + n * WARPS * DRAWN_BYTES + part * 16, drawn + part * 16, true);
+        }
     }
 }
 
-// Which of 16 keys by 16 queries are kept: bit 8·b + 4·h + e is for key group + 8·h and query 8·b + 2·place + e.
-__device__ __forceinline__ u32 draw_keys(const Mask& mask, u32 position, u32 sample, u32 key) {
-    const u32 query = lane() % 16, four = lane() / 16;
-    const u32 upper = draw(mask, key + 4 * four, position + query, sample);
-    const u32 lower = draw(mask, key + 4 * four + 8, position + query, sample);
-    const u32 drawn = upper | lower << 4;
+// Which of a warp's 16 keys by 16 queries are kept, of what was drawn for them: bit 8·b + 4·h + e is for key group + 8·h and query
+// 8·b + 2·place + e.
+__device__ __forceinline__ u32 kept_of(u32 drawn) {
+    const uint2 two = load_two(drawn + 8 * place());
+    const u32 shift = group() / 4 * 8 + group() % 4;
     u32 bits = 0;
 #pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        const u32 b = i / 2, e = i % 2;
-        const u32 theirs = __shfl_sync(0xffffffffu, drawn, group() / 4 * 16 + 8 * b + 2 * place() + e);
-        bits |= (theirs >> group() % 4 & 0x11u) << (8 * b + e);
+    for (u32 e = 0; e < 2; e++) {
+        const u32 of_query = (e == 0 ? two.x : two.y) >> shift;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) bits |= (of_query >> (4 * (i / 2) + 16 * (i % 2)) & 1u) << (8 * (i / 2) + 4 * (i % 2) + e);
     }
     return bits;
 }
 
 // Adds a strip's part to the gradients of a warp's 16 keys from number `key` on. Queries that do not exist are zeros, and so are
-// their gradients: nothing comes of them. `MASKED`: dropout, or queries that do not see all keys.
+// their gradients: nothing comes of them. `MASKED`: dropout, with its factor, or queries that do not see all keys.
 template <bool MASKED>
 __device__ __forceinline__ void gather(
-    Sums& sums_k, Sums& sums_v, const Factors& k, const Factors& v, u32 rows, u32 known, float exponent, const Mask& mask,
-    const Strip& strip, u32 key
+    Sums& sums_k, Sums& sums_v, const Factors& k, const Factors& v, u32 rows, u32 known, u32 drawn, float exponent,
+    float factor, const Strip& strip, u32 key
 ) {
     u32 bits = 0;
-    if (MASKED && mask.drops()) bits = draw_keys(mask, strip.position + strip.first, strip.sample, key);
+    if (MASKED && factor != 0.0f) bits = kept_of(drawn);
     float s[2][4], d[2][4];
     products(s, k, rows);
     products(d, v, rows + TILE_BYTES);
-    if (MASKED && mask.drops()) drop(d, bits, mask.factor);
+    if (MASKED && factor != 0.0f) drop(d, bits, factor);
     if (MASKED && strip.causal != 0 && key + STRIP > strip.causal + strip.first) {
         const u32 ahead = key + group() - strip.causal - strip.first - 2 * place();
 #pragma unroll
@@ -269,60 +300,59 @@ __device__ __forceinline__ void gather(
             d[b][i] = (d[b][i] - along) * s[b][i];
         }
     }
-    if (MASKED && mask.drops()) drop(s, bits, 1.0f);
+    if (MASKED && factor != 0.0f) drop(s, bits, 1.0f);
     accumulate(sums_v, s, rows + TILE_BYTES);
     accumulate(sums_k, d, rows);
 }
 
 // dv = Pᵀ · dy with P through the mask, and dk = dSᵀ · q, over the strips that read the keys, in order. Shared memory: strips of
-// keys, strips of values, and one or two pairs of tiles, each followed by what is known of its queries.
+// keys, strips of values, and one or two pairs of tiles, each followed by what is known of its queries and what was drawn for them.
 FLASH flash_keys(
     const Keys* blocks, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
     float scale, u64 key, u32 threshold, float factor, const bf16* dy, const Known* known, u32 rows, u32 width,
-    bf16* dk, bf16* dv, u32 stride
+    bf16* dk, bf16* dv, u32 stride, const unsigned char* drawn, u32 key_strips
 ) {
     SHARED(shared);
     const Keys& block = blocks[blockIdx.x];
     const u32 start = blockIdx.y * dim, warps = blockDim.x / 32;
-    const Head queries = {q + start, q_stride}, keys = {k + start, k_stride}, values = {v + start, v_stride};
-    const Head gradients = {dy + start, width};
-    const Known* of_head = known + (u64)blockIdx.y * rows;
-    const Mask mask = {key, threshold, factor, blockIdx.y};
+    const Head keys = {k + start, k_stride}, values = {v + start, v_stride};
+    const bool drops = factor != 0.0f, masked = block.causal != 0 || drops;
+    const Queries queries = {
+        strips, {q + start, q_stride}, {dy + start, width}, known + (u64)blockIdx.y * rows,
+        drawn + block.first / STRIP * DRAWN_BYTES, key_strips, drops ? (block.count + STRIP - 1) / STRIP * (DRAWN_BYTES / 16) : 0,
+    };
     const float exponent = scale * LOG2_E;
     unsigned char *mine = shared + warp() * STRIP_BYTES, *mine_v = mine + warps * STRIP_BYTES;
     const u32 first = warp() * STRIP, count = first < block.count ? min(STRIP, block.count - first) : 0;
-    u32 tiles = shared_address(shared) + warps * 2 * STRIP_BYTES, next = tiles + 2 * TILE_BYTES + STRIPS * KNOWN_BYTES;
+    u32 tiles = shared_address(shared) + warps * 2 * STRIP_BYTES, next = tiles + PAIR_BYTES;
     const u32 row = block.row + (count > 0 ? first : 0);
     copy_strip(shared_address(mine), keys, row, count);
     copy_strip(shared_address(mine_v), values, row, count);
     end_copies();
-    copy_strips(tiles, strips + block.begin, min(STRIPS, block.end - block.begin), queries, gradients, of_head);
+    copy_strips(tiles, queries, block.begin, min(STRIPS, block.end - block.begin));
     end_copies();
     await_copies<1>();
     __syncwarp();
     Factors own, own_v;
     load_factors(own, shared_address(mine));
     load_factors(own_v, shared_address(mine_v));
-    const bool masked = block.causal != 0 || mask.drops();
     Sums sums_k, sums_v;
     clear(sums_k);
     clear(sums_v);
     for (u32 at = block.begin; at < block.end; at += STRIPS) {
-        if (at + STRIPS < block.end) {
-            const u32 more = min(STRIPS, block.end - at - STRIPS);
-            copy_strips(next, strips + at + STRIPS, more, queries, gradients, of_head);
-        }
+        if (at + STRIPS < block.end) copy_strips(next, queries, at + STRIPS, min(STRIPS, block.end - at - STRIPS));
         end_copies();
         await_copies<1>();
         __syncthreads();
         const u32 present = count > 0 ? min(STRIPS, block.end - at) : 0;
         for (u32 n = 0; n < present; n++) {
             const Strip& strip = strips[at + n];
-            const u32 part = tiles + n * STRIP_BYTES, here = tiles + 2 * TILE_BYTES + n * KNOWN_BYTES;
+            const u32 part = tiles + n * STRIP_BYTES, here = tiles + KNOWN_AT + n * KNOWN_BYTES;
+            const u32 bits = tiles + DRAWN_AT + (n * WARPS + warp()) * DRAWN_BYTES;
             if (!masked) {
-                gather<false>(sums_k, sums_v, own, own_v, part, here, exponent, mask, strip, block.first + first);
+                gather<false>(sums_k, sums_v, own, own_v, part, here, bits, exponent, factor, strip, block.first + first);
             } else if (horizon(strip, strip.count - 1) > block.first + first) {
-                gather<true>(sums_k, sums_v, own, own_v, part, here, exponent, mask, strip, block.first + first);
+                gather<true>(sums_k, sums_v, own, own_v, part, here, bits, exponent, factor, strip, block.first + first);
             }
         }
         __syncthreads();
@@ -330,7 +360,7 @@ FLASH flash_keys(
         tiles = next;
         next = done;
     }
-    const float kept_by = mask.drops() ? factor : 1.0f;
+    const float kept_by = drops ? factor : 1.0f;
     write(mine, dk + start, stride, row, count, sums_k, scale, scale);
     write(mine_v, dv + start, stride, row, count, sums_v, kept_by, kept_by);
 }

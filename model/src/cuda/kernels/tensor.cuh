@@ -59,6 +59,13 @@ __device__ __forceinline__ float4 load_four(u32 at) {
     return v;
 }
 
+// Two words of shared memory.
+__device__ __forceinline__ uint2 load_two(u32 at) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+    return v;
+}
+
 // c += a · b, 16 × 16 by 16 × 8.
 __device__ __forceinline__ void multiply_add(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
