@@ -1,9 +1,9 @@
 //! Attention on tensor cores: bf16, heads of 64 columns.
 //!
-//! A strip is up to 16 queries of one sequence, or 16 keys. Forward, a block has strips of all sequences that read the same keys, as
-//! many as fit, two to a warp. Backward, a block has the keys, two strips to a warp, and goes through all strips of queries that read
-//! them. The strips of sequences with the same keys lie side by side, in the order of the sequences, in which the gradients of keys
-//! and values are summed.
+//! A strip is up to 16 queries of one sequence, or 16 keys. A block has strips of all sequences that read the same keys, as many as fit,
+//! and goes through the keys: forward two strips to a warp, for the gradients of queries one. For those of keys and values a block
+//! has strips of keys, one to a warp, and goes through all strips of queries that read them. The strips of sequences with the same keys
+//! lie side by side, in the order of the sequences, in which the gradients of keys and values are summed.
 
 use super::Cuda;
 use super::account::Work;
@@ -20,36 +20,43 @@ use crate::ops::dropout::Dropout;
 const DIM: usize = 64;
 /// Rows of a strip.
 const STRIP: usize = 16;
-/// Strips of queries in a block forward: two for each of its warps.
-const MAX_QUERIES: usize = 8;
+/// Strips of a block, queries or keys: forward a warp has two, backward one.
+const MAX_STRIPS: usize = 8;
 /// Strips of keys in shared memory at once forward: 224 keys, so that an image of 197 tokens is one lot.
 const MAX_KEYS: usize = 14;
-/// Strips of queries at work at once backward: one for each warp of a block.
-const MAX_QUERIES_BACKWARD: usize = 4;
-/// Strips of keys in shared memory at once backward: two for each warp of a block.
-const MAX_KEYS_BACKWARD: usize = 2 * MAX_QUERIES_BACKWARD;
+/// Strips of a tile, of which a block may have two pairs backward: one at work, one on its way.
+const TILE: usize = 4;
 
 /// Bytes of a strip in shared memory.
 const STRIP_BYTES: usize = STRIP * DIM * Format::Bf16.size();
+/// Bytes of a pair of tiles in shared memory.
+const PAIR_BYTES: usize = 2 * TILE * STRIP_BYTES;
 /// Bytes of what backward knows of a strip's rows.
 const KNOWN_BYTES: usize = STRIP * 2 * size_of::<f32>();
-/// Bytes of the gradients of 16 × 16 scores.
-const SLOPES_BYTES: usize = STRIP * STRIP * Format::Bf16.size();
+/// Bytes of what is drawn for 16 queries and 16 keys: one from each lane.
+const DRAWN_BYTES: usize = 32;
 
-/// Shared memory of the largest block, forward.
-pub(super) const MAX_SHARED_BYTES: u32 = forward_bytes(MAX_QUERIES, MAX_KEYS) as u32;
-/// Shared memory of the largest block, backward.
-pub(super) const MAX_BACKWARD_SHARED_BYTES: u32 = backward_bytes(MAX_QUERIES_BACKWARD, MAX_KEYS_BACKWARD, true) as u32;
+/// Shared memory of the largest block forward.
+pub(super) const MAX_SHARED_BYTES: u32 = forward_bytes(MAX_STRIPS, MAX_KEYS) as u32;
+/// Shared memory of the largest block for the gradients of queries.
+pub(super) const MAX_QUERIES_SHARED_BYTES: u32 = queries_bytes(MAX_STRIPS, 2) as u32;
+/// Shared memory of the largest block for the gradients of keys and values.
+pub(super) const MAX_KEYS_SHARED_BYTES: u32 = keys_bytes(MAX_STRIPS, 2) as u32;
 
 /// Strips of queries, of keys and of values.
 const fn forward_bytes(queries: usize, keys: usize) -> usize {
     (queries + 2 * keys) * STRIP_BYTES
 }
 
-/// Strips of keys and of values, the gradients of their scores, and the queries at work, perhaps the next ones too.
-const fn backward_bytes(queries: usize, keys: usize, next: bool) -> usize {
-    let at_work = queries * (2 * STRIP_BYTES + KNOWN_BYTES);
-    keys * (2 * STRIP_BYTES + queries * SLOPES_BYTES) + if next { 2 * at_work } else { at_work }
+/// Strips of queries and of their gradients, what is known of them, and pairs of tiles of keys and values.
+const fn queries_bytes(queries: usize, pairs: usize) -> usize {
+    queries * (2 * STRIP_BYTES + KNOWN_BYTES) + pairs * PAIR_BYTES
+}
+
+/// Strips of keys and of values, and pairs of tiles of queries and of their gradients, with what is known of them and was drawn for
+/// them and the keys of a whole block.
+const fn keys_bytes(keys: usize, pairs: usize) -> usize {
+    keys * 2 * STRIP_BYTES + pairs * (PAIR_BYTES + TILE * (KNOWN_BYTES + MAX_STRIPS * DRAWN_BYTES))
 }
 
 /// Whether this is for tensor cores, `others` being what is read and written beside the inputs.
@@ -62,7 +69,8 @@ pub(super) struct Plan {
     strips: Vec<Words>,
     /// Strips that share their keys: (first strip, end, first key, keys that any of them sees).
     queries: Vec<Words>,
-    /// Keys, and the strips that read them: (first key, keys, first strip, end, whether any query does not see them all).
+    /// Keys, and the strips that read them: (first key, its number in the sequences, keys, first strip, end, whether
+    /// any query does not see them all).
     keys: Vec<Words>,
 }
 
@@ -89,37 +97,52 @@ impl Plan {
                     .push([at as u32, until as u32, keys.start as u32, seen, 0, 0, 0, 0]);
             }
             let causal = usize::from(group.iter().any(|seq| seq.causal_from.is_some()));
-            let block = [keys.start, keys.len(), begin, end, causal, 0, 0, 0];
-            plan.keys.push(block.map(|word| word as u32));
+            let step = even(keys.len().div_ceil(STRIP)) * STRIP;
+            for first in (0..keys.len()).step_by(step) {
+                let count = step.min(keys.len() - first);
+                let block = [keys.start + first, first, count, begin, end, causal, 0, 0];
+                plan.keys.push(block.map(|word| word as u32));
+            }
         }
         plan
     }
 
-    /// A block forward.
-    fn forward(&self) -> Tiles {
-        let queries = most(&self.queries, |block| block[1] - block[0]);
+    /// A block forward, and how many strips of keys it has in shared memory at once.
+    fn forward(&self) -> (Block, usize) {
         let keys = most(&self.queries, |block| block[3]).div_ceil(STRIP).min(MAX_KEYS);
-        let warps = queries.div_ceil(2);
-        let block = block(warps, forward_bytes(2 * warps, keys));
-        Tiles { block, queries, keys }
+        let warps = self.most_queries().div_ceil(2);
+        (block(warps, forward_bytes(2 * warps, keys)), keys)
     }
 
-    /// A block backward.
-    fn backward(&self) -> Tiles {
-        let strips = most(&self.keys, |block| block[3] - block[2]);
-        let queries = strips.clamp(1, MAX_QUERIES_BACKWARD);
-        let keys = most(&self.keys, |block| block[1]).div_ceil(STRIP);
-        let keys = keys.next_multiple_of(2).clamp(2, MAX_KEYS_BACKWARD);
-        let block = block(queries.max(keys / 2), backward_bytes(queries, keys, strips > queries));
-        Tiles { block, queries, keys }
+    /// A block for the gradients of queries.
+    fn of_queries(&self) -> Block {
+        let (warps, keys) = (self.most_queries(), most(&self.queries, |block| block[3]));
+        block(warps, queries_bytes(warps, pairs(keys.div_ceil(STRIP))))
     }
 
-    /// Strips of queries whose gradients are sums of parts, because some keys are too many to lie in a block's shared memory
-    /// backward: all, if any.
-    fn parts(&self) -> usize {
-        let few = most(&self.keys, |block| block[1]) <= MAX_KEYS_BACKWARD * STRIP;
-        if few { 0 } else { self.strips.len() }
+    /// A block for the gradients of keys and values.
+    fn of_keys(&self) -> Block {
+        let warps = most(&self.keys, |block| block[2]).div_ceil(STRIP);
+        block(
+            warps,
+            keys_bytes(warps, pairs(most(&self.keys, |block| block[4] - block[3]))),
+        )
     }
+
+    /// Strips of keys that a strip of queries may have.
+    fn key_strips(&self) -> usize {
+        most(&self.keys, |block| block[1] + block[2]).div_ceil(STRIP)
+    }
+
+    /// Most strips of queries of a block.
+    fn most_queries(&self) -> usize {
+        most(&self.queries, |block| block[1] - block[0])
+    }
+}
+
+/// How many pairs of tiles a block needs for so many strips.
+fn pairs(strips: usize) -> usize {
+    if strips > TILE { 2 } else { 1 }
 }
 
 /// The largest of a number that blocks have.
@@ -127,17 +150,9 @@ fn most(blocks: &[Words], number: impl Fn(&Words) -> u32) -> usize {
     blocks.iter().map(number).max().unwrap_or(0) as usize
 }
 
-/// A block of threads, and how many strips it has in shared memory.
-#[derive(Debug, Clone, Copy)]
-struct Tiles {
-    block: Block,
-    queries: usize,
-    keys: usize,
-}
-
-/// How many of `n` strips each block has forward, as evenly as may be.
+/// How many of `n` strips each block has, as evenly as may be.
 fn even(n: usize) -> usize {
-    n.div_ceil(n.div_ceil(MAX_QUERIES).max(1)).max(1)
+    n.div_ceil(n.div_ceil(MAX_STRIPS).max(1)).max(1)
 }
 
 /// Keys that the last query of a strip sees.
@@ -164,10 +179,14 @@ pub(super) struct Laid {
     pub(super) read: Read,
     queries: u32,
     keys: u32,
-    forward: Tiles,
-    backward: Tiles,
-    /// Strips of queries whose gradients are sums of parts.
-    parts: usize,
+    forward: Block,
+    /// Strips of keys that a block has in shared memory at once forward.
+    panel: usize,
+    of_queries: Block,
+    of_keys: Block,
+    strips: usize,
+    /// Strips of keys that a strip of queries may have.
+    key_strips: usize,
 }
 
 /// Plans of the sequences that were asked for last: more than a network uses in turn.
@@ -206,30 +225,28 @@ impl Cuda {
     fn lay_plan(&self, seqs: &[Sequence]) -> Laid {
         let groups = by_keys(seqs);
         let plan = Plan::new(&groups);
+        let (forward, panel) = plan.forward();
         let words = [&plan.queries[..], &plan.keys, &plan.strips].concat();
         Laid {
             words: self.lay(bytemuck::cast_slice(&words)),
             read: Read::of(&groups),
             queries: plan.queries.len() as u32,
             keys: plan.keys.len() as u32,
-            forward: plan.forward(),
-            backward: plan.backward(),
-            parts: plan.parts(),
+            forward,
+            panel,
+            of_queries: plan.of_queries(),
+            of_keys: plan.of_keys(),
+            strips: plan.strips.len(),
+            key_strips: plan.key_strips(),
         }
     }
 
     /// The result; `to` are the kernel's arguments for it.
     pub(super) fn flash(&self, x: &Inputs<Slice<'_>>, plan: &Laid, dropout: Option<&Dropout>, to: &[Arg]) {
-        let Tiles { block, keys, .. } = plan.forward;
         let inputs = x.args(dropout);
-        let args = [
-            args![&plan.words, plan.strips_at()],
-            &inputs[..],
-            to,
-            args![x.heads, keys],
-        ]
-        .concat();
-        self.launch(Kernel::Flash, (plan.queries * x.heads as u32, 1), block, &args);
+        let tail = args![x.heads, plan.panel];
+        let args = [args![&plan.words, plan.strips_at()], &inputs[..], to, tail].concat();
+        self.launch(Kernel::Flash, (plan.queries * x.heads as u32, 1), plan.forward, &args);
     }
 
     /// The gradients, each overwritten.
@@ -241,14 +258,21 @@ impl Cuda {
         of: &Forward<'_>,
         to: &Addresses,
     ) {
-        let Tiles { block, queries, keys } = plan.backward;
         let (inputs, width) = (x.args(dropout), x.width());
-        let parts = self.scratch(plan.parts * STRIP * width * size_of::<f32>());
-        let from = args![of.dy, of.y, of.kept, of.rows, width];
-        let to = args![to.dq, to.dk, to.dv, to.stride, &parts];
-        let tiles = args![x.heads, keys, queries];
-        let args = [args![plan.keys_at(), plan.strips_at()], &inputs[..], from, to, tiles].concat();
-        self.launch(Kernel::FlashBackward, (plan.keys * x.heads as u32, 1), block, &args);
+        let known = self.scratch(x.heads * of.rows * 2 * size_of::<f32>());
+        let drawn = dropout.map_or(0, |_| plan.strips * x.heads * plan.key_strips * DRAWN_BYTES);
+        let (drawn, key_strips) = (self.scratch(drawn), plan.key_strips);
+        let own = args![
+            of.dy, of.y, of.kept, &known, of.rows, width, to.dq, to.stride, &drawn, key_strips
+        ];
+        let args = [args![&plan.words, plan.strips_at()], &inputs[..], own].concat();
+        let grid = (plan.queries, x.heads as u32);
+        self.launch(Kernel::FlashQueries, grid, plan.of_queries, &args);
+        let own = args![
+            of.dy, &known, of.rows, width, to.dk, to.dv, to.stride, &drawn, key_strips
+        ];
+        let args = [args![plan.keys_at(), plan.strips_at()], &inputs[..], own].concat();
+        self.launch(Kernel::FlashKeys, (plan.keys, x.heads as u32), plan.of_keys, &args);
     }
 }
 
@@ -272,12 +296,12 @@ mod tests {
         Plan::new(&by_keys(seqs))
     }
 
-    fn warps(tiles: &Tiles) -> u32 {
-        tiles.block.threads / 32
+    fn warps(block: Block) -> usize {
+        block.threads as usize / 32
     }
 
     #[test]
-    fn an_image_is_two_blocks_of_nearly_the_same_size_forward_and_one_backward() {
+    fn an_image_is_two_blocks_of_nearly_the_same_size() {
         let plan = plan(&[sequence(0..197, 10..207, None)]);
         assert_eq!(plan.strips.len(), 13);
         assert_eq!(plan.strips[12], [192, 192, 5, 10, 197, 0, 3, 0]);
@@ -285,11 +309,13 @@ mod tests {
             plan.queries,
             [[0, 7, 10, 197, 0, 0, 0, 0], [7, 13, 10, 197, 0, 0, 0, 0]]
         );
-        assert_eq!(plan.keys, [[10, 197, 0, 13, 0, 0, 0, 0]]);
-        let (forward, backward) = (plan.forward(), plan.backward());
-        assert_eq!((warps(&forward), forward.keys), (4, 13));
-        assert_eq!((warps(&backward), backward.queries, backward.keys), (4, 4, 8));
-        assert_eq!(plan.parts(), 13);
+        assert_eq!(
+            plan.keys,
+            [[10, 0, 112, 0, 13, 0, 0, 0], [122, 112, 85, 0, 13, 0, 0, 0]]
+        );
+        let (forward, panel) = plan.forward();
+        assert_eq!((warps(forward), panel), (4, 13));
+        assert_eq!((warps(plan.of_queries()), warps(plan.of_keys())), (7, 7));
     }
 
     #[test]
@@ -304,8 +330,11 @@ mod tests {
         assert_eq!(rows, [0, 16, 25, 20]);
         let blocks: Vec<_> = plan.queries.iter().map(|block| (block[0], block[1])).collect();
         assert_eq!(blocks, [(0, 3), (3, 4)]);
-        let blocks: Vec<_> = plan.keys.iter().map(|block| (block[2], block[3])).collect();
-        assert_eq!(blocks, [(0, 3), (3, 4)]);
+        assert!(
+            plan.keys
+                .iter()
+                .all(|block| (block[3], block[4]) == if block[0] < 197 { (0, 3) } else { (3, 4) })
+        );
     }
 
     #[test]
@@ -320,32 +349,42 @@ mod tests {
         let plan = plan(&[sequence(0..3, 5..5, None), sequence(3..4, 0..9, None)]);
         assert_eq!(plan.strips.len(), 2);
         assert!(plan.queries.iter().any(|block| block[3] == 0));
-        let mut blocks: Vec<_> = plan.keys.iter().map(|block| (block[1], block[3] - block[2])).collect();
-        blocks.sort_unstable();
-        assert_eq!(blocks, [(0, 1), (9, 1)]);
+        assert_eq!(plan.keys.len(), 1);
+        assert!(plan.queries.iter().any(|block| block[3] == 0));
     }
 
     #[test]
-    fn a_block_has_a_warp_for_every_pair_of_its_strips_of_keys_and_every_strip_of_queries_at_work() {
-        for (queries, keys) in [(1, 1), (1, 197), (40, 3), (200, 33), (197, 197), (577, 577)] {
+    fn a_block_has_warps_for_all_its_strips_and_no_more_memory_than_is_allowed() {
+        for (queries, keys) in [
+            (1, 1),
+            (1, 197),
+            (40, 3),
+            (128, 128),
+            (129, 225),
+            (197, 197),
+            (577, 577),
+        ] {
             let plan = plan(&[sequence(0..queries, 0..keys, None)]);
-            let (forward, backward) = (plan.forward(), plan.backward());
-            assert!(2 * warps(&forward) as usize >= forward.queries);
-            assert!(backward.keys.is_multiple_of(2) && 2 * warps(&backward) as usize >= backward.keys);
-            assert!(warps(&backward) as usize >= backward.queries);
-            assert_eq!(plan.parts() > 0, backward.keys * STRIP < keys);
-        }
-    }
-
-    #[test]
-    fn no_block_is_larger_than_its_kernel_allows() {
-        for n in [1, 16, 17, 112, 128, 129, 197, 224, 225, 577] {
-            let plan = plan(&[sequence(0..n, 0..n, None)]);
-            let allowed = [(4, MAX_SHARED_BYTES), (4, MAX_BACKWARD_SHARED_BYTES)];
-            for (Tiles { block, .. }, (warps, most)) in [plan.forward(), plan.backward()].iter().zip(allowed) {
+            let (forward, panel) = plan.forward();
+            let blocks = [forward, plan.of_queries(), plan.of_keys()];
+            for (block, most) in blocks
+                .iter()
+                .zip([MAX_SHARED_BYTES, MAX_QUERIES_SHARED_BYTES, MAX_KEYS_SHARED_BYTES])
+            {
                 assert!(block.shared_bytes.is_some_and(|bytes| bytes <= most));
-                assert!(block.threads <= 32 * warps);
             }
+            let [of_forward, of_queries, of_keys] = blocks.map(warps);
+            assert!(of_forward <= MAX_STRIPS / 2 && of_queries.max(of_keys) <= MAX_STRIPS);
+            for block in &plan.queries {
+                let strips = (block[1] - block[0]) as usize;
+                assert!(strips <= of_queries && strips <= 2 * of_forward);
+            }
+            for block in &plan.keys {
+                let [_, first, count, ..] = block.map(|word| word as usize);
+                assert!(first.is_multiple_of(STRIP) && count <= of_keys * STRIP);
+                assert!(first + count <= plan.key_strips() * STRIP);
+            }
+            assert!(panel > 0 && panel <= keys.div_ceil(STRIP));
         }
     }
 
@@ -354,6 +393,7 @@ mod tests {
         // Each block takes 1 KiB besides its own; an A100 has 164 KiB, a Hopper 228.
         const { assert!(3 * (MAX_SHARED_BYTES + 1024) <= 228 << 10) };
         const { assert!(2 * (MAX_SHARED_BYTES + 1024) <= 164 << 10) };
-        const { assert!(2 * (MAX_BACKWARD_SHARED_BYTES + 1024) <= 164 << 10) };
+        const { assert!(2 * (MAX_QUERIES_SHARED_BYTES + 1024) <= 164 << 10) };
+        const { assert!(2 * (MAX_KEYS_SHARED_BYTES + 1024) <= 164 << 10) };
     }
 }

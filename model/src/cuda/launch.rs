@@ -104,7 +104,7 @@ kernels! {
 
     "flash_backward"
     both {}
-    single { FlashBackward = "flash_backward" }
+    single { FlashQueries = "flash_queries", FlashKeys = "flash_keys" }
 
     "decode"
     both { AttendOne = "attend_one", Pick = "pick", EmbedLast = "embed_last" }
@@ -201,7 +201,8 @@ const fn shared_bytes(kernel: Kernel) -> u32 {
         Kernel::AttentionQueries => 5 * TILE_BYTES,
         Kernel::AttentionKeys => 6 * TILE_BYTES,
         Kernel::Flash => flash::MAX_SHARED_BYTES,
-        Kernel::FlashBackward => flash::MAX_BACKWARD_SHARED_BYTES,
+        Kernel::FlashQueries => flash::MAX_QUERIES_SHARED_BYTES,
+        Kernel::FlashKeys => flash::MAX_KEYS_SHARED_BYTES,
         _ => 0,
     }
 }

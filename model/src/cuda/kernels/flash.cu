@@ -9,14 +9,6 @@
 // 4 warps, so that three blocks are on a multiprocessor at a time, and a thread has the registers for two strips.
 #define FLASH extern "C" __global__ void __launch_bounds__(128, 3)
 
-// Strips that share their keys, two to a warp.
-struct Strips {
-    u32 begin, end;
-    u32 k_row;
-    u32 seen;  // keys that any of them sees
-    u32 unused[4];
-};
-
 // A score may be above its row's base by as many powers of two before the sums are brought to a new base.
 constexpr float HEADROOM = 8.0f;
 
@@ -35,6 +27,32 @@ struct Reader {
     __device__ __forceinline__ explicit Reader(const Strip& strip)
         : upper(horizon(strip, group())), lower(horizon(strip, group() + 8)), position(strip.position + strip.first), sample(strip.sample) {}
 };
+
+// Starts to copy `count` rows of two matrices as strips, the warps in turn; zeros up to whole strips.
+__device__ __forceinline__ void copy_strips(u32 to_a, u32 to_b, const Head& a, const Head& b, u32 row, u32 count) {
+#pragma unroll 1
+    for (u32 i = warp(); i * STRIP < count; i += blockDim.x / 32) {
+        const u32 first = i * STRIP, here = min(STRIP, count - first);
+        copy_strip(to_a + i * STRIP_BYTES, a, row + first, here);
+        copy_strip(to_b + i * STRIP_BYTES, b, row + first, here);
+    }
+}
+
+// dots = left · rowsᵀ for two left factors and the 16 rows of a strip at address `rows`.
+__device__ __forceinline__ void products(float (&dots)[2][2][4], const Factors (&left)[2], u32 rows) {
+#pragma unroll
+    for (u32 i = 0; i < 16; i++) dots[i / 8][i / 4 % 2][i % 4] = 0.0f;
+#pragma unroll
+    for (u32 n = 0; n < 4; n++) {
+        u32 right[4];
+        load_matrices(right, columns(across(rows), n));
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            multiply_add(dots[i][0], left[i][n], right[0], right[1]);
+            multiply_add(dots[i][1], left[i][n], right[2], right[3]);
+        }
+    }
+}
 
 __device__ __forceinline__ float quad_max(float v) {
     v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
@@ -101,7 +119,7 @@ __device__ __forceinline__ void attend(
             v = power_of_2(fmaf(v, exponent, -soft[s].base[h]));
             soft[s].total[h] += v;
         }
-        if (DROPS) drop(p[s], draw_queries(mask, readers[s].position, readers[s].sample, key), 1.0f);
+        if (DROPS) drop(p[s], exchange(draw_queries(mask, readers[s].position, readers[s].sample, key)), 1.0f);
         narrow(left[s], p[s]);
     }
 #pragma unroll

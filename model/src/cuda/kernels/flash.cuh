@@ -34,6 +34,14 @@ struct Strip {
     u32 position;  // of the sequence's first query
 };
 
+// Strips that share their keys.
+struct Strips {
+    u32 begin, end;
+    u32 k_row;
+    u32 seen;  // keys that any of them sees
+    u32 unused[4];
+};
+
 // A matrix with heads side by side, from the head of a block on.
 struct Head {
     const bf16* data;
@@ -90,16 +98,6 @@ __device__ __forceinline__ void copy_strip(u32 strip, const Head& x, u32 row, u3
     }
 }
 
-// Starts to copy `count` rows of two matrices as strips, the warps in turn; zeros up to whole strips.
-__device__ __forceinline__ void copy_strips(u32 to_a, u32 to_b, const Head& a, const Head& b, u32 row, u32 count) {
-#pragma unroll 1
-    for (u32 i = warp(); i * STRIP < count; i += blockDim.x / 32) {
-        const u32 first = i * STRIP, here = min(STRIP, count - first);
-        copy_strip(to_a + i * STRIP_BYTES, a, row + first, here);
-        copy_strip(to_b + i * STRIP_BYTES, b, row + first, here);
-    }
-}
-
 __device__ __forceinline__ void load_factors(Factors& factors, u32 strip) {
 #pragma unroll
     for (u32 n = 0; n < 4; n++) load_matrices(factors[n], columns(down(strip), n));
@@ -121,37 +119,10 @@ __device__ __forceinline__ void narrow(u32 (&factor)[4], const float (&v)[2][4])
     factor[3] = pack(v[1][2], v[1][3]);
 }
 
-// dots = left · rowsᵀ for `N` left factors and the 16 rows of a strip at address `rows`.
-template <u32 N>
-__device__ __forceinline__ void products(float (&dots)[N][2][4], const Factors (&left)[N], u32 rows) {
-#pragma unroll
-    for (u32 i = 0; i < N * 8; i++) dots[i / 8][i / 4 % 2][i % 4] = 0.0f;
-#pragma unroll
-    for (u32 n = 0; n < 4; n++) {
-        u32 right[4];
-        load_matrices(right, columns(across(rows), n));
-#pragma unroll
-        for (u32 i = 0; i < N; i++) {
-            multiply_add(dots[i][0], left[i][n], right[0], right[1]);
-            multiply_add(dots[i][1], left[i][n], right[2], right[3]);
-        }
-    }
-}
-
 // sums += left · rows for columns 16·n to 16·n + 15, which `right` has.
 __device__ __forceinline__ void accumulate(Sums& sums, u32 n, const u32 (&left)[4], const u32 (&right)[4]) {
     multiply_add(sums[2 * n], left, right[0], right[1]);
     multiply_add(sums[2 * n + 1], left, right[2], right[3]);
-}
-
-// sums += left · rows for the 16 rows of a strip at address `rows`.
-__device__ __forceinline__ void accumulate(Sums& sums, const u32 (&left)[4], u32 rows) {
-#pragma unroll
-    for (u32 n = 0; n < 4; n++) {
-        u32 right[4];
-        load_turned(right, columns(down(rows), n));
-        accumulate(sums, n, left, right);
-    }
 }
 
 // Writes the first `count` of a warp's 16 rows, times a factor for each of a lane's two, through its strip of shared memory.
@@ -183,35 +154,22 @@ __device__ __forceinline__ u32 draw(const Mask& mask, u32 key, u32 position, u32
     return bits;
 }
 
-// Which of a warp's 16 queries by 16 keys are kept: bit 8·b + 4·h + e is for query group + 8·h and key 8·b + 2·place + e.
-// `position` is that of the first query.
-//
-// Four neighbouring keys share a counter: each lane draws two counters, and the four lanes of a row exchange what they drew.
+// What a lane draws for a warp's 16 queries by 16 keys: bit 4·h + i is for query group + 8·h and key 4·place + i, which share a
+// counter with their neighbours. `position` is that of the first query.
 __device__ __forceinline__ u32 draw_queries(const Mask& mask, u32 position, u32 sample, u32 key) {
+    const u32 four = key + 4 * place();
+    const u32 upper = draw(mask, four, position + group(), sample);
+    const u32 lower = draw(mask, four, position + group() + 8, sample);
+    return upper | lower << 4;
+}
+
+// Which are kept, of what the lanes of a warp drew: bit 8·b + 4·h + e is for query group + 8·h and key 8·b + 2·place + e.
+__device__ __forceinline__ u32 exchange(u32 drawn) {
     const u32 t = place();
-    const u32 upper = draw(mask, key + 4 * t, position + group(), sample);
-    const u32 lower = draw(mask, key + 4 * t, position + group() + 8, sample);
-    const u32 drawn = upper | lower << 4;
     const u32 near = __shfl_sync(0xffffffffu, drawn, lane() - t + t / 2);
     const u32 far = __shfl_sync(0xffffffffu, drawn, lane() - t + 2 + t / 2);
     const u32 shift = t % 2 * 2;
     return (near >> shift & 0x33u) | (far >> shift & 0x33u) << 8;
-}
-
-// The same with keys as rows: bit 8·b + 4·h + e is for key group + 8·h and query 8·b + 2·place + e.
-__device__ __forceinline__ u32 draw_keys(const Mask& mask, u32 position, u32 sample, u32 key) {
-    const u32 query = lane() % 16, four = lane() / 16;
-    const u32 upper = draw(mask, key + 4 * four, position + query, sample);
-    const u32 lower = draw(mask, key + 4 * four + 8, position + query, sample);
-    const u32 drawn = upper | lower << 4;
-    u32 bits = 0;
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        const u32 b = i / 2, e = i % 2;
-        const u32 theirs = __shfl_sync(0xffffffffu, drawn, group() / 4 * 16 + 8 * b + 2 * place() + e);
-        bits |= (theirs >> group() % 4 & 0x11u) << (8 * b + e);
-    }
-    return bits;
 }
 
 // Clears what is dropped, and multiplies the rest.

@@ -1,24 +1,29 @@
 // Attention on tensor cores, backward; see flash.cuh.
 //
-// A block has the keys and values of a group of strips, 128 at a time, and goes through the strips of queries, up to 4 at a time. A
-// warp has two strips of keys: with their scores it adds up the gradients of keys and values, and it leaves the gradients of the
-// scores in shared memory, from which then each warp has the gradients of a strip of queries. So scores are computed once, and all
-// sums are in the order of the strips. The next queries are on their way meanwhile.
-//
-// What the first keys add to the gradients of queries waits in memory for the next ones.
+// Gradients of queries, then those of keys and values: each kernel computes the scores for itself, so that every sum is one warp's, in
+// a fixed order. A warp has 16 rows, queries or keys, and goes through the others, which the warps of a block share: 64 at a time,
+// the next on their way while the present ones are at work. Masks are drawn once, for the queries, and left in memory for the keys.
 
 #include "flash.cuh"
 
-// 4 warps with all registers a thread may have, so that two blocks are on a multiprocessor: while one waits, the other computes.
-#define FLASH extern "C" __global__ void __launch_bounds__(128, 2)
+constexpr u32 TILE = 64;
+constexpr u32 TILE_BYTES = TILE * ROW_BYTES;
+constexpr u32 STRIPS = TILE / STRIP;
 
-// The queries that share some keys.
-struct Group {
-    u32 k_row;
-    u32 keys;
-    u32 begin, end;  // strips
-    u32 causal;      // whether any query does not see all keys
-    u32 unused[3];
+// Most warps of a block.
+constexpr u32 WARPS = 8;
+
+// Two blocks on a multiprocessor: a thread may have 128 registers.
+#define FLASH extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
+
+// Some keys, and the strips that read them.
+struct Keys {
+    u32 row;    // first row among all keys
+    u32 first;  // its number in the sequences
+    u32 count;
+    u32 begin, end;
+    u32 causal;  // whether any query does not see them all
+    u32 unused[2];
 };
 
 // What is needed of a query: log₂ Σ 2^(s·exponent), and y · dy.
@@ -27,264 +32,335 @@ struct Known {
 };
 
 constexpr u32 KNOWN_BYTES = STRIP * sizeof(Known);
-// Gradients of the scores of 16 queries and 16 keys.
-constexpr u32 SLOPES_BYTES = STRIP * STRIP * sizeof(bf16);
 
-// All that a block works with.
-struct Work {
-    Group group;
-    const Strip* strips;
-    Head q, k, v, dy, y;
-    const float* kept;  // of the head
-    bf16 *dq, *dk, *dv;
-    u32 stride;
-    float* parts;  // sums of strips and heads
-    u32 head, heads;
-    u32 key_strips, query_strips;
-    float scale;
-    Mask mask;
-    // Addresses in shared memory: strips of keys and of values, slopes by strips of queries and then of keys, and the queries at work
-    // and the next ones: their strips, those of their gradients, and what is known of them.
-    unsigned char* shared;
+// What was drawn for 16 queries and 16 keys: a byte from each lane.
+constexpr u32 DRAWN_BYTES = 32;
 
-    __device__ __forceinline__ u32 values() const { return key_strips * STRIP_BYTES; }
-    __device__ __forceinline__ u32 slopes(u32 n, u32 m) const { return 2 * values() + (n * key_strips + m) * SLOPES_BYTES; }
-    __device__ __forceinline__ u32 queries(u32 turn) const {
-        return slopes(query_strips, 0) + turn % 2 * query_strips * (2 * STRIP_BYTES + KNOWN_BYTES);
-    }
-    __device__ __forceinline__ u32 gradients(u32 turn) const { return queries(turn) + query_strips * STRIP_BYTES; }
-    __device__ __forceinline__ u32 known(u32 turn) const { return gradients(turn) + query_strips * STRIP_BYTES; }
-};
+// Bytes before what was drawn for a strip of queries and the head of this block, for one strip of keys after the other.
+__device__ __forceinline__ u64 drawn_before(u32 strip, u32 key_strips) {
+    return ((u64)strip * gridDim.y + blockIdx.y) * key_strips * DRAWN_BYTES;
+}
 
-// What forward left of a warp's 16 queries: of each four a lane has 8 columns of one, and what was kept of it.
-struct Result {
-    uint4 y[4];
-    float2 kept[4];
-};
-
-__device__ __forceinline__ void read(Result& result, const Head& y, const float* kept, u32 row, u32 count) {
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        const u32 r = i * 4 + lane() / 8, c = lane() % 8;
-        result.y[i] = {0, 0, 0, 0};
-        result.kept[i] = {0.0f, 0.0f};
-        if (r >= count) continue;
-        result.y[i] = *reinterpret_cast<const uint4*>(y.row(row + r) + c * 8);
-        result.kept[i] = *reinterpret_cast<const float2*>(kept + 2 * (u64)(row + r));
+// Starts to copy `count` rows of two matrices into two tiles, with zeros up to a multiple of 16.
+__device__ __forceinline__ void copy_tiles(u32 tiles, const Head& a, const Head& b, u32 row, u32 count) {
+    const u32 end = (count + STRIP - 1) / STRIP * STRIP * 8;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < end; i += blockDim.x) {
+        const u32 r = i / 8, c = i % 8, to = tiles + chunk(r, c);
+        const bool exists = r < count;
+        const u32 from = row + (exists ? r : 0);
+        copy16(to, a.row(from) + c * 8, exists);
+        copy16(to + TILE_BYTES, b.row(from) + c * 8, exists);
     }
 }
 
-// What is known of a warp's 16 queries, given what forward left and their gradients; zeros for those that do not exist.
-__device__ __forceinline__ void know(Known* known, const unsigned char* gradients, const Result& result, u32 count) {
+// dots = left · rowsᵀ for the 16 rows of a tile from address `rows` on.
+__device__ __forceinline__ void products(float (&dots)[2][4], const Factors& left, u32 rows) {
 #pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        const u32 r = i * 4 + lane() / 8, c = lane() % 8;
-        const uint4 a = result.y[i], b = *reinterpret_cast<const uint4*>(gradients + chunk(r, c));
-        const u32 of_y[4] = {a.x, a.y, a.z, a.w}, of_dy[4] = {b.x, b.y, b.z, b.w};
-        float along = 0.0f;
-#pragma unroll
-        for (u32 w = 0; w < 4; w++) {
-            along = fmaf(low_of(of_y[w]), low_of(of_dy[w]), along);
-            along = fmaf(high_of(of_y[w]), high_of(of_dy[w]), along);
-        }
-        along = quad_sum(along);
-        along += __shfl_xor_sync(0xffffffffu, along, 4);
-        if (c == 0) known[r] = {(result.kept[i].x + result.kept[i].y) * LOG2_E, r < count ? along : 0.0f};
-    }
-}
-
-// Leaves the gradients of 16 keys by 16 queries so that `load_turned` has them as a left factor with queries as rows.
-__device__ __forceinline__ void leave(u32 slopes, const u32 (&factor)[4]) {
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) store_word(slopes + ((i % 2 * 2 + i / 2) * 32 + lane()) * 4, factor[i]);
-}
-
-// Adds 16 queries' part to the gradients of a warp's 32 keys from number `key` on, and leaves the gradients of their scores. Queries
-// that do not exist are zeros, and so are their gradients: nothing comes of them. `EDGES`: keys that do not exist or are not seen.
-template <bool DROPS, bool EDGES>
-__device__ __forceinline__ void gather(
-    Sums (&sums_k)[2], Sums (&sums_v)[2], const Factors (&k)[2], const Factors (&v)[2], u32 queries, u32 gradients, u32 known, u32 slopes,
-    float exponent, const Mask& mask, const Strip& strip, u32 key
-) {
-    float s[2][2][4], d[2][2][4];
-    u32 of_k[2][4], of_v[2][4];
-    products(s, k, queries);
-    products(d, v, gradients);
-    const float4 two[2] = {load_four(known + place() * 16), load_four(known + 64 + place() * 16)};
-#pragma unroll
-    for (u32 m = 0; m < 2; m++) {
-        u32 bits = 0;
-        if (DROPS) bits = draw_keys(mask, strip.position + strip.first, strip.sample, key + STRIP * m);
-        if (DROPS) drop(d[m], bits, mask.factor);
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) {
-            const u32 b = i / 4, at = i % 4;
-            const float log_sum = at % 2 == 0 ? two[b].x : two[b].z, along = at % 2 == 0 ? two[b].y : two[b].w;
-            const bool seen = !EDGES || key + STRIP * m + group() + 8 * (at / 2) < horizon(strip, 8 * b + 2 * place() + at % 2);
-            const float p = seen ? power_of_2(fmaf(s[m][b][at], exponent, -log_sum)) : 0.0f;
-            d[m][b][at] = (d[m][b][at] - along) * p;
-            s[m][b][at] = p;
-        }
-        if (DROPS) drop(s[m], bits, 1.0f);
-        narrow(of_v[m], s[m]);
-        narrow(of_k[m], d[m]);
-        leave(slopes + m * SLOPES_BYTES, of_k[m]);
-    }
+    for (u32 i = 0; i < 8; i++) dots[i / 4][i % 4] = 0.0f;
 #pragma unroll
     for (u32 n = 0; n < 4; n++) {
         u32 right[4];
-        load_turned(right, columns(down(gradients), n));
-        accumulate(sums_v[0], n, of_v[0], right);
-        accumulate(sums_v[1], n, of_v[1], right);
-        load_turned(right, columns(down(queries), n));
-        accumulate(sums_k[0], n, of_k[0], right);
-        accumulate(sums_k[1], n, of_k[1], right);
+        load_matrices(right, columns(across(rows), n));
+        multiply_add(dots[0], left[n], right[0], right[1]);
+        multiply_add(dots[1], left[n], right[2], right[3]);
     }
 }
 
-// Starts to copy a warp's strip of the queries from strip `at` on, and of their gradients.
-__device__ __forceinline__ void copy_queries(const Work& work, u32 turn, u32 at) {
-    if (warp() >= work.query_strips || at + warp() >= work.group.end) return;
-    const Strip& strip = work.strips[at + warp()];
-    const u32 shared = shared_address(work.shared) + warp() * STRIP_BYTES, row = strip.row, count = strip.count;
-    copy_strip(shared + work.queries(turn), work.q, row, count);
-    copy_strip(shared + work.gradients(turn), work.dy, row, count);
-}
-
-// Strips of the keys from `first` on that any query of a strip sees.
-__device__ __forceinline__ u32 strips_seen(const Work& work, const Strip& strip, u32 first) {
-    const u32 seen = horizon(strip, strip.count - 1);
-    return seen > first ? min(work.key_strips, (seen - first + STRIP - 1) / STRIP) : 0;
-}
-
-// The gradients of a warp's strip of queries, `n` of those at work, over the keys from `first` on; added to those of the keys before
-// them, and written with the last.
-__device__ __forceinline__ void descend(const Work& work, u32 turn, u32 number, u32 n, u32 first) {
-    const u32 shared = shared_address(work.shared), end = strips_seen(work, work.strips[number], first);
-    float4* part = reinterpret_cast<float4*>(work.parts + ((u64)number * work.heads + work.head) * (STRIP * 64)) + lane();
-    Sums sums;
-    clear(sums);
+// sums += left · rows for the 16 rows of a tile from address `rows` on.
+__device__ __forceinline__ void accumulate(Sums& sums, const float (&left)[2][4], u32 rows) {
+    u32 factor[4];
+    narrow(factor, left);
 #pragma unroll
-    for (u32 i = 0; first > 0 && i < 8; i++) {
-        const float4 before = part[i * 32];
-        sums[i][0] = before.x;
-        sums[i][1] = before.y;
-        sums[i][2] = before.z;
-        sums[i][3] = before.w;
+    for (u32 n = 0; n < 4; n++) {
+        u32 right[4];
+        load_turned(right, columns(down(rows), n));
+        accumulate(sums, n, factor, right);
     }
-    for (u32 m = 0; m < end; m++) {
-        u32 left[4];
-        load_turned(left, shared + work.slopes(n, m) + lane() * 16);
-        accumulate(sums, left, shared + m * STRIP_BYTES);
-    }
-    const bool last = first + work.key_strips * STRIP >= work.group.keys;
-#pragma unroll
-    for (u32 i = 0; !last && i < 8; i++) part[i * 32] = {sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
-    if (!last) return;
-    const Strip& strip = work.strips[number];
-    const u32 row = strip.row, count = strip.count;
-    write(work.shared + work.queries(turn) + n * STRIP_BYTES, work.dq, work.stride, row, count, sums, work.scale, work.scale);
 }
 
-// Goes with a warp's 32 keys from number `key` on through the queries at work.
-template <bool DROPS>
-__device__ __forceinline__ void gather_all(
-    const Work& work, Sums (&sums_k)[2], Sums (&sums_v)[2], u32 turn, u32 at, u32 count, u32 first, u32 key
+// Keys of a tile that a lane's two queries see, and those that any of the strip's sees, and that all see.
+struct View {
+    u32 upper, lower, any, all;
+
+    __device__ __forceinline__ View(const Strip& strip, u32 k0) {
+        upper = below(horizon(strip, group()), k0);
+        lower = below(horizon(strip, group() + 8), k0);
+        any = below(horizon(strip, strip.count - 1), k0);
+        all = below(horizon(strip, 0), k0);
+    }
+
+    __device__ static __forceinline__ u32 below(u32 end, u32 k0) { return end > k0 ? min(end - k0, TILE) : 0; }
+
+    // Whether element i of block b of keys from `key` on is seen.
+    __device__ __forceinline__ bool sees(u32 key, u32 b, u32 i) const {
+        return key + 8 * b + 2 * place() + i % 2 < (i < 2 ? upper : lower);
+    }
+};
+
+// What is needed of a warp's 16 queries, given what forward kept and their gradients in shared memory; to `known`, and to
+// `here` in shared memory, with zeros beyond `count`.
+__device__ __forceinline__ void know(
+    Known* here, const unsigned char* strip_dy, const Head& y, const float* kept, Known* known, u32 row, u32 count
 ) {
-    const u32 shared = shared_address(work.shared), mine = 2 * warp();
-    const bool edges = work.group.causal != 0 || key + 2 * STRIP > work.group.keys;
-    const float exponent = work.scale * LOG2_E;
-    Factors k[2], v[2];
 #pragma unroll
-    for (u32 m = 0; m < 2; m++) {
-        load_factors(k[m], shared + (mine + m) * STRIP_BYTES);
-        load_factors(v[m], shared + work.values() + (mine + m) * STRIP_BYTES);
-    }
-    const Strip* strip = work.strips + at;
-    u32 q = shared + work.queries(turn), known = shared + work.known(turn), slopes = shared + work.slopes(0, mine);
-    const u32 to_dy = work.query_strips * STRIP_BYTES, pitch = work.key_strips * SLOPES_BYTES, end = q + count * STRIP_BYTES;
-#pragma unroll 1
-    for (; q < end; q += STRIP_BYTES, known += KNOWN_BYTES, slopes += pitch, strip++) {
-        if (!edges) {
-            gather<DROPS, false>(sums_k, sums_v, k, v, q, q + to_dy, known, slopes, exponent, work.mask, *strip, key);
-        } else if (strips_seen(work, *strip, first) > mine) {
-            gather<DROPS, true>(sums_k, sums_v, k, v, q, q + to_dy, known, slopes, exponent, work.mask, *strip, key);
+    for (u32 i = 0; i < 4; i++) {
+        const u32 r = i * 4 + lane() / 8, c = lane() % 8;
+        uint4 a = {0, 0, 0, 0};
+        if (r < count) a = *reinterpret_cast<const uint4*>(y.row(row + r) + c * 8);
+        const uint4 b = *reinterpret_cast<const uint4*>(strip_dy + chunk(r, c));
+        const u32 of_y[4] = {a.x, a.y, a.z, a.w}, of_dy[4] = {b.x, b.y, b.z, b.w};
+        float sum = 0.0f;
+#pragma unroll
+        for (u32 w = 0; w < 4; w++) {
+            sum = fmaf(low_of(of_y[w]), low_of(of_dy[w]), sum);
+            sum = fmaf(high_of(of_y[w]), high_of(of_dy[w]), sum);
         }
+        sum = quad_sum(sum);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 4);
+        if (c != 0) continue;
+        Known numbers = {0.0f, 0.0f};
+        if (r < count) {
+            const float2 of = *reinterpret_cast<const float2*>(kept + 2 * (row + r));
+            numbers = {(of.x + of.y) * LOG2_E, sum};
+            known[row + r] = numbers;
+        }
+        here[r] = numbers;
+    }
+    __syncwarp();
+}
+
+// Goes through a tile of keys for the gradients of queries. `WHOLE`: every query sees all of them. A lane leaves what it draws at
+// `drawn`.
+template <bool WHOLE>
+__device__ __forceinline__ void descend(
+    Sums& sums, const Factors& q, const Factors& dy, const Known (&known)[2], u32 tiles, const View& view, float exponent,
+    const Mask& mask, const Strip& strip, u32 k0, unsigned char* drawn
+) {
+#pragma unroll
+    for (u32 n = 0; n < STRIPS; n++) {
+        if (!WHOLE && n * STRIP >= view.any) continue;
+        float s[2][4], d[2][4];
+        products(s, q, tiles + n * STRIP_BYTES);
+        products(d, dy, tiles + TILE_BYTES + n * STRIP_BYTES);
+        if (mask.drops()) {
+            const u32 bits = draw_queries(mask, strip.position + strip.first, strip.sample, k0 + n * STRIP);
+            drawn[(k0 / STRIP + n) * DRAWN_BYTES] = (unsigned char)bits;
+            drop(d, exchange(bits), mask.factor);
+        }
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) {
+            const u32 b = i / 4, at = i % 4;
+            const Known& of = known[at / 2];
+            const float p = power_of_2(fmaf(s[b][at], exponent, -of.log_sum));
+            s[b][at] = WHOLE || view.sees(n * STRIP, b, at) ? (d[b][at] - of.along) * p : 0.0f;
+        }
+        accumulate(sums, s, tiles + n * STRIP_BYTES);
     }
 }
 
-// All gradients of the keys from `first` on, as many as fit, and what they add to those of queries.
-template <bool DROPS>
-__device__ __forceinline__ void backward(const Work& work, u32 first) {
-    const Group& group = work.group;
-    const u32 shared = shared_address(work.shared), mine = 2 * warp(), key = first + mine * STRIP;
-    const bool has_keys = mine < work.key_strips && key < group.keys;
-    const u32 left = has_keys ? group.keys - key : 0, row = group.k_row + (has_keys ? key : 0);
-    const u32 counts[2] = {min(left, STRIP), min(max(left, STRIP) - STRIP, STRIP)};
-    const u32 rows[2] = {row, row + (counts[1] > 0 ? STRIP : 0)};
-#pragma unroll
-    for (u32 m = 0; has_keys && m < 2; m++) {
-        copy_strip(shared + (mine + m) * STRIP_BYTES, work.k, rows[m], counts[m]);
-        copy_strip(shared + work.values() + (mine + m) * STRIP_BYTES, work.v, rows[m], counts[m]);
-    }
-    copy_queries(work, 0, group.begin);
-    end_copies();
-    Sums sums_k[2], sums_v[2];
-#pragma unroll
-    for (u32 m = 0; m < 2; m++) {
-        clear(sums_k[m]);
-        clear(sums_v[m]);
-    }
-    for (u32 at = group.begin, turn = 0; at < group.end; at += work.query_strips, turn++) {
-        const u32 present = min(work.query_strips, group.end - at);
-        if (warp() < present) {
-            const Strip& strip = work.strips[at + warp()];
-            const u32 count = strip.count;
-            Result result;
-            read(result, work.y, work.kept, strip.row, count);
-            await_copies<0>();
-            __syncwarp();
-            Known* known = reinterpret_cast<Known*>(work.shared + work.known(turn) + warp() * KNOWN_BYTES);
-            know(known, work.shared + work.gradients(turn) + warp() * STRIP_BYTES, result, count);
-        }
-        await_copies<0>();
-        __syncthreads();
-        copy_queries(work, turn + 1, at + work.query_strips);
-        end_copies();
-        if (has_keys) gather_all<DROPS>(work, sums_k, sums_v, turn, at, present, first, key);
-        __syncthreads();
-        if (warp() < present) descend(work, turn, at + warp(), warp(), first);
-    }
-    const float kept_by = DROPS ? work.mask.factor : 1.0f;
-#pragma unroll
-    for (u32 m = 0; has_keys && m < 2; m++) {
-        unsigned char* strip = work.shared + work.values() + (mine + m) * STRIP_BYTES;
-        write(strip, work.dk, work.stride, rows[m], counts[m], sums_k[m], work.scale, work.scale);
-        write(strip, work.dv, work.stride, rows[m], counts[m], sums_v[m], kept_by, kept_by);
-    }
-}
-
-// dv = Pᵀ · dy with P through the mask, dk = dSᵀ · q and dq = dS · k, where dS = (dP − along) · P · scale and dP = dy · vᵀ through the
-// mask. `parts` has room for every strip and head if not all keys fit.
-FLASH flash_backward(
-    const Group* groups, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
-    float scale, u64 key, u32 threshold, float factor, const bf16* dy, const bf16* y, const float* kept, u32 rows, u32 width,
-    bf16* dq, bf16* dk, bf16* dv, u32 stride, float* parts, u32 heads, u32 key_strips, u32 query_strips
+// dq = dS · k with dS = (dP − along) · P · scale, where dP = dy·vᵀ through the mask; and what the gradients of keys need: `known` of
+// each query, and `drawn` if there is a mask. Shared memory: strips of queries, strips of their gradients, what is known of the
+// queries, and one or two pairs of tiles.
+FLASH flash_queries(
+    const Strips* blocks, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
+    float scale, u64 key, u32 threshold, float factor, const bf16* dy, const bf16* y, const float* kept,
+    Known* known, u32 rows, u32 width, bf16* dq, u32 dq_stride, unsigned char* drawn, u32 key_strips
 ) {
     SHARED(shared);
-    const u32 head = blockIdx.x % heads, start = head * dim;
-    const Group group = groups[blockIdx.x / heads];
-    const Work work = {
-        group, strips, {q + start, q_stride}, {k + start, k_stride}, {v + start, v_stride}, {dy + start, width}, {y + start, width},
-        kept + 2 * (u64)head * rows, dq + start, dk + start, dv + start, stride, parts, head, heads, key_strips, query_strips, scale,
-        {key, threshold, factor, head}, shared,
-    };
-    for (u32 first = 0; first == 0 || first < group.keys; first += key_strips * STRIP) {
-        if (first > 0) __syncthreads();
-        if (work.mask.drops()) {
-            backward<true>(work, first);
-        } else {
-            backward<false>(work, first);
+    const Strips block = blocks[blockIdx.x];
+    const u32 start = blockIdx.y * dim, warps = blockDim.x / 32;
+    const Head queries = {q + start, q_stride}, keys = {k + start, k_stride}, values = {v + start, v_stride};
+    const Head gradients = {dy + start, width}, results = {y + start, width};
+    const Mask mask = {key, threshold, factor, blockIdx.y};
+    const float exponent = scale * LOG2_E;
+    unsigned char *mine = shared + warp() * STRIP_BYTES, *mine_dy = mine + warps * STRIP_BYTES;
+    Known* here = reinterpret_cast<Known*>(shared + warps * 2 * STRIP_BYTES) + warp() * STRIP;
+    u32 tiles = shared_address(shared) + warps * (2 * STRIP_BYTES + KNOWN_BYTES), next = tiles + 2 * TILE_BYTES;
+    const bool works = block.begin + warp() < block.end;
+    const Strip& strip = strips[works ? block.begin + warp() : block.begin];
+    if (works) {
+        copy_strip(shared_address(mine), queries, strip.row, strip.count);
+        copy_strip(shared_address(mine_dy), gradients, strip.row, strip.count);
+    }
+    end_copies();
+    copy_tiles(tiles, keys, values, block.k_row, min(TILE, block.seen));
+    end_copies();
+    await_copies<1>();
+    __syncwarp();
+    if (works) {
+        const u64 of_head = (u64)blockIdx.y * rows;
+        know(here, mine_dy, results, kept + 2 * of_head, known + of_head, strip.row, strip.count);
+    }
+    Factors own, own_dy;
+    load_factors(own, shared_address(mine));
+    load_factors(own_dy, shared_address(mine_dy));
+    const Known of[2] = {here[group()], here[group() + 8]};
+    unsigned char* mine_drawn = drawn + drawn_before(block.begin + warp(), key_strips) + lane();
+    Sums sums;
+    clear(sums);
+    for (u32 k0 = 0; k0 < block.seen; k0 += TILE) {
+        if (k0 + TILE < block.seen) {
+            copy_tiles(next, keys, values, block.k_row + k0 + TILE, min(TILE, block.seen - k0 - TILE));
+        }
+        end_copies();
+        await_copies<1>();
+        __syncthreads();
+        const View view(strip, k0);
+        if (works && view.all == TILE) {
+            descend<true>(sums, own, own_dy, of, tiles, view, exponent, mask, strip, k0, mine_drawn);
+        } else if (works && view.any > 0) {
+            descend<false>(sums, own, own_dy, of, tiles, view, exponent, mask, strip, k0, mine_drawn);
+        }
+        __syncthreads();
+        const u32 done = tiles;
+        tiles = next;
+        next = done;
+    }
+    if (works) write(mine, dq + start, dq_stride, strip.row, strip.count, sums, scale, scale);
+}
+
+// What a block's keys are gone through with: queries, their gradients, what is known of them, and what was drawn for them.
+struct Queries {
+    const Strip* strips;
+    Head q, dy;
+    const Known* known;
+    const unsigned char* drawn;  // for the block's first key, from the first of all strips on
+    u32 key_strips;
+    u32 drawn_chunks;  // 16 bytes each, of a strip; 0 without a mask
+};
+
+// A pair of tiles of queries and their gradients, with what belongs to them.
+constexpr u32 KNOWN_AT = 2 * TILE_BYTES;
+constexpr u32 DRAWN_AT = KNOWN_AT + STRIPS * KNOWN_BYTES;
+constexpr u32 PAIR_BYTES = DRAWN_AT + STRIPS * WARPS * DRAWN_BYTES;
+
+// Starts to copy `count` strips from number `at` on into a pair of tiles.
+__device__ __forceinline__ void copy_strips(u32 pair, const Queries& queries, u32 at, u32 count) {
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < count * STRIP * 8; i += blockDim.x) {
+        const u32 r = i / 8, c = i % 8, n = r / STRIP, part = i % (STRIP * 8), to = pair + chunk(r, c);
+        const Strip& strip = queries.strips[at + n];
+        const bool exists = r % STRIP < strip.count;
+        const u32 from = strip.row + (exists ? r % STRIP : 0);
+        copy16(to, queries.q.row(from) + c * 8, exists);
+        copy16(to + TILE_BYTES, queries.dy.row(from) + c * 8, exists);
+        if (c == 0) copy8(pair + KNOWN_AT + r * (u32)sizeof(Known), queries.known + from, exists);
+        if (part < queries.drawn_chunks) {
+            const unsigned char* drawn = queries.drawn + drawn_before(at + n, queries.key_strips);
+            copy16(pair + DRAWN_AT + n * WARPS * DRAWN_BYTES + part * 16, drawn + part * 16, true);
         }
     }
+}
+
+// Which of a warp's 16 keys by 16 queries are kept, of what was drawn for them: bit 8·b + 4·h + e is for key group + 8·h and query
+// 8·b + 2·place + e.
+__device__ __forceinline__ u32 kept_of(u32 drawn) {
+    const uint2 two = load_two(drawn + 8 * place());
+    const u32 shift = group() / 4 * 8 + group() % 4;
+    u32 bits = 0;
+#pragma unroll
+    for (u32 e = 0; e < 2; e++) {
+        const u32 of_query = (e == 0 ? two.x : two.y) >> shift;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) bits |= (of_query >> (4 * (i / 2) + 16 * (i % 2)) & 1u) << (8 * (i / 2) + 4 * (i % 2) + e);
+    }
+    return bits;
+}
+
+// Adds a strip's part to the gradients of a warp's 16 keys from number `key` on. Queries that do not exist are zeros, and so are
+// their gradients: nothing comes of them. `MASKED`: dropout, with its factor, or queries that do not see all keys.
+template <bool MASKED>
+__device__ __forceinline__ void gather(
+    Sums& sums_k, Sums& sums_v, const Factors& k, const Factors& v, u32 rows, u32 known, u32 drawn, float exponent,
+    float factor, const Strip& strip, u32 key
+) {
+    u32 bits = 0;
+    if (MASKED && factor != 0.0f) bits = kept_of(drawn);
+    float s[2][4], d[2][4];
+    products(s, k, rows);
+    products(d, v, rows + TILE_BYTES);
+    if (MASKED && factor != 0.0f) drop(d, bits, factor);
+    if (MASKED && strip.causal != 0 && key + STRIP > strip.causal + strip.first) {
+        const u32 ahead = key + group() - strip.causal - strip.first - 2 * place();
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) {
+            // Whether key − causal ≥ query; as signed numbers, because keys may be few.
+            const int beyond = (int)(ahead + 8 * (i / 2 % 2) - 8 * (i / 4) - i % 2);
+            if (beyond >= 0) s[i / 4][i % 4] = -INFINITY;
+        }
+    }
+#pragma unroll
+    for (u32 b = 0; b < 2; b++) {
+        const float4 two = load_four(known + (8 * b + 2 * place()) * (u32)sizeof(Known));
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const float log_sum = i % 2 == 0 ? two.x : two.z, along = i % 2 == 0 ? two.y : two.w;
+            s[b][i] = power_of_2(fmaf(s[b][i], exponent, -log_sum));
+            d[b][i] = (d[b][i] - along) * s[b][i];
+        }
+    }
+    if (MASKED && factor != 0.0f) drop(s, bits, 1.0f);
+    accumulate(sums_v, s, rows + TILE_BYTES);
+    accumulate(sums_k, d, rows);
+}
+
+// dv = Pᵀ · dy with P through the mask, and dk = dSᵀ · q, over the strips that read the keys, in order. Shared memory: strips of
+// keys, strips of values, and one or two pairs of tiles, each followed by what is known of its queries and what was drawn for them.
+FLASH flash_keys(
+    const Keys* blocks, const Strip* strips, const bf16* q, u32 q_stride, const bf16* k, u32 k_stride, const bf16* v, u32 v_stride, u32 dim,
+    float scale, u64 key, u32 threshold, float factor, const bf16* dy, const Known* known, u32 rows, u32 width,
+    bf16* dk, bf16* dv, u32 stride, const unsigned char* drawn, u32 key_strips
+) {
+    SHARED(shared);
+    const Keys& block = blocks[blockIdx.x];
+    const u32 start = blockIdx.y * dim, warps = blockDim.x / 32;
+    const Head keys = {k + start, k_stride}, values = {v + start, v_stride};
+    const bool drops = factor != 0.0f, masked = block.causal != 0 || drops;
+    const Queries queries = {
+        strips, {q + start, q_stride}, {dy + start, width}, known + (u64)blockIdx.y * rows,
+        drawn + block.first / STRIP * DRAWN_BYTES, key_strips, drops ? (block.count + STRIP - 1) / STRIP * (DRAWN_BYTES / 16) : 0,
+    };
+    const float exponent = scale * LOG2_E;
+    unsigned char *mine = shared + warp() * STRIP_BYTES, *mine_v = mine + warps * STRIP_BYTES;
+    const u32 first = warp() * STRIP, count = first < block.count ? min(STRIP, block.count - first) : 0;
+    u32 tiles = shared_address(shared) + warps * 2 * STRIP_BYTES, next = tiles + PAIR_BYTES;
+    const u32 row = block.row + (count > 0 ? first : 0);
+    copy_strip(shared_address(mine), keys, row, count);
+    copy_strip(shared_address(mine_v), values, row, count);
+    end_copies();
+    copy_strips(tiles, queries, block.begin, min(STRIPS, block.end - block.begin));
+    end_copies();
+    await_copies<1>();
+    __syncwarp();
+    Factors own, own_v;
+    load_factors(own, shared_address(mine));
+    load_factors(own_v, shared_address(mine_v));
+    Sums sums_k, sums_v;
+    clear(sums_k);
+    clear(sums_v);
+    for (u32 at = block.begin; at < block.end; at += STRIPS) {
+        if (at + STRIPS < block.end) copy_strips(next, queries, at + STRIPS, min(STRIPS, block.end - at - STRIPS));
+        end_copies();
+        await_copies<1>();
+        __syncthreads();
+        const u32 present = count > 0 ? min(STRIPS, block.end - at) : 0;
+        for (u32 n = 0; n < present; n++) {
+            const Strip& strip = strips[at + n];
+            const u32 part = tiles + n * STRIP_BYTES, here = tiles + KNOWN_AT + n * KNOWN_BYTES;
+            const u32 bits = tiles + DRAWN_AT + (n * WARPS + warp()) * DRAWN_BYTES;
+            if (!masked) {
+                gather<false>(sums_k, sums_v, own, own_v, part, here, bits, exponent, factor, strip, block.first + first);
+            } else if (horizon(strip, strip.count - 1) > block.first + first) {
+                gather<true>(sums_k, sums_v, own, own_v, part, here, bits, exponent, factor, strip, block.first + first);
+            }
+        }
+        __syncthreads();
+        const u32 done = tiles;
+        tiles = next;
+        next = done;
+    }
+    const float kept_by = drops ? factor : 1.0f;
+    write(mine, dk + start, stride, row, count, sums_k, scale, scale);
+    write(mine_v, dv + start, stride, row, count, sums_v, kept_by, kept_by);
 }

@@ -21,6 +21,10 @@ __device__ __forceinline__ void copy16(u32 to, const void* from, bool exists) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16u : 0u) : "memory");
 }
 
+__device__ __forceinline__ void copy8(u32 to, const void* from, bool exists) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(exists ? 8u : 0u) : "memory");
+}
+
 // Ends a group of copies.
 __device__ __forceinline__ void end_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -55,8 +59,11 @@ __device__ __forceinline__ float4 load_four(u32 at) {
     return v;
 }
 
-__device__ __forceinline__ void store_word(u32 at, u32 word) {
-    asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(word) : "memory");
+// Two words of shared memory.
+__device__ __forceinline__ uint2 load_two(u32 at) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+    return v;
 }
 
 // c += a · b, 16 × 16 by 16 × 8.
