@@ -88,7 +88,7 @@ class Sides:
         side.end()
         self.file.write(side.greeting)
         self.file.flush()
-        self.torch = [sys.executable, HERE / "torch_side.py", self.file.name, arguments.threads, *arguments.torch.split()]
+        self.torch = [sys.executable, HERE / "torch_side.py", self.file.name, arguments.torch_threads or arguments.threads, *arguments.torch.split()]
 
     def side(self, command):
         return Side(command, self.deadline, self.environment)
@@ -179,6 +179,7 @@ def main():
     arguments.add_argument("preset")
     arguments.add_argument("batches", help="one, or several with commas between")
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--torch-threads", type=int, help="PyTorch's, if it has others")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--warm", type=int, default=1, help="rounds before those that count")
     arguments.add_argument("--dropout", type=float, help="rate in the text towers, instead of the preset's")
@@ -199,8 +200,9 @@ def main():
         if batch == batches[0]:
             texts = description["texts"]
             mean = sum(map(len, texts)) / len(texts)
+            threads = f"{arguments.threads} threads" + (f" ({arguments.torch_threads} of PyTorch)" if arguments.torch_threads else "")
             print(f"{arguments.preset}, texts of {mean:.1f} tokens (padded to {description['max_tokens']} in `reference` and `best`), ", end="")
-            print(f"dropout {description['dropout']}, {arguments.threads} threads, {arguments.rounds} rounds in turns; medians (least–most)\n")
+            print(f"dropout {description['dropout']}, {threads}, {arguments.rounds} rounds in turns; medians (least–most)\n")
             print(HEAD, "|---|---|---:|---:|---:|---:|---:|---:|---:|", sep="\n", flush=True)
         for commands in PARTS[arguments.only]:
             found = sides.turns(commands, arguments.rounds)

@@ -60,6 +60,7 @@ part_speed() {
   MEDLEY_LENGTHS=30 try "vit-b 90 bf16, texts of 30" 60 1 "$programs/gpu" bench vit-b 90 bf16 10
   try "vit-b 256 bf16" 60 1 "$programs/gpu" bench vit-b 256 bf16 8
   try "vit-l 75 bf16" 100 1 "$programs/gpu" bench vit-l 75 bf16 6
+  MEDLEY_RECOMPUTE=1 try "vit-l 75 bf16, recomputed" 100 1 "$programs/gpu" bench vit-l 75 bf16 6
 }
 
 part_profile() {
@@ -92,14 +93,14 @@ part_capfilt() {
   "$programs/synth" "$work/large" 16 2000 16 >"$logs/large.log" 2>&1
   "$programs/images" enlarge "$work/large/web" 480 >>"$logs/large.log" 2>&1
   try "decoding" 60 7 "$programs/images" decode "$work/large/web" 384
-  PRECISION=bf16 try "capfilt vit-b" 200 12 benches/gpu/job.sh "$programs" capfilt
+  PRECISION=bf16 try "capfilt vit-b" 240 12 benches/gpu/job.sh "$programs" capfilt
 }
 
-# versus BATCHES LIMIT OPTIONS...: in turns with PyTorch.
+# versus BATCHES LIMIT OPTIONS...: in turns with PyTorch, whose host side is fastest with one thread.
 versus() {
   local batches=$1 limit=$2
   shift 2
-  MEDLEY_DEVICE=cuda:0:bf16 timeout "$limit" python3 benches/compare.py "$programs/versus" vit-b "$batches" --threads "$(nproc)" \
+  MEDLEY_DEVICE=cuda:0:bf16 timeout "$limit" python3 benches/compare.py "$programs/versus" vit-b "$batches" --threads "$(nproc)" --torch-threads 1 \
     --limit $((limit - 10)) --torch "--device cuda --bf16" "$@"
 }
 export -f versus
@@ -116,4 +117,4 @@ part_best() {
 
 part_library() { try "transformers" 280 20 bash -c "versus 32,128,512 275 --rounds 2 --only library"; }
 
-part_ncu() { try "ncu" 100 12 python3 benches/gpu/ncu.py "$programs" vit-b 90 bf16; }
+part_ncu() { try "ncu" 240 12 python3 benches/gpu/ncu.py "$programs" vit-b 90 bf16; }
