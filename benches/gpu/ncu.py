@@ -18,7 +18,7 @@ SHARES = {
     "sm__warps_active.avg.pct_of_peak_sustained_active": "warps",
 }
 # Launches before those that are looked at, about two steps, and as many as a step has at most.
-SKIPPED, LOOKED = 3000, 1800
+SKIPPED, LOOKED = 3000, 2000
 KERNELS = 5
 
 

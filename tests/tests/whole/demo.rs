@@ -48,7 +48,8 @@ fn check_stages(report: &Value) {
             number(stage, "/done") > 0.0 && number(stage, "/seconds") > 0.0,
             "{stage}"
         );
-        assert_eq!(number(stage, "/generations"), 1.0, "nothing failed: {stage}");
+        // One that began beside another stage has grown since.
+        assert!((1.0..=4.0).contains(&number(stage, "/generations")), "{stage}");
         assert!((1.0..=4.0).contains(&number(stage, "/ranks")), "{stage}");
         let mebibytes = number(stage, "/peak_rank_bytes") / f64::from(1 << 20);
         assert!(
