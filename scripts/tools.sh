@@ -128,12 +128,17 @@ use_tools() {
 # use_memory: lets tests keep their files in memory where there is plenty, until this script ends. They start and kill databases
 # by the dozen, which would wait for the disk for most of the time.
 use_memory() {
-  local room_mib free_mib
+  local room_mib free_mib left owner
+  # What a killed script has left.
+  for left in /dev/shm/medley-tests.*.*; do
+    owner=${left#/dev/shm/medley-tests.}
+    if [ -O "$left" ] && ! kill -0 "${owner%%.*}" 2>/dev/null; then rm -rf "$left"; fi
+  done
   if [ -n "${TMPDIR:-}" ] || grep -q '^[^ ]* /dev/shm tmpfs [^ ]*noexec' /proc/mounts 2>/dev/null; then return 0; fi
   room_mib=$(df --block-size=1M --output=avail /dev/shm 2>/dev/null | tail -n 1) || room_mib=0
   free_mib=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo 2>/dev/null) || free_mib=0
   if [ "${room_mib:-0}" -lt 4096 ] || [ "${free_mib:-0}" -lt 8192 ]; then return 0; fi
-  TMPDIR=$(mktemp -d /dev/shm/medley-tests.XXXXXX)
+  TMPDIR=$(mktemp -d /dev/shm/medley-tests.$$.XXXXXX)
   # The private database server runs as a user of its own, who must be able to come this way.
   chmod 0755 "$TMPDIR"
   export TMPDIR

@@ -189,8 +189,11 @@ impl Cuda {
         batch: Batch,
     ) {
         let (m, n) = (a.shape().0, b.shape().1);
+        if m == 0 || n == 0 {
+            return;
+        }
         let last = batch.count.saturating_sub(1);
-        let result = if m == 0 { 0 } else { (m - 1) * stride + n };
+        let result = (m - 1) * stride + n;
         assert!(
             last * batch.a + a.extent() <= a.data.len()
                 && last * batch.b + b.extent() <= b.data.len()

@@ -2,11 +2,12 @@
 //!
 //! Each kernel costs the host some microseconds, each product three times as many; a step of hundreds that a small batch is done with
 //! sooner is the host's time. Recorded, it costs one call. A record keeps kernels with their arguments: what differs from one time to
-//! the next must lie on the device, and all that a step reads and writes must stay in place. Two rules see to that.
+//! the next must lie on the device, and all that a step reads and writes must stay in place. Three rules see to that.
 //!
 //! - Kernels, products and copies within the device are recorded. Whatever else is asked for (memory, copies from the host or to it,
 //!   marks, waits) is done at once and ends the record, and the rest of the step is left out: there is no record then, nothing of the
 //!   step was done, and it can be done as it is asked.
+//! - While a step is recorded, its thread alone asks the device for anything: what another one asks for could be lost.
 //! - Nothing is given back while a record lives: what is freed meanwhile is when the last one goes.
 
 use super::Cuda;

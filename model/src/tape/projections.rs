@@ -24,7 +24,8 @@ const EVEN: &str = "what is projected at once lies equally far apart";
 
 /// Of gradients side by side, `out` columns each, the one with this number, and those behind it.
 fn part(dy: &Buffer, number: usize, out: usize) -> Factor<'_> {
-    let (rows, from) = (dy.len() / (3 * out), dy.span().range(number * out..dy.len()));
+    let (rows, first) = (dy.len() / (3 * out), (number * out).min(dy.len()));
+    let from = dy.span().range(first..dy.len());
     Factor::apart(from, (rows, out), 3 * out)
 }
 

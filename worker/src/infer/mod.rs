@@ -3,8 +3,8 @@
 //! One request is read from standard input and answered on standard output, image by image ([`medley_protocol::inference`]);
 //! `medley caption` and `medley match` are the ways for people. A caption's draws are keyed by the image's bytes, and no kernel of the
 //! processor looks at other rows: what is said about an image does not depend on the images beside it. On a GPU, which `MEDLEY_DEVICE`
-//! asks for, it may in the last digits: products of other shapes are summed in another order there. An image that cannot be read is an
-//! answer; what is wrong with request or model ends the program.
+//! asks for, it may in the last digits: products of other shapes are summed in another order there, and attention takes two texts of
+//! an image together. An image that cannot be read is an answer; what is wrong with request or model ends the program.
 
 mod model;
 

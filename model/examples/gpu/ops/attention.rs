@@ -120,6 +120,13 @@ fn cases() -> Vec<Case> {
             )
         },
         case(
+            "queries without keys among others",
+            (2, 64),
+            dense(128),
+            own(&[(3, 0), (40, 33), (20, 0)], None),
+            0.0,
+        ),
+        case(
             "many texts that read one image",
             (12, 64),
             dense(768),

@@ -48,7 +48,7 @@ impl Stream {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: made once, by `end_record`. What is under way the driver ends first.
+        // SAFETY: made once, by `end_record`. What is under way goes on, and the driver frees the graph behind it.
         let _ = unsafe { result::graph::exec_destroy(self.raw) };
     }
 }

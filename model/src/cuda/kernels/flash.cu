@@ -219,6 +219,10 @@ FLASH flash(
             attend_all<false>(soft, own, keys_at, values_at, readers, strips, block, first, count, exponent, mask);
         }
     }
+    // Without keys, nobody has waited for the queries yet, whose place the result is written to.
+    end_copies();
+    await_copies<0>();
+    __syncwarp();
     if (!works) return;
     float* of_head = kept == nullptr ? nullptr : kept + 2 * (u64)head * rows;
 #pragma unroll

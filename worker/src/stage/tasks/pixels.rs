@@ -46,11 +46,14 @@ impl Series<'_> {
                 }
             };
             let reader = thread::Builder::new().name("images".into()).spawn_scoped(scope, read);
-            reader.map_err(|error| Failure::passing(format!("cannot start a thread that reads images: {error}")))?;
+            let reader = reader
+                .map_err(|error| Failure::passing(format!("cannot start a thread that reads images: {error}")))?;
             for first in (0..self.pairs.len()).step_by(self.batch) {
-                let squares = takes
-                    .recv()
-                    .map_err(|_| Failure::passing("the thread that reads images has ended"))?;
+                let Ok(squares) = takes.recv() else {
+                    // It is waited for here, so that the scope does not panic for it: what it said is in the log.
+                    let how = if reader.join().is_err() { "panicked" } else { "ended" };
+                    return Err(Failure::passing(format!("the thread that reads images has {how}")));
+                };
                 each(first..self.pairs.len().min(first + self.batch), &squares?)?;
             }
             Ok(())
