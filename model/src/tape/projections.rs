@@ -237,11 +237,20 @@ mod tests {
     fn projections_at_once_and_their_gradients_are_those_one_by_one() {
         let (value, grad) = run(apart, false);
         assert!(grad.iter().all(|g| g.is_finite()) && grad.iter().any(|g| *g != 0.0));
-        for recomputes in [false, true] {
-            let (others, other) = run(at_once, recomputes);
-            assert_eq!(value, others);
-            assert_eq!(grad[..], other[..], "recomputes: {recomputes}");
+        let (others, kept) = run(at_once, false);
+        assert_eq!(value, others);
+        for entry in layout().0.entries() {
+            let (one, other) = (&grad[entry.range()], &kept[entry.range()]);
+            if entry.name.ends_with("bias") {
+                // Sums of columns are of three matrices side by side, in blocks of other sizes.
+                let largest = one.iter().fold(0.0, |largest: f32, g| largest.max(g.abs()));
+                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * largest;
+                assert!(one.iter().zip(other).all(near), "{}: {one:?} {other:?}", entry.name);
+            } else {
+                assert_eq!(one, other, "{}", entry.name);
+            }
         }
+        assert_eq!(run(at_once, true).1[..], kept[..], "computed again");
     }
 
     #[test]
