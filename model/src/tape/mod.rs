@@ -1,7 +1,7 @@
 //! A small tape: models and losses are written forward only, each operation records its backward.
 //!
 //! A [`Tape`] runs one lane. Its values are matrices (rows × columns) named by [`Var`]; its parameters are read from one flat
-//! buffer under a [`Layout`]. [`Tape::backward`] runs the record in reverse and puts parameter gradients straight into the
+//! buffer under a [`Layout`](crate::layout::Layout). [`Tape::backward`] runs the record in reverse and puts parameter gradients straight into the
 //! lane's flat buffer: a parameter's first contribution overwrites, later ones of the same lane add. Activations are given
 //! back to the pool as they are consumed. Values that need no gradient (images, masks, the momentum towers) record nothing.
 //!
@@ -16,15 +16,17 @@ mod projections;
 mod recompute;
 mod settled;
 mod turned;
+mod weights;
 
 pub use heads::Teaching;
 pub use node::{Head, Node};
 pub use projections::Projections;
 pub use settled::{Gradient, Watch};
 pub use turned::Turned;
+pub use weights::Weights;
 
-use crate::device::{Asked, Buffer, Device, Factor, Parameters, Pool, Span, SpanMut, Use};
-use crate::layout::{Layout, ParamId, Three};
+use crate::device::{Asked, Buffer, Device, Pool, Span, SpanMut, Use};
+use crate::layout::ParamId;
 use crate::ops::meter::{self, Part};
 use recompute::Forgotten;
 use settled::Settled;
@@ -48,62 +50,6 @@ impl Results for Var {
 impl Results for (Option<Var>, Option<Var>) {
     fn map(self, mut f: impl FnMut(Var) -> Var) -> Self {
         (self.0.map(&mut f), self.1.map(&mut f))
-    }
-}
-
-/// Parameters: a flat buffer and its layout.
-#[derive(Debug, Clone, Copy)]
-pub struct Weights<'a> {
-    /// What lies where.
-    pub layout: &'a Layout,
-    data: Parameters<'a>,
-    turned: Option<&'a Turned>,
-}
-
-impl<'a> Weights<'a> {
-    /// Parameters that lie in `data` as `layout` says, on the device that reads them.
-    pub fn new(layout: &'a Layout, data: impl Into<Parameters<'a>>) -> Self {
-        let data = data.into();
-        Self {
-            layout,
-            data,
-            turned: None,
-        }
-    }
-
-    /// The values of one entry, in the order of its shape.
-    pub fn get(&self, id: ParamId) -> Span<'a> {
-        debug_assert!(
-            self.turned.is_none_or(|turned| !turned.lies(id)),
-            "a turned weight is a factor only"
-        );
-        self.data.exact.range(self.layout.entry(id).range())
-    }
-
-    /// The values of one entry as factor of a matrix product with activations.
-    fn factor(&self, id: ParamId) -> Span<'a> {
-        let data = self.data.rounded.unwrap_or(self.data.exact);
-        data.range(self.layout.entry(id).range())
-    }
-
-    /// The values of three entries, and what lies between them, as factors of products with activations.
-    fn factors(&self, lie: Three) -> Span<'a> {
-        let data = self.data.rounded.unwrap_or(self.data.exact);
-        data.range(lie.range())
-    }
-
-    /// A weight as the right factor of `x·wᵀ`, wherever it lies turned.
-    ///
-    /// # Shapes
-    /// in × out
-    fn right(&self, id: ParamId, inner: usize) -> Factor<'a> {
-        let out = self.layout.entry(id).len / inner;
-        let stored = || Factor::new(self.factor(id), inner).t();
-        match self.turned {
-            None => stored(),
-            Some(turned) if turned.lies(id) => Factor::new(self.factor(id), out),
-            Some(turned) => turned.copy(id).map_or_else(stored, |copy| Factor::new(copy, out)),
-        }
     }
 }
 
