@@ -96,7 +96,7 @@ part_capfilt() {
   PRECISION=bf16 try "capfilt vit-b" 240 12 benches/gpu/job.sh "$programs" capfilt
 }
 
-# versus BATCHES LIMIT OPTIONS...: in turns with PyTorch, whose host side is fastest with one thread.
+# versus BATCHES LIMIT OPTIONS...: in turns with PyTorch, which has one thread: with 16 its generation was slower.
 versus() {
   local batches=$1 limit=$2
   shift 2

@@ -117,11 +117,10 @@ lose_a_rank() {
 # itself since a call did not come back.
 part_chaos() {
   local state=/tmp/medley-chaos LD_LIBRARY_PATH=$programs/nccl:$LD_LIBRARY_PATH
-  if [ -x "$programs/postgres/bin/initdb" ]; then export MEDLEY_PG_BINDIR=$programs/postgres/bin; fi
-  export MEDLEY_DEVICE=${MEDLEY_DEVICE:-cuda:0} NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8}
+  local -x MEDLEY_DEVICE=${MEDLEY_DEVICE:-cuda:0} NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-8}
+  if [ -x "$programs/postgres/bin/initdb" ]; then local -x MEDLEY_PG_BINDIR=$programs/postgres/bin; fi
   try "chaos over nccl" "${CHAOS_LIMIT:-170}" 24 "$programs/medley" chaos --nodes 1 --devices "${RANKS:-4}" --lanes 8 --preset tiny \
     --faults kill-rank,hang-rank --count "${COUNT:-4}" --every 2 --seed 5 --state-dir $state
   cat $state/logs/* $state/logs/*/* 2>/dev/null | grep -aoE 'gradients travel over [A-Z]+( after all)?|NCCL does not come back from `[^`]*`' |
     sort | uniq -c
-  unset MEDLEY_DEVICE NCCL_MULTI_RANK_GPU_ENABLE NCCL_MAX_CTAS
 }

@@ -21,7 +21,7 @@ const IMAGES: usize = 12;
 /// Captions of each.
 const COUNT: usize = 2;
 
-const NUCLEUS: Sampling = Sampling {
+pub(crate) const NUCLEUS: Sampling = Sampling {
     top_p: 0.9,
     top_k: 0,
     repetition_penalty: 1.1,

@@ -1,7 +1,7 @@
 //! Time of captions, by batch, and of a token.
 
 use crate::bench::by_kind;
-use crate::captions::model;
+use crate::captions::{NUCLEUS, model};
 use crate::profile;
 use medley_model::cuda::Cuda;
 use medley_model::device::Device;
@@ -17,12 +17,6 @@ const TOKENS: usize = 20;
 const FEW: usize = 2;
 /// Batches that are timed.
 const TIMES: usize = 5;
-
-const NUCLEUS: Sampling = Sampling {
-    top_p: 0.9,
-    top_k: 0,
-    repetition_penalty: 1.1,
-};
 
 /// Prints the time of batches of captions of `TOKENS` tokens each, and of a token: with steps that are recorded, and without.
 pub(crate) fn measure(preset: &str, device: &Device) {

@@ -220,8 +220,8 @@ impl Cuda {
         start: Start<Slice<'_>>,
         batch: Batch,
     ) -> bool {
-        let ((m, k), n) = (a.shape(), b.shape().1);
-        if m == 0 || n == 0 || k == 0 || a.data.format() != b.data.format() {
+        let (inner, n) = (a.shape().1, b.shape().1);
+        if inner == 0 || a.data.format() != b.data.format() {
             return false;
         }
         let shape = shape(&a, &b, c, stride, &batch);
