@@ -14,6 +14,7 @@ mod demo;
 #[cfg(test)]
 mod fake;
 mod follow;
+mod foreseen;
 mod infer;
 mod jobs;
 mod ledger;

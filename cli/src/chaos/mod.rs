@@ -206,7 +206,9 @@ impl Chaos<'_> {
         let (timeline, ended) = (self.timeline()?.since(began), Utc::now());
         let events = events(&self.client, disturbed, 0).await?;
         let effects = Effects::of(&blows, &timeline, &events);
-        self.screen.line(&effects.text());
+        let faults = blows.len();
+        self.screen
+            .line(&format!("over, after {faults} faults; now the same without any"));
 
         let undisturbed = self.train("undisturbed", steps, &data).await?;
         let undisturbed_digest = self.finish(undisturbed).await?;

@@ -107,7 +107,7 @@ impl Effects {
     }
 
     /// A table for people.
-    pub(super) fn text(&self) -> String {
+    fn text(&self) -> String {
         use Align::{Left, Right};
         let mut table = Table::new(&[
             ("fault", Left),

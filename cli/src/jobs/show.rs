@@ -5,11 +5,13 @@ use crate::connect::explain;
 use crate::console::{
     Align, Table, ago, bytes, duration, number, percent, print, print_json, seconds_between, wire_name,
 };
+use crate::foreseen::memory;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::{DatasetView, JobDetail, StageView, Straggler};
+use medley_protocol::stage::StageState;
 use medley_protocol::tasks::Recall;
 use serde_json::json;
 use std::fmt::Write;
@@ -33,6 +35,14 @@ fn page(job: &JobDetail, datasets: &[DatasetView], now: DateTime<Utc>) -> String
     }
     for straggler in job.stages.iter().flat_map(|stage| &stage.stragglers) {
         let _ = write!(page, "\n{}", straggler_line(straggler));
+    }
+    let to_come = |stage: &StageView| stage.peak_rank_bytes.is_none() && !stage.state.is_final();
+    let foreseen = memory(job.memory.iter().filter(|estimate| {
+        let mut of_kind = job.stages.iter().filter(|stage| stage.kind == estimate.stage);
+        of_kind.any(to_come)
+    }));
+    if !foreseen.is_empty() {
+        let _ = write!(page, "\n{foreseen}");
     }
     let figures = figures(&job.stages);
     if !figures.is_empty() {
@@ -74,6 +84,7 @@ fn stages(stages: &[StageView], now: DateTime<Utc>) -> Table {
         ("memory of a rank", Right),
         ("generation", Right),
         ("time", Right),
+        ("left, about", Right),
         ("reason", Left),
     ]);
     for stage in stages {
@@ -88,10 +99,18 @@ fn stages(stages: &[StageView], now: DateTime<Utc>) -> Table {
             stage.peak_rank_bytes.map(bytes).unwrap_or_default(),
             stage.generation.to_string(),
             time.unwrap_or_default(),
+            left(stage, now).map(duration).unwrap_or_default(),
             stage.reason.clone(),
         ]);
     }
     table
+}
+
+/// Seconds until a running stage ends at its average pace.
+fn left(stage: &StageView, now: DateTime<Utc>) -> Option<f64> {
+    let (start, total) = stage.started_at.zip(stage.total)?;
+    let is_known = stage.state == StageState::Running && stage.done > 0;
+    is_known.then(|| seconds_between(start, now) * total.saturating_sub(stage.done) as f64 / stage.done as f64)
 }
 
 fn straggler_line(straggler: &Straggler) -> String {
@@ -150,7 +169,8 @@ fn counts(dataset: &DatasetView) -> String {
 mod tests {
     use super::*;
     use crate::fake::{self, moment};
-    use medley_protocol::stage::{StageKind, StageState};
+    use medley_protocol::estimate::Estimate;
+    use medley_protocol::stage::StageKind;
 
     #[test]
     fn a_job_is_shown_with_its_stages_and_why_they_wait() {
@@ -166,6 +186,23 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("no node is alive"), "{page}");
+    }
+
+    #[test]
+    fn what_is_still_to_come_is_foreseen() {
+        let mut job = fake::job("shapes");
+        let mut running = fake::stage("pretrain-0", StageKind::Pretrain, StageState::Running);
+        (running.done, running.total) = (30, Some(90));
+        let mut blocked = fake::stage("captioner-0", StageKind::Captioner, StageState::Blocked);
+        (blocked.started_at, blocked.peak_rank_bytes) = (None, None);
+        job.stages = vec![running, blocked];
+        job.memory = Estimate::of_job(&job.spec, 4);
+        let page = page(&job, &[], moment(40));
+        let row = page.lines().find(|line| line.starts_with("pretrain-0")).unwrap();
+        assert!(row.ends_with("30s        1m 00s"), "{page}");
+        let (_, foreseen) = page.split_once("memory of a rank, about:\n").unwrap();
+        let stages = foreseen.lines().skip(1).map(|line| line.split(' ').next().unwrap());
+        assert_eq!(stages.collect::<Vec<_>>(), ["captioner"], "{page}");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `medley submit --dry-run`: what a spec would get of the present cluster.
 
 use crate::connect::explain;
-use crate::console::{Align, Table, bytes, percent, print, print_json};
+use crate::console::{Align, Table, percent, print, print_json};
+use crate::foreseen::memory;
 use anyhow::Result;
 use medley_protocol::client::Client;
-use medley_protocol::estimate::Estimate;
 use medley_protocol::rest::DryRun;
 use medley_protocol::staircase::Stair;
 use serde_json::Value;
@@ -58,31 +58,11 @@ fn page(answer: &DryRun) -> String {
         );
     }
     let _ = write!(page, "\n{}", table(answer).plain());
-    if !answer.memory.is_empty() {
-        let _ = write!(page, "\nmemory of a rank, about:\n{}", memory(&answer.memory).plain());
+    let memory = memory(&answer.memory);
+    if !memory.is_empty() {
+        let _ = write!(page, "\n{memory}");
     }
     page
-}
-
-fn memory(estimates: &[Estimate]) -> Table {
-    use Align::{Left, Right};
-    let mut table = Table::new(&[
-        ("stage", Left),
-        ("lanes", Right),
-        ("on a gpu", Right),
-        ("and its machine", Right),
-        ("on a processor", Right),
-    ]);
-    for estimate in estimates {
-        table.row([
-            estimate.stage.name().to_owned(),
-            estimate.lanes.to_string(),
-            bytes(estimate.gpu_bytes),
-            bytes(estimate.gpu_host_bytes),
-            estimate.host_bytes.map_or_else(|| "not in bf16".into(), bytes),
-        ]);
-    }
-    table
 }
 
 fn table(answer: &DryRun) -> Table {
@@ -119,6 +99,7 @@ fn counted(number: u32, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medley_protocol::estimate::Estimate;
     use medley_protocol::ids::NodeId;
     use medley_protocol::rest::Placed;
     use medley_protocol::stage::StageKind;
