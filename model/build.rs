@@ -42,7 +42,7 @@ fn nvcc() -> PathBuf {
     let found = env::split_paths(&path).chain(home).map(|folder| folder.join("nvcc"));
     found.into_iter().find(|nvcc| nvcc.is_file()).unwrap_or_else(|| {
         panic!(
-            "the feature `cuda` needs nvcc of CUDA 13: install the CUDA toolkit (or the Python packages nvidia-cuda-nvcc, \
+            "the feature `cuda` needs nvcc of CUDA 12.8 or newer: install the CUDA toolkit (or the Python packages nvidia-cuda-nvcc, \
              nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-cccl and nvidia-cuda-runtime of version 13.0) and name the compiler by \
              NVCC=/path/to/nvcc, the PATH or CUDA_HOME"
         )
@@ -72,4 +72,7 @@ fn compile(nvcc: &Path, file: &Path, out: &Path) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        println!("cargo::warning={}: {line}", file.display());
+    }
 }

@@ -36,7 +36,8 @@ step_clippy() { cargo clippy --locked --release --workspace --all-targets -- -D 
 
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps; }
 
-# Code for GPUs is compiled and linted; it runs where there is one (benches/gpu/run.sh).
+# Code for GPUs is compiled and linted, and tested as far as that takes none; the rest runs where there is one
+# (benches/gpu/run.sh).
 step_cuda() {
   if ! "$root/scripts/install.sh" --cuda; then
     say "without a CUDA compiler the code for GPUs was not checked"
@@ -44,6 +45,7 @@ step_cuda() {
   fi
   use_tools
   cargo clippy --locked --release --workspace --features medley-worker/cuda --all-targets -- -D warnings
+  cargo test --locked --release --workspace --features medley-worker/cuda --lib -- cuda:: nccl:: doctor:: gpu
 }
 
 # The demo is one of the tests: the whole product once, small.

@@ -4,6 +4,7 @@
 //! process ends in any case. Nothing is lost by that; the database recovers and agents come back.
 
 use crate::api::{self, App};
+use crate::connections::{Door, Limits};
 use crate::database::{Database, Place};
 use crate::reconcile::{self, Control, Settings};
 use crate::state_dir::{StateDir, write_public};
@@ -166,7 +167,8 @@ impl Service {
             let stop = is_set(draining.clone());
             tokio::spawn(leftovers::run(directory, app.control.clone(), stop))
         });
-        let server = axum::serve(listener, api::router(app)).with_graceful_shutdown(is_set(draining));
+        let server = axum::serve(Door::new(listener, Limits::default()), api::router(app))
+            .with_graceful_shutdown(is_set(draining));
         let mut server = tokio::spawn(std::future::IntoFuture::into_future(server));
         announce(&state, &url)?;
 

@@ -15,6 +15,9 @@ const DOWNLOAD_TIMEOUT: Duration = Duration::from_hours(12);
 /// Deadline of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Time for which a connection that nobody uses is kept. The coordinator closes those that stand still for longer.
+pub const KEEP: Duration = Duration::from_secs(20);
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -70,6 +73,7 @@ impl Client {
             .timeout(REQUEST_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
+            .pool_idle_timeout(KEEP)
             .no_proxy()
             // A redirect would carry a body, or the token, to somebody who was not asked.
             .redirect(reqwest::redirect::Policy::none())

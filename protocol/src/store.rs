@@ -117,16 +117,18 @@ fn s3(url: &Url, environment: impl IntoIterator<Item = (String, String)>) -> Res
     builder.with_url(url.as_str()).with_retry(retry).build()
 }
 
-/// The bytes of an object that has so many, in order, piece by piece.
+/// The bytes of an object that has so many, in order, in pieces of `piece` bytes. Of these some are held at a time, and none is read
+/// before there is room for it.
 pub fn read(
     store: Arc<dyn ObjectStore>,
     path: Path,
     size_bytes: u64,
+    piece: usize,
 ) -> impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static {
-    let pieces = (0..size_bytes).step_by(PIECE).map(move |from| {
+    let pieces = (0..size_bytes).step_by(piece).map(move |from| {
         let (store, path) = (Arc::clone(&store), path.clone());
         async move {
-            let to = size_bytes.min(from + PIECE as u64);
+            let to = size_bytes.min(from + piece as u64);
             store.get_range(&path, from..to).await
         }
     });

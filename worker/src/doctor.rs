@@ -4,9 +4,12 @@ use crate::rank::DEVICE;
 use std::fmt::{self, Display, Formatter};
 
 /// Beginnings of the names of variables that change what ranks on GPUs do.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 8] = [
     DEVICE,
-    "CUDA_VISIBLE_DEVICES",
+    "CUDA_",
+    "MEDLEY_GPUS",
+    "MEDLEY_NCCL_OVERLAP",
+    "MEDLEY_RANKS_PER_GPU",
     "LD_LIBRARY_PATH",
     "NCCL_",
     "NVIDIA_VISIBLE_DEVICES",
@@ -49,27 +52,32 @@ fn parts() -> Vec<(&'static str, Finding)> {
 
 #[cfg(feature = "cuda")]
 fn parts() -> Vec<(&'static str, Finding)> {
+    use crate::agent::gpu;
     use crate::collective::nccl::offer::Version;
     use medley_model::cuda::{self, CudaError, Listed};
     let why = |error: CudaError| error.to_string();
     let driver = cuda::driver_version().map(|(major, minor)| format!("for CUDA {major}.{minor}"));
     let device = |(number, listed): (usize, Listed)| {
         let gib = listed.total_bytes as f64 / f64::from(1 << 30);
-        format!("{number}: {}, {gib:.0} GiB, {}", listed.name, listed.uuid)
+        let (name, (major, minor), uuid) = (&listed.name, listed.compute, &listed.uuid);
+        let told = format!("{number}: {name}, {gib:.0} GiB, compute capability {major}.{minor}, {uuid}");
+        listed.check().map(|()| told).map_err(why)
     };
     let devices = cuda::devices().map_err(why).and_then(|devices| {
-        let devices: Vec<String> = devices.into_iter().enumerate().map(device).collect();
         if devices.is_empty() {
             return Err("the driver sees none, see CUDA_VISIBLE_DEVICES".into());
         }
-        Ok(devices.join("; "))
+        let devices: Result<Vec<String>, String> = devices.into_iter().enumerate().map(device).collect();
+        devices.map(|devices| devices.join("; "))
     });
-    // Both libraries code their versions alike.
-    let cublas = cuda::blas_version().map(|version| Version(version as u32).to_string());
+    let watched = gpu::source().and_then(|mut source| source.find());
+    let watched = watched.map(|gpus| format!("watches {} GPUs", gpus.len()));
+    let cublas = cuda::blas_version();
     let nccl = cuda::nccl::version().map(|(version, path)| format!("{}, {}", Version(version), path.display()));
     vec![
         ("driver", driver.map_err(why)),
         ("devices", devices),
+        ("NVML", watched),
         ("cuBLASLt", cublas.map_err(why)),
         ("NCCL", nccl.map_err(why)),
     ]
@@ -118,7 +126,7 @@ mod tests {
     #[test]
     fn a_look_finds_or_misses_each_part_on_any_machine() {
         let names: Vec<_> = Found::look().parts.into_iter().map(|(name, _)| name).collect();
-        let with_gpus = ["driver", "devices", "cuBLASLt", "NCCL"];
+        let with_gpus = ["driver", "devices", "NVML", "cuBLASLt", "NCCL"];
         assert_eq!(
             names,
             if cfg!(feature = "cuda") {

@@ -17,6 +17,9 @@ use std::ptr;
 /// Bytes that a product may use besides its operands; fixed, since the choice of the algorithm depends on it.
 const WORKSPACE: usize = 32 << 20;
 
+/// Major version of the library.
+const MAJOR: usize = 13;
+
 /// Schemes of splitting the inner dimension that add in a fixed order: none but through the workspace.
 const REDUCTIONS: u32 = 2;
 
@@ -47,17 +50,23 @@ pub(super) struct Shape {
     pub(super) bias: Option<usize>,
 }
 
-/// Version of the library, as it writes it: major, minor and patch in one number.
+/// Version of the library, which is of the CUDA that the programs are built for.
 ///
 /// # Errors
-/// That the library is not there.
-pub fn version() -> Result<usize, CudaError> {
+/// That the library is not there, or is another.
+pub fn version() -> Result<String, CudaError> {
     // SAFETY: loading the library runs its own initialisers only, and the call has no parameters.
-    unsafe {
+    let version = unsafe {
         if !sys::is_culib_present() {
             return Err(CudaError::NoCublas);
         }
-        Ok(sys::cublasLtGetVersion())
+        sys::cublasLtGetVersion()
+    };
+    let text = format!("{}.{}.{}", version / 10_000, version % 10_000 / 100, version % 100);
+    if version / 10_000 == MAJOR {
+        Ok(text)
+    } else {
+        Err(CudaError::OtherCublas(text))
     }
 }
 
@@ -75,10 +84,7 @@ unsafe impl Sync for Blas {}
 
 impl Blas {
     pub(super) fn new(stream: &Stream) -> Result<Self, CudaError> {
-        // SAFETY: loading the library runs its own initialisers only.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(CudaError::NoCublas);
-        }
+        version()?;
         let handle = result::create_handle().map_err(|error| CudaError::cublas("start", error))?;
         Ok(Self {
             handle,

@@ -22,6 +22,13 @@ use super::error::CudaError;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute};
 use cudarc::driver::{DriverError, result};
 
+/// The oldest CUDA that the driver may be for: that of the libraries.
+const OLDEST_DRIVER: (u32, u32) = (13, 0);
+/// The oldest compute capability that kernels are built for.
+const OLDEST_COMPUTE: (u32, u32) = (8, 0);
+/// The latest major compute capability that there is machine code for: the driver makes that of later ones.
+const LATEST_COMPILED: u32 = 9;
+
 /// What a device is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Description {
@@ -46,8 +53,28 @@ pub struct Listed {
     pub name: String,
     /// What no other device in the world has.
     pub uuid: String,
+    /// Compute capability, major and minor.
+    pub compute: (u32, u32),
     /// Memory it has.
     pub total_bytes: usize,
+}
+
+impl Listed {
+    /// Whether the driver and the device run the kernels and the libraries.
+    ///
+    /// # Errors
+    /// What of them is too old.
+    pub fn check(&self) -> Result<(), CudaError> {
+        let driver = driver_version()?;
+        if driver < OLDEST_DRIVER {
+            return Err(CudaError::OldDriver(driver));
+        }
+        if self.compute < OLDEST_COMPUTE {
+            let (name, compute) = (self.name.clone(), self.compute);
+            return Err(CudaError::OldDevice { name, compute });
+        }
+        Ok(())
+    }
 }
 
 /// The primary context of a device.
@@ -90,32 +117,33 @@ fn find(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
     result::device::get(ordinal as i32).map_err(at("find the device"))
 }
 
-/// Name of a device, which is not opened.
-///
-/// # Errors
-/// What is missing on this machine, or what the driver says.
-pub fn device_name(ordinal: usize) -> Result<String, CudaError> {
-    let name = result::device::get_name(find(ordinal)?);
-    name.map_err(|error| CudaError::driver("tell its name", error))
-}
-
 /// The devices that the driver sees, in the order of their numbers.
 ///
 /// # Errors
 /// What is missing on this machine, or what the driver says.
 pub fn devices() -> Result<Vec<Listed>, CudaError> {
-    let list = |ordinal| {
-        let device = result::device::get(ordinal as i32)?;
-        // SAFETY: the device comes from the driver.
-        let total_bytes = unsafe { result::device::total_mem(device) }?;
-        Ok(Listed {
-            name: result::device::get_name(device)?,
-            uuid: uuid(device)?,
-            total_bytes,
-        })
-    };
-    let listed: Result<_, DriverError> = (0..start()?).map(list).collect();
+    let listed: Result<_, DriverError> = (0..start()?)
+        .map(|ordinal| list(result::device::get(ordinal as i32)?))
+        .collect();
     listed.map_err(|error| CudaError::driver("describe devices", error))
+}
+
+fn list(device: sys::CUdevice) -> Result<Listed, DriverError> {
+    Ok(Listed {
+        name: result::device::get_name(device)?,
+        uuid: uuid(device)?,
+        compute: (
+            attribute(device, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(device, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        // SAFETY: the device comes from the driver.
+        total_bytes: unsafe { result::device::total_mem(device) }?,
+    })
+}
+
+fn attribute(device: sys::CUdevice, name: CUdevice_attribute) -> Result<u32, DriverError> {
+    // SAFETY: the device comes from the driver.
+    unsafe { result::device::get_attribute(device, name) }.map(|value| value as u32)
 }
 
 /// Version of CUDA that the driver knows, major and minor.
@@ -134,6 +162,21 @@ pub fn driver_version() -> Result<(u32, u32), CudaError> {
     Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
+/// What the bits of a device's results depend on besides the program and the format: its model, the version of the library of
+/// matrix products, and that of a driver which makes the kernels' machine code itself.
+///
+/// # Errors
+/// Why the device cannot compute.
+pub fn numerics(device: &Listed) -> Result<String, CudaError> {
+    device.check()?;
+    let numerics = format!("{} cuBLASLt {}", device.name, super::blas::version()?);
+    if device.compute.0 <= LATEST_COMPILED {
+        return Ok(numerics);
+    }
+    let (major, minor) = driver_version()?;
+    Ok(format!("{numerics} CUDA {major}.{minor}"))
+}
+
 /// What no other device has, written as NVIDIA's tools write it.
 fn uuid(device: sys::CUdevice) -> Result<String, DriverError> {
     let bytes = result::device::get_uuid(device)?.bytes.map(|byte| byte as u8);
@@ -148,6 +191,7 @@ impl Context {
     pub(super) fn open(ordinal: usize) -> Result<Self, CudaError> {
         let at = |what| move |error| CudaError::driver(what, error);
         let device = find(ordinal)?;
+        list(device).map_err(at("describe the device"))?.check()?;
         // SAFETY: the device comes from the driver; the context is released once, by drop.
         let raw = unsafe { result::primary_ctx::retain(device) }.map_err(at("make a context"))?;
         let this = Self { device, raw };
@@ -183,24 +227,23 @@ impl Context {
     }
 
     pub(super) fn describe(&self) -> Result<Description, DriverError> {
-        // SAFETY: the device is valid.
-        let attribute = |name| unsafe { result::device::get_attribute(self.device, name) }.map(|value| value as u32);
         let (mut free_bytes, mut total_bytes, mut version) = (0, 0, 0);
         // SAFETY: the numbers outlive the calls.
         unsafe {
             sys::cuMemGetInfo_v2(&raw mut free_bytes, &raw mut total_bytes).result()?;
             sys::cuDriverGetVersion(&raw mut version).result()?;
         }
+        let Listed { name, compute, .. } = list(self.device)?;
         Ok(Description {
-            name: result::device::get_name(self.device)?,
-            compute: (
-                attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-            ),
+            name,
+            compute,
             total_bytes,
             free_bytes,
             driver: (version as u32 / 1000, version as u32 % 1000 / 10),
-            multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            multiprocessors: attribute(
+                self.device,
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+            )?,
         })
     }
 }

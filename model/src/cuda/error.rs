@@ -12,6 +12,22 @@ pub enum CudaError {
     /// The library of matrix products is not there.
     #[error("libcublasLt.so.13 is not found: install cuBLAS of CUDA 13 and name its folder in LD_LIBRARY_PATH")]
     NoCublas,
+    /// The driver is older than the libraries.
+    #[error("the CUDA driver is for CUDA {}.{}, and 13.0 is needed: install NVIDIA's driver, version 580 or newer", .0.0, .0.1)]
+    OldDriver((u32, u32)),
+    /// The device cannot run the kernels.
+    #[error("{name} has compute capability {}.{}, and 8.0 is needed (Ampere, of 2020, or newer)", .compute.0, .compute.1)]
+    OldDevice {
+        /// Its name.
+        name: String,
+        /// Its compute capability, major and minor.
+        compute: (u32, u32),
+    },
+    /// The library of matrix products is of another CUDA.
+    #[error(
+        "the libcublasLt.so that is found has version {0}: install cuBLAS of CUDA 13 and name its folder first in LD_LIBRARY_PATH"
+    )]
+    OtherCublas(String),
     /// The library of exchanges between GPUs is not there, or cannot be used.
     #[error(
         "libnccl.so.2 cannot be used ({why}): install NCCL for CUDA 13 (the package libnccl2, or nvidia-nccl-cu13 of Python) \

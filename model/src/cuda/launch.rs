@@ -46,6 +46,9 @@ macro_rules! kernels {
             Ok(Kernels { functions, _modules: modules })
         }
 
+        #[cfg(test)]
+        const ALL: &[Kernel] = &[$($(Kernel::$typed,)* $(Kernel::$kernel,)*)+];
+
         /// Name of each kernel and the source it is in.
         #[cfg(test)]
         const SOURCES: &[(&str, &str)] = &[$(
@@ -198,8 +201,7 @@ const TILE_BYTES: u32 = 64 * 68 * 4;
 const fn shared_bytes(kernel: Kernel) -> u32 {
     match kernel {
         Kernel::Attention => 4 * TILE_BYTES,
-        Kernel::AttentionQueries => 5 * TILE_BYTES,
-        Kernel::AttentionKeys => 6 * TILE_BYTES,
+        Kernel::AttentionQueries | Kernel::AttentionKeys => 5 * TILE_BYTES,
         Kernel::Flash => flash::MAX_SHARED_BYTES,
         Kernel::FlashQueries => flash::MAX_QUERIES_SHARED_BYTES,
         Kernel::FlashKeys => flash::MAX_KEYS_SHARED_BYTES,
@@ -341,6 +343,14 @@ mod tests {
     fn every_kernel_is_in_its_source() {
         for (name, source) in SOURCES {
             assert!(parameters(source, name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_block_asks_for_more_shared_memory_than_every_device_has() {
+        // What a block may have where a multiprocessor has least of it, as those of compute capability 8.6, 8.9 and 12.0.
+        for kernel in ALL {
+            assert!(shared_bytes(*kernel) <= 99 << 10, "{kernel:?}");
         }
     }
 

@@ -51,7 +51,7 @@ pub use account::{Spent, Work};
 pub use answers::Answer;
 pub use blas::version as blas_version;
 pub use device::Cuda;
-pub use driver::{Description, Listed, device_name, devices, driver_version};
+pub use driver::{Description, Listed, devices, driver_version, numerics};
 pub use error::CudaError;
 pub use fetching::{Fetcher, Mark};
 pub use format::Format;

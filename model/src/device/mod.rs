@@ -99,8 +99,8 @@ fn gpu(name: &str) -> Result<(usize, bool), NoDevice> {
     Ok((number, rounded))
 }
 
-/// What the bits of a GPU's results depend on besides the program: its model and its format. Nothing for the processor. The GPU is
-/// not opened.
+/// What the bits of a GPU's results depend on besides the program: its model, the libraries, and its format. Nothing for the
+/// processor. The GPU is not opened.
 ///
 /// # Errors
 /// [`NoDevice`].
@@ -110,17 +110,36 @@ pub fn gpu_numerics(name: &str) -> Result<Option<String>, NoDevice> {
     }
     let (number, rounded) = gpu(name)?;
     let format = if rounded { "bf16" } else { "fp32" };
-    let model = gpu_model(name, number)?;
-    Ok(Some(format!("{model} {format}")))
+    let numerics = numerics(name, Some(number))?;
+    Ok(Some(format!("{numerics} {format}")))
 }
 
+/// The same of the GPU with this UUID, but for the format, where all is there to compute on it.
+///
+/// # Errors
+/// [`NoDevice`].
+pub fn gpu_numerics_of(uuid: &str) -> Result<String, NoDevice> {
+    numerics(uuid, None)
+}
+
+/// Of the GPU with this number, or with its name for a UUID.
 #[cfg(feature = "cuda")]
-fn gpu_model(name: &str, number: usize) -> Result<String, NoDevice> {
-    cuda::device_name(number).map_err(|error| NoDevice::Absent(name.to_owned(), error.to_string()))
+fn numerics(name: &str, number: Option<usize>) -> Result<String, NoDevice> {
+    let absent = |why: String| NoDevice::Absent(name.to_owned(), why);
+    let listed = cuda::devices().map_err(|error| absent(error.to_string()))?;
+    let count = listed.len();
+    let mut listed = listed.into_iter().enumerate();
+    let gpu = listed.find(|(i, gpu)| number.map_or(gpu.uuid == name, |number| number == *i));
+    let (_, gpu) = gpu.ok_or_else(|| {
+        absent(format!(
+            "it is not among the {count} GPUs that the driver sees, see CUDA_VISIBLE_DEVICES"
+        ))
+    })?;
+    cuda::numerics(&gpu).map_err(|error| absent(error.to_string()))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn gpu_model(name: &str, _number: usize) -> Result<String, NoDevice> {
+fn numerics(name: &str, _number: Option<usize>) -> Result<String, NoDevice> {
     Err(NoDevice::NotBuilt(name.to_owned()))
 }
 

@@ -243,7 +243,9 @@ async fn large_objects_go_to_a_bucket_and_come_from_it_in_pieces() {
         written.unwrap_or_else(|error| panic!("{}", store::explain(&error)));
     }
     assert!(fs::read(s3.folder().join("large/object")).expect("it lies in the bucket") == bytes);
-    let pieces: Vec<_> = store::read(opened, path, bytes.len() as u64).collect().await;
+    let pieces: Vec<_> = store::read(opened, path, bytes.len() as u64, store::PIECE)
+        .collect()
+        .await;
     let pieces: Vec<_> = pieces.into_iter().map(|piece| piece.expect("it can be read")).collect();
     assert!(pieces.len() == 3 && pieces.concat() == bytes);
     let left = fs::read_dir(scratch.path("s3")).expect("our own folder").flatten();

@@ -48,14 +48,14 @@ impl FromStr for Devices {
 }
 
 /// What surrounds an agent.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
     /// `MEDLEY_DEVICE`: the one device that ranks are to be on.
     pub(super) device: Option<&'a str>,
     /// `CUDA_VISIBLE_DEVICES`.
     pub(super) visible: Option<&'a str>,
-    /// Whether this program computes on GPUs.
-    pub(super) computes_on_gpus: bool,
+    /// The numerics of a GPU, by its UUID, or why this program cannot compute there.
+    pub(super) numerics: fn(&str) -> Result<String, String>,
 }
 
 /// What a node computes on.
@@ -64,6 +64,8 @@ pub(super) struct Equipment {
     pub(super) devices: u32,
     /// Its GPUs; none if ranks compute on the processor.
     pub(super) gpus: Vec<Gpu>,
+    /// What the bits of the GPUs' results depend on.
+    pub(super) numerics: Option<String>,
     /// What reads them.
     pub(super) source: Option<Box<dyn Source>>,
 }
@@ -73,6 +75,7 @@ impl Equipment {
         Self {
             devices,
             gpus: Vec::new(),
+            numerics: None,
             source: None,
         }
     }
@@ -102,7 +105,17 @@ impl Equipment {
             found
         });
         let is_asked = only.is_some() || !args.gpus.is_empty();
-        let mut gpus = usable(found, is_asked, around, &args.gpus)?;
+        let found = match found {
+            Ok(found) => found,
+            Err(reason) => return without(0, is_asked, &reason),
+        };
+        let fails = |gpu: &Gpu| (around.numerics)(&gpu.uuid).err();
+        if let Some(reasons) = found.iter().map(fails).collect::<Option<Vec<_>>>()
+            && let Some(reason) = reasons.first()
+        {
+            return without(found.len(), is_asked, reason);
+        }
+        let mut gpus = choose(&found, around.visible, &args.gpus)?;
         if let Some(number) = only {
             gpus = gpus.get(number).cloned().into_iter().collect();
             if gpus.is_empty() {
@@ -111,9 +124,14 @@ impl Equipment {
                 ));
             }
         }
-        if gpus.is_empty() {
+        let Some(first) = gpus.first() else {
             return Ok(Self::processor(1));
-        }
+        };
+        // A node's GPUs are of one model.
+        let numerics = match (around.numerics)(&first.uuid) {
+            Ok(numerics) => Some(numerics),
+            Err(reason) => return without(gpus.len(), is_asked, &reason),
+        };
         let ranks = match args.devices {
             Devices::Processor(ranks) => ranks,
             Devices::Auto => args.ranks_per_gpu,
@@ -126,28 +144,26 @@ impl Equipment {
                 gpus.len()
             ));
         }
-        Ok(Self { devices, gpus, source })
+        Ok(Self {
+            devices,
+            gpus,
+            numerics,
+            source,
+        })
     }
 }
 
-/// The GPUs that were found and may be used; none, and why, where nobody insists on any.
-fn usable(
-    found: Result<Vec<Gpu>, String>,
-    is_asked: bool,
-    around: Surroundings,
-    picks: &[Pick],
-) -> Result<Vec<Gpu>, String> {
-    let reason = match found {
-        Ok(gpus) if gpus.is_empty() && !is_asked => return Ok(gpus),
-        Ok(gpus) if around.computes_on_gpus || gpus.is_empty() => return choose(&gpus, around.visible, picks),
-        Ok(_) => "this program was built without what computes on them: build it with `make gpu-bin`".into(),
-        Err(reason) => reason,
-    };
+/// The processor in place of so many GPUs that cannot be used, unless somebody insists on them.
+fn without(gpus: usize, is_asked: bool, reason: &str) -> Result<Equipment, String> {
     if is_asked {
         return Err(format!("GPUs are asked for, but {reason}"));
     }
-    tracing::info!("ranks compute on the processor; as to GPUs, {reason}");
-    Ok(Vec::new())
+    if gpus > 0 {
+        tracing::warn!("ranks compute on the processor, although this machine has {gpus} GPUs: {reason}");
+    } else {
+        tracing::info!("ranks compute on the processor; as to GPUs, {reason}");
+    }
+    Ok(Equipment::processor(1))
 }
 
 /// The number of the GPU that a `MEDLEY_DEVICE` names. What is computed in there is the job's affair.
@@ -189,7 +205,7 @@ mod tests {
     const CUDA: Surroundings = Surroundings {
         device: None,
         visible: None,
-        computes_on_gpus: true,
+        numerics: |uuid| Ok(format!("numerics of {uuid}")),
     };
 
     fn find(line: &[&str], around: Surroundings, machine: Option<usize>) -> Result<(u32, Vec<String>), String> {
@@ -201,6 +217,8 @@ mod tests {
         };
         let found = Equipment::find(&args, around, open)?;
         assert_eq!(found.source.is_some(), !found.gpus.is_empty());
+        let numerics = found.gpus.first().map(|gpu| format!("numerics of {}", gpu.uuid));
+        assert_eq!(found.numerics, numerics);
         Ok((found.devices, found.gpus.into_iter().map(|gpu| gpu.uuid).collect()))
     }
 
@@ -252,10 +270,29 @@ mod tests {
     fn gpus_that_are_asked_for_and_cannot_be_had_are_no_silent_processor() {
         let error = find(&["--gpus", "0"], CUDA, None).unwrap_err();
         assert!(error.contains("no driver is here"), "{error}");
-        let without = Surroundings::default();
+        let without = Surroundings {
+            numerics: |_| Err("cuBLAS is missing".into()),
+            ..CUDA
+        };
         assert_eq!(find(&[], without, Some(2)).unwrap(), on(1, &[]));
         let error = find(&["--gpus", "0"], without, Some(2)).unwrap_err();
-        assert!(error.contains("make gpu-bin"), "{error}");
+        assert!(error.contains("cuBLAS is missing"), "{error}");
+        let one_fails = Surroundings {
+            numerics: |uuid| {
+                if uuid == "GPU-0" {
+                    Err("is too old".into())
+                } else {
+                    (CUDA.numerics)(uuid)
+                }
+            },
+            ..CUDA
+        };
+        assert_eq!(find(&["--gpus", "1"], one_fails, Some(2)).unwrap(), on(1, &["GPU-1"]));
+        assert!(
+            find(&["--gpus", "0"], one_fails, Some(2))
+                .unwrap_err()
+                .contains("too old")
+        );
         let error = find(&["--gpus", "0"], CUDA, Some(0)).unwrap_err();
         assert!(error.contains("no GPU 0"), "{error}");
     }

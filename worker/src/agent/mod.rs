@@ -15,7 +15,8 @@ use crate::rank::{self, memory};
 use anyhow::{Context, bail};
 use calls::Coordinators;
 use equipment::{Equipment, Surroundings};
-use medley_model::device::gpu_numerics;
+use gpu::claim::Claim;
+use medley_model::device::gpu_numerics_of;
 use medley_protocol::agent::Register;
 use medley_protocol::hardware::{Gpu, Hardware};
 use medley_protocol::ids::IncarnationId;
@@ -72,7 +73,21 @@ pub struct Args {
 /// When a setting is wrong, the token is refused, or another agent of the same name has taken over.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let token = read_token(&args.token_file)?;
-    let Equipment { devices, gpus, source } = equip(&args.equipment)?;
+    let Equipment {
+        devices,
+        gpus,
+        numerics,
+        source,
+    } = equip(&args.equipment)?;
+    // Whoever names the one device of all ranks wants it shared.
+    let is_shared = std::env::var_os(rank::DEVICE).is_some();
+    let claim = if is_shared {
+        Ok(Claim::default())
+    } else {
+        Claim::of(&gpus)
+    };
+    let _claim = claim.map_err(anyhow::Error::msg)?;
+    let fingerprint = rank::node_fingerprint(numerics.as_deref()).context("cannot read this program's own file")?;
     let settings = shell::Settings {
         coordinators: Coordinators::new(&args.coordinator, &token),
         register: Register {
@@ -81,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             host: args.host,
             devices,
             threads: args.threads,
-            fingerprint: rank::node_fingerprint(gpus.first().map(|gpu| gpu.name.as_str())),
+            fingerprint,
         },
         hardware: Hardware {
             memory_bytes: memory::machine_bytes(),
@@ -135,13 +150,9 @@ fn equip(args: &equipment::Args) -> anyhow::Result<Equipment> {
     let around = Surroundings {
         device: device.as_deref(),
         visible: visible.as_deref(),
-        computes_on_gpus: cfg!(feature = "cuda"),
+        numerics: |uuid| gpu_numerics_of(uuid).map_err(|error| error.to_string()),
     };
-    let found = Equipment::find(args, around, gpu::source).map_err(anyhow::Error::msg)?;
-    if !found.gpus.is_empty() {
-        gpu_numerics("cuda:0").context("there are GPUs, and ranks could not compute on them")?;
-    }
-    Ok(found)
+    Equipment::find(args, around, gpu::source).map_err(anyhow::Error::msg)
 }
 
 /// GPUs, for people.

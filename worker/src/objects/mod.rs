@@ -130,7 +130,7 @@ impl Objects {
         }
         let mut hasher = blake3::Hasher::new();
         self.wait(object, async {
-            let mut pieces = store::read(Arc::clone(&self.store), path, size);
+            let mut pieces = store::read(Arc::clone(&self.store), path, size, store::PIECE);
             while let Some(piece) = pieces.next().await {
                 let piece = piece?;
                 hasher.update(&piece);

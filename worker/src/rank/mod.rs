@@ -13,7 +13,12 @@ pub mod memory;
 pub mod pipes;
 pub mod process;
 
-use medley_model::device::{NoDevice, gpu_numerics};
+use failure::Failure;
+use medley_model::device::gpu_numerics;
+use std::fs::File;
+use std::hash::Hasher as _;
+use std::io::{self, Read as _};
+use twox_hash::XxHash3_64;
 
 /// Names the device of ranks without a cluster: `cpu`, `cuda:N` or `cuda:N:bf16`. The processor is meant where it is not set.
 pub const DEVICE: &str = "MEDLEY_DEVICE";
@@ -23,23 +28,36 @@ pub fn device_name() -> String {
     std::env::var(DEVICE).unwrap_or_else(|_| "cpu".into())
 }
 
-/// Numerics fingerprint of a rank of this build on this device of this machine: equal ones compute equal bits.
+/// Numerics fingerprint of a rank of this program on this device of this machine: equal ones compute equal bits.
 ///
-/// Kernels follow one path on every x86-64 CPU with AVX2 and FMA, so those count as one. GPUs count by model and format.
+/// Kernels follow one path on every x86-64 CPU with AVX2 and FMA, so those count as one. GPUs count by model, libraries and format.
 ///
 /// # Errors
-/// [`NoDevice`] if the name is that of none that is there.
-pub fn fingerprint(device: &str) -> Result<String, NoDevice> {
-    Ok(match gpu_numerics(device)? {
-        Some(gpu) => node_fingerprint(Some(&gpu)),
-        None => node_fingerprint(None),
-    })
+/// When there is no such device, or the program's file cannot be read.
+pub fn fingerprint(device: &str) -> Result<String, Failure> {
+    Ok(node_fingerprint(gpu_numerics(device)?.as_deref())?)
 }
 
 /// What of the fingerprint a node knows by itself: all but the format that GPUs compute in, which is the job's.
-pub fn node_fingerprint(gpu: Option<&str>) -> String {
+///
+/// # Errors
+/// When the program's file cannot be read.
+pub fn node_fingerprint(gpu: Option<&str>) -> io::Result<String> {
     let device = gpu.map_or_else(processor, str::to_owned);
-    format!("{} {device}", env!("CARGO_PKG_VERSION"))
+    Ok(format!("{}+{} {device}", env!("CARGO_PKG_VERSION"), build()?))
+}
+
+/// Tells this program from others of its version: a hash of its file, also if another one has taken its place.
+fn build() -> io::Result<String> {
+    let mut file = File::open("/proc/self/exe")?;
+    let mut hasher = XxHash3_64::new();
+    let mut piece = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(format!("{:012x}", hasher.finish() >> 16)),
+            bytes => hasher.write(&piece[..bytes]),
+        }
+    }
 }
 
 fn processor() -> String {

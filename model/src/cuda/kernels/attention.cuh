@@ -318,7 +318,7 @@ TYPED(attention_keys)(
 ) {
     TILES(tiles);
     float *tile_q = tiles, *tile_dy = tile_q + TILE_SIZE, *tile_k = tile_dy + TILE_SIZE, *tile_v = tile_k + TILE_SIZE;
-    float *tile_p = tile_v + TILE_SIZE, *tile_ds = tile_p + TILE_SIZE;
+    float* tile_scores = tile_v + TILE_SIZE;
     const Keys keys = all[blockIdx.x];
     const Mask mask = {key, threshold, factor};
     const u32 head = blockIdx.y;
@@ -351,11 +351,14 @@ TYPED(attention_keys)(
                     s[i][j] = masked(p, mask, bits, i, j);
                 }
             }
-            put(tile_p, s);
-            put(tile_ds, d);
+            // One after the other in the same tile: six tiles are more than a block may have on most devices.
+            put(tile_scores, s);
             __syncthreads();
-            accumulate(sums_v, tile_p, tile_dy, count);
-            accumulate(sums_k, tile_ds, tile_q, count);
+            accumulate(sums_v, tile_scores, tile_dy, count);
+            __syncthreads();
+            put(tile_scores, d);
+            __syncthreads();
+            accumulate(sums_k, tile_scores, tile_q, count);
         }
     }
     const float one[4] = {1.0f, 1.0f, 1.0f, 1.0f};

@@ -1,9 +1,10 @@
 //! The GPUs of this node: found once, dealt to ranks, read for as long as the agent runs.
 //!
 //! A [`Source`] knows all GPUs of the machine; [`nvml`] is NVIDIA's. [`choice`] decides, without IO, which of them are the
-//! node's. They are read by a thread of its own: a driver that hangs leaves readings old, and delays no beat.
+//! node's, and [`claim`] keeps other agents from them. They are read by a thread of its own: a driver that hangs leaves readings old, and delays no beat.
 
 pub mod choice;
+pub mod claim;
 mod nvml;
 
 use super::core::Input;
