@@ -223,6 +223,9 @@ impl Pass<'_> {
             return None;
         }
         let ranks = generation.seats.len() as u32;
+        if ranks >= job.spec.cluster.max_ranks {
+            return None;
+        }
         let present = generation.ranks_by_node();
         let request = Request {
             min: ranks,
@@ -230,9 +233,6 @@ impl Pass<'_> {
             keeps: present.clone(),
             ..self.request(job, stage)
         };
-        if request.max <= ranks {
-            return None;
-        }
         let nodes = self.companions(jobs, stage, generation);
         let placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
         let on = |node: &NodeId| {

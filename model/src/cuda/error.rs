@@ -70,7 +70,10 @@ pub enum CudaError {
         code: String,
     },
     /// Device memory ran out.
-    #[error("the CUDA device has no {bytes} bytes left: make the batch of a lane smaller")]
+    #[error(
+        "the CUDA device has no {bytes} bytes left: lower lanes.batch (and raise lanes.count), or set recompute = true in the \
+         stage's section"
+    )]
     OutOfMemory {
         /// Bytes asked for.
         bytes: usize,

@@ -17,7 +17,7 @@ pub use data::{
     CapfiltSpec, CheckpointSpec, ClusterSpec, Collective, DataSpec, EvaluateSpec, LaneSpec, OnLoss, Specials, VocabSpec,
 };
 pub use document::{Problem, Problems};
-pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
+pub use model::{InitSpec, MAX_GPU_HEAD, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};
 pub use start::StartSpec;
 pub use train::{AugmentSpec, Behaviour, Decay, Length, Negatives, Precision, SameImage, TrainSpec};

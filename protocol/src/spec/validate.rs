@@ -1,6 +1,6 @@
 //! The checks of a completed spec that need no file system.
 
-use super::{AugmentSpec, Decay, Kind, Length, Negatives, OnLoss, Problem, Problems, Spec, TrainSpec};
+use super::{AugmentSpec, Decay, Kind, Length, Negatives, OnLoss, Precision, Problem, Problems, Spec, TrainSpec};
 use crate::ledger::MAX_STEP_SAMPLES;
 use std::path::Path;
 
@@ -195,6 +195,9 @@ fn model(spec: &Spec, report: &mut Report) {
         report.require(heads > 0 && width.is_multiple_of(heads), path, || {
             format!("is {heads}: must divide the width, {width}")
         });
+    }
+    if spec.precision() == Precision::Bf16 {
+        report.0.extend(spec.model.not_for_gpus());
     }
     report.count(text.positions, 1 << 16, "model.text.positions");
     report.within(text.dropout, 0.0, 0.9, "model.text.dropout");

@@ -26,6 +26,22 @@ fn heads_must_divide_the_width() {
 }
 
 #[test]
+fn heads_too_wide_for_gpus_are_refused_where_gpus_alone_compute() {
+    let wide = json!({"vision": {"width": 384, "heads": 4}, "text": {"width": 130, "heads": 2}});
+    let found = problems(&json!({"model": wide, "pretrain": {"precision": "bf16"}}));
+    let paths: Vec<&str> = found.iter().map(|(path, _)| &path[..]).collect();
+    assert_eq!(paths, ["model.vision.heads", "model.text.heads"]);
+    assert!(
+        found[0].1.contains("these have 96") && found[0].1.contains("at least 6"),
+        "{}",
+        found[0].1
+    );
+    let document = json!({"name": "j", "kind": "pretrain", "preset": "tiny", "data": {"root": "/d"}, "model": wide});
+    let single = Spec::from_document(&document).unwrap();
+    assert_eq!(single.model.not_for_gpus().len(), 2, "the processor takes them");
+}
+
+#[test]
 fn an_image_must_be_whole_patches() {
     let found = problems(&json!({"pretrain": {"image_size": 33}}));
     assert_eq!(found[0].0, "pretrain.image_size");
