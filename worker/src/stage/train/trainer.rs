@@ -250,12 +250,13 @@ impl Trainer {
         }
         let shares = share(self.lane_share.encode(&outputs), exchange, mesh)?;
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
+        let over_nccl = matches!(way, Way::Devices(_));
         let total = match way {
             Way::Mesh(local) => total(plan, local, exchange, mesh, &mut self.gradients)?,
             Way::Devices(underway) => underway.finish(&mut self.gradients)?,
         };
         self.note(StepPhase::Computing, exchange);
-        Ok(self.complete(total, gathered)?)
+        Ok(self.complete(total, gathered, over_nccl)?)
     }
 
     /// The first of two passes, where negatives come from all lanes.
