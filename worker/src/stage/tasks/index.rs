@@ -3,6 +3,7 @@
 use super::{Given, object_name, put_json};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
+use crate::stage::patience::{error_may_pass, patiently};
 use medley_data::dataset::{Corpus, Version, VersionShard};
 use medley_data::index::{self, Broken};
 use medley_data::shards;
@@ -24,7 +25,9 @@ pub(super) fn shard(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<TaskOutput, Failure> {
     let path = inputs::path_of(&given.spec.data, shard);
-    let index = index::build(&path, progress).map_err(unreadable)?;
+    let may_pass =
+        |error: &shards::Error, _: bool| matches!(error, shards::Error::Io { source, .. } if error_may_pass(source));
+    let index = patiently(|| index::build(&path, progress), may_pass, || true).map_err(unreadable)?;
     let mut counts = Counts::from([
         ("samples".to_owned(), index.samples.len() as u64),
         ("texts".to_owned(), index.num_texts() as u64),
@@ -36,14 +39,15 @@ pub(super) fn shard(
 
 fn unreadable(error: shards::Error) -> Failure {
     match &error {
-        shards::Error::Io { path, source } if source.kind() == ErrorKind::NotFound => Failure::lasting(format!(
+        shards::Error::Io { path, source } if source.kind() == ErrorKind::NotFound => Failure::passing(format!(
             "{}: there is no such shard, though there was when the job was submitted: put it back, or submit the job \
              again; every node must see the same files under data.root",
             path.display()
         )),
         shards::Error::Io { path, source } if source.kind() == ErrorKind::PermissionDenied => {
-            Failure::lasting(format!("{}: {source}: let the agents' user read it", path.display()))
+            Failure::passing(format!("{}: {source}: let the agents' user read it", path.display()))
         }
+        shards::Error::Io { source, .. } => Failure::new(error.to_string(), error_may_pass(source)),
         _ => Failure::passing(error.to_string()),
     }
 }

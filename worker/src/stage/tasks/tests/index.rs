@@ -3,6 +3,7 @@
 use super::super::index::listed;
 use super::world::{HUMAN, TEST, WEB, World, dataset_of, shard_of};
 use crate::rank::failure::Failure;
+use crate::stage::patience::PATIENCE;
 use medley_data::dataset::Version;
 use medley_data::decode::{self, Rgb};
 use medley_data::index::ShardIndex;
@@ -11,6 +12,7 @@ use medley_protocol::agent::StageInputs;
 use medley_protocol::spec::Kind;
 use medley_protocol::tasks::{Set, ShardName, TaskWork};
 use serde_json::{Value, json};
+use std::time::Instant;
 
 #[test]
 fn indexing_makes_the_first_version_and_its_vocabulary() {
@@ -164,17 +166,18 @@ fn a_set_without_a_readable_sample_is_refused_by_name_if_the_spec_asks_for_it() 
 }
 
 #[test]
-fn a_missing_shard_is_refused_for_good_with_its_path() {
+fn a_missing_shard_is_waited_for_and_then_tried_again_later() {
     let world = World::new();
     let shard = ShardName {
         set: Set::Web,
         file: "shard-000077.tar".into(),
     };
+    let begun = Instant::now();
     let failure = world
         .perform(&StageInputs::default(), &TaskWork::IndexShard { shard })
         .unwrap_err();
     let path = world.set_dir(Set::Web).join("shard-000077.tar");
-    assert!(!failure.retry);
+    assert!(failure.retry && begun.elapsed() >= PATIENCE, "{failure}");
     assert!(
         failure
             .reason
