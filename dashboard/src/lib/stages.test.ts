@@ -95,5 +95,6 @@ test("intervals are apart only without a common value", () => {
 test("unknown words are calm, known ones have their colour", () => {
   expect([stateTone("failed"), stateTone("running"), stateTone("never-heard-of")]).toEqual(["bad", "run", "idle"]);
   expect([eventTone("node-lost"), eventTone("checkpoint-committed"), eventTone("xyz")]).toEqual(["bad", "ok", "idle"]);
+  expect(["samples-left-out", "capfilt-kept-little"].map(eventTone)).toEqual(["wait", "wait"]);
   expect([isFinal("succeeded"), isFinal("done"), isFinal("running"), isFinal("")]).toEqual([true, true, false, false]);
 });

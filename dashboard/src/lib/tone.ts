@@ -22,6 +22,6 @@ export function eventTone(kind: string): Tone {
   if (/succeed|done|finish|commit|ready|made|together/.test(kind)) return "ok";
   if (/generation|rejoin|join|placed|planned/.test(kind)) return "start";
   if (/start|run|regist|submit/.test(kind)) return "run";
-  if (/wait|cancel|drain|cordon|pause|preempt/.test(kind)) return "wait";
+  if (/wait|left-out|little|cancel|drain|cordon|pause|preempt/.test(kind)) return "wait";
   return "idle";
 }

@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) ranks: BTreeMap<(StageId, u64, u32), RankState>,
     pub(super) is_alive: bool,
     pub(super) hardware: Hardware,
+    /// What it counts in every dataset version besides the usual.
+    pub(super) counts: Counts,
 }
 
 impl Node {
@@ -57,6 +59,7 @@ impl Node {
             ranks: BTreeMap::new(),
             is_alive: true,
             hardware: Hardware::default(),
+            counts: Counts::new(),
         }
     }
 
@@ -204,9 +207,13 @@ impl Node {
         }
         if let Some(lease) = self.lease(assignment.stage, assignment.generation, rank).await {
             check_inputs(assignment);
+            let mut output = output(&lease.work);
+            if let TaskOutput::Dataset { counts, .. } = &mut output {
+                counts.extend(self.counts.clone());
+            }
             let finished = TaskFinished {
                 token: lease.token,
-                output: output(&lease.work),
+                output,
                 peak_bytes: Some(PEAK_BYTES + u64::from(rank)),
             };
             let answer = self
