@@ -1,5 +1,6 @@
 //! Endpoints for what people see of nodes, and do with them.
 
+use super::agent::check_name;
 use super::auth::{Operator, Viewer};
 use super::extract::{Body, Path};
 use super::{App, Error, Result};
@@ -32,6 +33,7 @@ async fn change_duty(
     Path(name): Path<String>,
     Body(change): Body<DutyChange>,
 ) -> Result<Json<NodeView>> {
+    check_name(&name)?;
     if change.deadline_s.is_some() && change.duty != Duty::Draining {
         return Err(Error::invalid(
             "deadline_s",

@@ -7,6 +7,7 @@
 
 mod data;
 mod document;
+mod fields;
 mod model;
 mod preset;
 mod start;

@@ -231,7 +231,7 @@ fn start(spec: &Spec, report: &mut Report) {
         report.require(files.len() <= MAX_FILES, path, || {
             format!("at most {MAX_FILES} files are possible")
         });
-        for file in files {
+        for file in files.iter().take(MAX_FILES) {
             report.require(Path::new(file).is_absolute(), path, || {
                 format!("{file:?} is no absolute path; give one that is the same on every node")
             });

@@ -3,7 +3,7 @@
 use super::cluster::Api;
 use crate::tokens::Role;
 use medley_protocol::agent::{Assignment, Beat, Orders, RankReport, RankState, Register, Registered};
-use medley_protocol::checkpoint::{CheckpointPart, ObjectRef};
+use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, folder};
 use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{IncarnationId, NodeId, StageId};
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough, StepMetrics};
@@ -188,8 +188,12 @@ impl Node {
             parts: assignment.world,
             offset_bytes,
             state_bytes: STATE_BYTES,
-            object: object(&format!("{step}-part-{rank}-of-{parts}"), end - offset_bytes),
-            tensors: Some(object(&format!("{step}-tensors-{rank}-of-{parts}"), 99)),
+            object: own(
+                assignment.stage,
+                &format!("{step}-part-{rank}-of-{parts}"),
+                end - offset_bytes,
+            ),
+            tensors: Some(own(assignment.stage, &format!("{step}-tensors-{rank}-of-{parts}"), 99)),
         };
         let handed = PartHandedIn {
             generation: assignment.generation,
@@ -268,6 +272,14 @@ pub(super) fn object(name: &str, size_bytes: u64) -> ObjectRef {
         key: format!("objects/{name}"),
         blake3,
         size_bytes,
+    }
+}
+
+/// An object of a stage's checkpoints.
+pub(super) fn own(stage: StageId, name: &str, size_bytes: u64) -> ObjectRef {
+    ObjectRef {
+        key: format!("{}{name}", folder(stage)),
+        ..object(name, size_bytes)
     }
 }
 
