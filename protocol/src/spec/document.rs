@@ -1,6 +1,8 @@
 //! From a submitted document to a completed [`Spec`]: overlay on the preset, typed reading, checks.
 
-use super::{Kind, PRESETS, Preset, Spec, validate};
+use super::names::meant;
+use super::read::{form, read};
+use super::{Kind, PRESETS, Preset, Spec, follow, validate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -12,6 +14,15 @@ pub struct Problem {
     pub path: String,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// All that is wrong with a spec; never empty.
@@ -35,11 +46,7 @@ impl fmt::Display for Problems {
             if i > 0 {
                 writeln!(f)?;
             }
-            if problem.path.is_empty() {
-                write!(f, "{}", problem.message)?;
-            } else {
-                write!(f, "{}: {}", problem.path, problem.message)?;
-            }
+            write!(f, "{problem}")?;
         }
         Ok(())
     }
@@ -62,22 +69,27 @@ pub(super) fn complete(document: &Value) -> Result<Spec, Problems> {
     };
     let mut problems = missing(fields);
     let preset = preset_of(fields, &mut problems);
-    let Some(preset) = preset else {
-        return Err(Problems(problems));
-    };
-    let base = preset.document();
+    // Every preset has the same fields: without one, names and types can be told all the same.
+    let base = preset.unwrap_or(Preset::Nano).document();
     unknown("", document, &base, &mut problems);
     contradicting_kind(fields, &mut problems);
-    if !problems.is_empty() {
-        return Err(Problems(problems));
+    let mut spec = match read(overlay(base.clone(), document), &base, &mut problems) {
+        Ok(spec) => spec,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(Problems(problems));
+        }
+    };
+    follow::follow(&mut spec, document);
+    let is_known = |field: &str| !problems.iter().any(|problem| problem.path == field);
+    if is_known("preset") && is_known("kind") {
+        problems = validate::more(&spec, problems);
     }
-    let merged = overlay(base, document);
-    let spec: Spec = serde_path_to_error::deserialize(&merged).map_err(|e| {
-        let path = e.path().to_string();
-        Problems::one(if path == "." { String::new() } else { path }, e.inner().to_string())
-    })?;
-    validate::validate(&spec)?;
-    Ok(spec)
+    if problems.is_empty() {
+        Ok(spec)
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
@@ -88,8 +100,8 @@ fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
             message: format!("missing: {hint}"),
         })
         .collect();
-    let root = fields.get("data").and_then(|data| data.get("root"));
-    if root.is_none() {
+    let data = fields.get("data");
+    if data.is_none_or(|data| data.is_object() && data.get("root").is_none()) {
         problems.push(Problem {
             path: "data.root".into(),
             message: "missing: give the directory that holds the data sets, readable by every node".into(),
@@ -137,30 +149,13 @@ fn unknown(prefix: &str, document: &Value, known: &Value, problems: &mut Vec<Pro
 }
 
 fn unknown_message(name: &str, known: &Map<String, Value>) -> String {
-    let nearest = known
-        .keys()
-        .min_by_key(|k| edit_distance(name, k))
-        .filter(|k| edit_distance(name, k) <= 3);
-    if let Some(near) = nearest {
-        return format!("unknown field; did you mean `{near}`?");
+    if let Some(meant) = meant(name, known) {
+        let form = meant.rsplit('.').next().and_then(form);
+        let form = form.map_or_else(String::new, |form| format!(" It is written {form}"));
+        return format!("unknown field; did you mean `{meant}`?{form}");
     }
     let names: Vec<&str> = known.keys().map(String::as_str).collect();
     format!("unknown field; known here: {}", names.join(", "))
-}
-
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn contradicting_kind(fields: &Map<String, Value>, problems: &mut Vec<Problem>) {
@@ -178,16 +173,15 @@ fn contradicting_kind(fields: &Map<String, Value>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced.
+/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced. What `base` does not know is
+/// left out.
 fn overlay(base: Value, top: &Value) -> Value {
     match (base, top) {
         (Value::Object(mut base), Value::Object(top)) if !base.contains_key("by") => {
             for (name, value) in top {
-                let merged = match base.remove(name) {
-                    Some(inner) => overlay(inner, value),
-                    None => value.clone(),
-                };
-                base.insert(name.clone(), merged);
+                if let Some(inner) = base.get_mut(name) {
+                    *inner = overlay(inner.take(), value);
+                }
             }
             Value::Object(base)
         }
@@ -303,6 +297,22 @@ mod tests {
         let problems = complete(&document).unwrap_err();
         assert_eq!(problems.0[0].path, "pretrain.weight_deacy");
         assert!(problems.0[0].message.contains("`weight_decay`"));
+        document["pretrain"] = json!({"steps": 100});
+        let problems = complete(&document).unwrap_err();
+        let expected = "did you mean `length`? It is written { by = \"steps\", count = 500 }";
+        assert!(problems.0[0].message.contains(expected), "{problems}");
+    }
+
+    #[test]
+    fn without_a_preset_names_and_types_are_told_all_the_same() {
+        let mut document = minimal();
+        document["preset"] = json!("huge");
+        document["pretrain"] = json!({"lr": 1e-4, "peak_lr": -1.0, "seed": 1});
+        document["lanes"] = json!({"count": "four"});
+        assert_eq!(
+            paths(&document),
+            ["preset", "pretrain.lr", "pretrain.seed", "lanes.count"]
+        );
     }
 
     #[test]
