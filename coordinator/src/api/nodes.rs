@@ -41,7 +41,11 @@ async fn change_duty(
         ));
     }
     let node = app.store.change_duty(&name, change).await?;
-    let mut node = node.ok_or_else(|| Error::not_found(format!("no node {name} has registered; see GET /nodes")))?;
+    let mut node = node.ok_or_else(|| {
+        Error::not_found(format!(
+            "no node {name} has registered: `medley nodes` lists those that have"
+        ))
+    })?;
     app.control.wake();
     feel(&app, &mut node);
     Ok(Json(node))

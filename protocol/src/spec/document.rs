@@ -1,7 +1,9 @@
 //! From a submitted document to a completed [`Spec`]: overlay on the preset, typed reading, checks.
 
-use super::fields::{MAX_NAME, MAX_PROBLEMS, odd_texts, unknown};
-use super::{Kind, PRESETS, Preset, Spec, validate};
+use super::fields::{MAX_PROBLEMS, odd_texts, unknown};
+use super::names::MAX_NAME;
+use super::read::read;
+use super::{Kind, PRESETS, Preset, Spec, follow, validate};
 use crate::text::plain;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,6 +16,15 @@ pub struct Problem {
     pub path: String,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// All that is wrong with a spec; never empty.
@@ -37,11 +48,7 @@ impl fmt::Display for Problems {
             if i > 0 {
                 writeln!(f)?;
             }
-            if problem.path.is_empty() {
-                write!(f, "{}", problem.message)?;
-            } else {
-                write!(f, "{}: {}", problem.path, problem.message)?;
-            }
+            write!(f, "{problem}")?;
         }
         Ok(())
     }
@@ -58,34 +65,35 @@ const REQUIRED: [(&str, &str); 3] = [
     ("preset", "name the preset to start from: nano, tiny, vit-b or vit-l"),
 ];
 
-/// Longest message about what is of the wrong type, which tells it.
-const MAX_MESSAGE: usize = 500;
-
 pub(super) fn complete(document: &Value) -> Result<Spec, Problems> {
     let Value::Object(fields) = document else {
         return Err(Problems::one("", "the spec must be a table of fields"));
     };
     let mut problems = missing(fields);
     let preset = preset_of(fields, &mut problems);
-    let Some(preset) = preset else {
-        return Err(Problems(problems));
-    };
-    let base = preset.document();
+    // Every preset has the same fields: without one, names and types can be told all the same.
+    let base = preset.unwrap_or(Preset::Nano).document();
     unknown("", document, &base, &mut problems);
     contradicting_kind(fields, &mut problems);
     odd_texts("", document, &mut problems);
-    problems.truncate(MAX_PROBLEMS);
-    if !problems.is_empty() {
-        return Err(Problems(problems));
+    let mut spec = match read(overlay(base.clone(), document), &base, &mut problems) {
+        Ok(spec) => spec,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(Problems(problems));
+        }
+    };
+    follow::follow(&mut spec, document);
+    let is_known = |field: &str| !problems.iter().any(|problem| problem.path == field);
+    if is_known("preset") && is_known("kind") {
+        problems = validate::more(&spec, problems);
     }
-    let merged = overlay(base, document);
-    let spec: Spec = serde_path_to_error::deserialize(&merged).map_err(|e| {
-        let path = e.path().to_string();
-        let path = if path == "." { "" } else { path.as_str() };
-        Problems::one(plain(path, MAX_MESSAGE), plain(&e.inner().to_string(), MAX_MESSAGE))
-    })?;
-    validate::validate(&spec)?;
-    Ok(spec)
+    problems.truncate(MAX_PROBLEMS);
+    if problems.is_empty() {
+        Ok(spec)
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
@@ -96,8 +104,8 @@ fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
             message: format!("missing: {hint}"),
         })
         .collect();
-    let root = fields.get("data").and_then(|data| data.get("root"));
-    if root.is_none() {
+    let data = fields.get("data");
+    if data.is_none_or(|data| data.is_object() && data.get("root").is_none()) {
         problems.push(Problem {
             path: "data.root".into(),
             message: "missing: give the directory that holds the data sets, readable by every node".into(),
@@ -138,16 +146,15 @@ fn contradicting_kind(fields: &Map<String, Value>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced.
+/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced. What `base` does not know is
+/// left out.
 fn overlay(base: Value, top: &Value) -> Value {
     match (base, top) {
         (Value::Object(mut base), Value::Object(top)) if !base.contains_key("by") => {
             for (name, value) in top {
-                let merged = match base.remove(name) {
-                    Some(inner) => overlay(inner, value),
-                    None => value.clone(),
-                };
-                base.insert(name.clone(), merged);
+                if let Some(inner) = base.get_mut(name) {
+                    *inner = overlay(inner.take(), value);
+                }
             }
             Value::Object(base)
         }
@@ -254,6 +261,18 @@ mod tests {
     #[test]
     fn missing_fields_are_named_all_at_once() {
         assert_eq!(paths(&json!({})), ["name", "kind", "preset", "data.root"]);
+    }
+
+    #[test]
+    fn without_a_preset_names_and_types_are_told_all_the_same() {
+        let mut document = minimal();
+        document["preset"] = json!("huge");
+        document["pretrain"] = json!({"lr": 1e-4, "peak_lr": -1.0, "seed": 1});
+        document["lanes"] = json!({"count": "four"});
+        assert_eq!(
+            paths(&document),
+            ["preset", "pretrain.lr", "pretrain.seed", "lanes.count"]
+        );
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //! Anyone may submit anything of the size of a body, so what is said of it is short, and found in little time.
 
 use super::Problem;
+use super::names::{MAX_NAME, meant};
+use super::read::form;
 use crate::text::{is_plain, plain};
 use serde_json::{Map, Value};
 
 /// Most problems that are reported at once.
 pub(super) const MAX_PROBLEMS: usize = 50;
-/// Longest name that may be a known one with a slip of the pen.
-pub(super) const MAX_NAME: usize = 64;
 /// Longest text of a spec in bytes: that of a path.
 const MAX_TEXT: usize = 4096;
 
@@ -48,31 +48,13 @@ fn within(prefix: &str, name: &str) -> String {
 }
 
 fn unknown_message(name: &str, known: &Map<String, Value>) -> String {
-    let nearest = known
-        .keys()
-        .filter(|_| name.len() <= MAX_NAME)
-        .min_by_key(|k| edit_distance(name, k))
-        .filter(|k| edit_distance(name, k) <= 3);
-    if let Some(near) = nearest {
-        return format!("unknown field; did you mean `{near}`?");
+    if let Some(meant) = meant(name, known) {
+        let form = meant.rsplit('.').next().and_then(form);
+        let form = form.map_or_else(String::new, |form| format!(" It is written {form}"));
+        return format!("unknown field; did you mean `{meant}`?{form}");
     }
     let names: Vec<&str> = known.keys().map(String::as_str).collect();
     format!("unknown field; known here: {}", names.join(", "))
-}
-
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Reports each text that is not one line, or longer than any that is meant: the job table could not store it, or every order
@@ -127,6 +109,10 @@ mod tests {
         let found = problems(&document);
         assert_eq!(found.0[0].path, "pretrain.weight_deacy");
         assert!(found.0[0].message.contains("`weight_decay`"));
+        document["pretrain"] = json!({"steps": 100});
+        let found = problems(&document);
+        let expected = "did you mean `length`? It is written { by = \"steps\", count = 500 }";
+        assert!(found.0[0].message.contains(expected), "{found}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn field(answer: &Answer) -> &str {
 
 #[tokio::test]
 async fn a_reason_with_control_characters_and_without_end_is_stored_as_one_line() {
-    let (mut cluster, job) = training().await;
+    let (mut cluster, job) = Box::pin(training()).await;
     let reason = format!("its tensors (a\0b\n{} …)", "\u{1b}]0;OWNED\u{7}".repeat(100_000));
     let failed = RankState::Failed { reason, retry: false };
     *cluster.nodes[0].ranks.values_mut().next().unwrap() = failed;
@@ -49,7 +49,7 @@ async fn a_reason_with_control_characters_and_without_end_is_stored_as_one_line(
 
 #[tokio::test]
 async fn a_beat_with_impossible_numbers_is_refused_with_its_field_and_ends_no_coordinator() {
-    let (mut cluster, job) = training().await;
+    let (mut cluster, job) = Box::pin(training()).await;
     let doubt = Doubt {
         step: 5,
         proven: u64::MAX,
@@ -147,7 +147,7 @@ async fn leased() -> (Cluster, JobId, Lease) {
 
 #[tokio::test]
 async fn a_task_that_fails_with_control_characters_fails_with_its_reason() {
-    let (mut cluster, job, lease) = leased().await;
+    let (mut cluster, job, lease) = Box::pin(leased()).await;
     let given_up = TaskGivenUp {
         token: lease.token,
         reason: "member a\0b has no end".into(),
@@ -168,7 +168,7 @@ async fn a_task_that_fails_with_control_characters_fails_with_its_reason() {
 
 #[tokio::test]
 async fn a_result_that_cannot_be_stored_or_lies_where_objects_are_deleted_is_refused() {
-    let (cluster, _, lease) = leased().await;
+    let (cluster, _, lease) = Box::pin(leased()).await;
     let own = |output: &TaskOutput| match output {
         TaskOutput::Shard { object, .. } => object.clone(),
         other => panic!("{other:?}"),
@@ -199,7 +199,7 @@ async fn a_result_that_cannot_be_stored_or_lies_where_objects_are_deleted_is_ref
 
 #[tokio::test]
 async fn a_part_that_is_refused_with_control_characters_is_made_known() {
-    let (cluster, job) = training().await;
+    let (cluster, job) = Box::pin(training()).await;
     let stage = cluster.stage(job, "pretrain-0").await.id;
     let refused = PartRefused {
         node: cluster.nodes[0].id,
@@ -236,7 +236,7 @@ async fn a_job_that_cannot_be_written_waits_and_the_others_go_on() {
 
 #[tokio::test]
 async fn a_job_that_cannot_be_written_keeps_its_ranks_and_ends_once_it_can() {
-    let (mut cluster, job) = training().await;
+    let (mut cluster, job) = Box::pin(training()).await;
     change(&cluster, "ADD CONSTRAINT nothing_ends CHECK (state <> 'succeeded')").await;
     for _ in 0..60 {
         cluster.round().await;

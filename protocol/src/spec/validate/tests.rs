@@ -49,7 +49,7 @@ fn an_image_must_be_whole_patches() {
 
 #[test]
 fn a_warm_up_longer_than_the_stage_contradicts_it() {
-    let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}}}));
+    let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}, "warmup_steps": 20}}));
     assert_eq!(found[0].0, "filter.warmup_steps");
 }
 
@@ -135,6 +135,39 @@ fn checkpoints_are_kept_at_multiples_of_the_steps_at_which_they_are_taken() {
         "{}",
         found[0].1
     );
+}
+
+#[test]
+fn what_follows_from_a_problem_is_not_another_one() {
+    let paths = |change: Value| problems(&change).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    for (change, cause) in [
+        (
+            json!({"pretrain": {"peak_lr": -0.1, "min_lr": 0.1}}),
+            "pretrain.peak_lr",
+        ),
+        (
+            json!({"lanes": {"count": 0}, "cluster": {"max_ranks": 2}}),
+            "lanes.count",
+        ),
+        (json!({"lanes": 4, "cluster": {"max_ranks": 16}}), "lanes"),
+        (json!({"model": {"vision": {"patch": 0}}}), "model.vision.patch"),
+        (json!({"model": {"vision": {"patch": 7}}}), "model.vision.image_size"),
+        (json!({"model": {"text": {"positions": 0}}}), "model.text.positions"),
+        (json!({"model": {"text": {"width": 0}}}), "model.text.width"),
+        (
+            json!({"pretrain": {"length": {"by": "steps", "count": 0}, "warmup_steps": 3}}),
+            "pretrain.length.count",
+        ),
+        (
+            json!({"pretrain": {"length": 7, "warmup_steps": 3000}}),
+            "pretrain.length",
+        ),
+    ] {
+        assert_eq!(paths(change), [cause]);
+    }
+    // What is wrong by itself is told beside it.
+    let both = json!({"pretrain": {"peak_lr": -0.1, "min_lr": -1.0}});
+    assert_eq!(paths(both), ["pretrain.peak_lr", "pretrain.min_lr"]);
 }
 
 #[test]
