@@ -76,6 +76,10 @@ pub(super) fn complete(document: &Value) -> Result<Spec, Problems> {
     unknown("", document, &base, &mut problems);
     contradicting_kind(fields, &mut problems);
     odd_texts("", document, &mut problems);
+    if problems.len() >= MAX_PROBLEMS {
+        problems.truncate(MAX_PROBLEMS);
+        return Err(Problems(problems));
+    }
     let mut spec = match read(overlay(base.clone(), document), &base, &mut problems) {
         Ok(spec) => spec,
         Err(problem) => {
