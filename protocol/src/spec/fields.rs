@@ -13,7 +13,7 @@ pub(super) const MAX_PROBLEMS: usize = 50;
 /// Longest text of a spec in bytes: that of a path.
 const MAX_TEXT: usize = 4096;
 
-/// Reports each field of `document` that the completed document does not have, with the nearest known name.
+/// Reports each field of `document` that the completed document does not have, with what may have been meant.
 pub(super) fn unknown(prefix: &str, document: &Value, known: &Value, problems: &mut Vec<Problem>) {
     let (Value::Object(given), Value::Object(known)) = (document, known) else {
         return;

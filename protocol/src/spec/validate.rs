@@ -184,8 +184,9 @@ fn model(spec: &Spec, report: &mut Report) {
         });
     }
     if spec.precision() == Precision::Bf16 {
-        for problem in spec.model.not_for_gpus() {
-            report.refuse(&problem.path, problem.message);
+        for Problem { path, message } in spec.model.not_for_gpus() {
+            let of_width = path.replace("heads", "width");
+            report.relate(false, &path, &[&of_width], || message);
         }
     }
     report.count(text.positions, 1 << 16, "model.text.positions");
@@ -256,11 +257,8 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
         format!("is {}: use a number above 0, at most {MAX_LR}", train.peak_lr)
     });
     let peak_lr = report.bound(&path("peak_lr"), train.peak_lr, MAX_LR);
-    for (field, lr) in [("min_lr", train.min_lr), ("warmup_lr", train.warmup_lr)] {
-        report.relate((0.0..=peak_lr).contains(&lr), &path(field), &[], || {
-            format!("is {lr}: use a number from 0 to {section}.peak_lr ({peak_lr})")
-        });
-    }
+    report.within(train.min_lr, 0.0, peak_lr, &path("min_lr"));
+    report.within(train.warmup_lr, 0.0, peak_lr, &path("warmup_lr"));
     report.within(train.weight_decay, 0.0, 1.0, &path("weight_decay"));
     report.within(train.beta1, 0.0, 0.9999, &path("beta1"));
     report.within(train.beta2, 0.0, 0.99999, &path("beta2"));
@@ -284,7 +282,7 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
     report.relate(
         (shortest..=longest as usize).contains(&(train.max_tokens as usize)),
         &path("max_tokens"),
-        &["model.text.positions"],
+        &["model.text.positions", &path("prompt")],
         || {
             format!(
                 "is {}: use at least {shortest}, for [CLS], {section}.prompt, a word and [SEP], and at most model.text.positions \
