@@ -1,5 +1,6 @@
 //! How a command says that it failed: in words for people, or as JSON for scripts.
 
+use crate::console::{complain, complain_json};
 use medley_protocol::error::ProblemBody;
 use serde_json::{Value, json};
 use std::fmt;
@@ -28,9 +29,9 @@ impl std::error::Error for Refusal {}
 /// Says on standard error why a command failed; for scripts as one line of JSON.
 pub(crate) fn tell(error: &anyhow::Error, json: bool) {
     if json {
-        eprintln!("{}", document(error));
+        complain_json(&document(error));
     } else {
-        eprintln!("error: {error:#}");
+        complain(&format!("error: {error:#}"));
     }
 }
 

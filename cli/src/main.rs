@@ -106,7 +106,7 @@ fn parse() -> Cli {
         if error.kind() != ErrorKind::ValueValidation {
             error.exit();
         }
-        eprint!("{}", plain_words(&error.render().to_string()));
+        console::complain(&plain_words(&error.render().to_string()));
         std::process::exit(2)
     })
 }

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use medley_protocol::client::Client;
 use medley_protocol::rest::NodeView;
 use serde_json::json;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -129,11 +130,11 @@ pub(crate) async fn stop(cluster: Cluster, screen: &Screen, signals: &mut Signal
 }
 
 fn announce(cluster: &Cluster, settings: &Settings, given: &Path, json: bool) -> Result<()> {
-    let (dashboard, logs) = (cluster.dashboard()?, settings.logs());
+    let logs = settings.logs();
     if json {
         return print_json(&json!({
             "url": cluster.url(),
-            "dashboard": dashboard,
+            "token_file": cluster.admin_token_file(),
             "state_dir": settings.state_dir,
             "logs": logs,
             "nodes": settings.nodes,
@@ -145,6 +146,7 @@ fn announce(cluster: &Cluster, settings: &Settings, given: &Path, json: bool) ->
     } else {
         format!(" --state-dir {}", given.display())
     };
+    let dashboard = cluster.dashboard(std::io::stdout().is_terminal())?;
     print(&format!(
         "\n  dashboard   {dashboard}\n  logs        {}\n  submit      medley submit SPEC.toml --watch{flag}\n  \
          jobs        medley jobs{flag}\n  stop        Ctrl-C\n",

@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use medley_coordinator::{serve, token_command, with_postgres};
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 
 /// Keeps the job table, schedules jobs over nodes, and serves API and dashboard.
@@ -31,13 +32,12 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| LOG.into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A log that cannot be written, as on a full disk, ends nothing: to say so on standard error would be a panic.
+        .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => {
-            eprintln!("error: cannot start the runtime: {e}");
-            return ExitCode::FAILURE;
-        }
+        Err(e) => return failed(&format!("cannot start the runtime: {e}")),
     };
     let result = runtime.block_on(async {
         match Cli::parse().command {
@@ -48,8 +48,11 @@ fn main() -> ExitCode {
     });
     // Nothing that still runs in the background is worth waiting for.
     runtime.shutdown_background();
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    result.unwrap_or_else(|error| failed(&format!("{error:#}")))
+}
+
+fn failed(why: &dyn Display) -> ExitCode {
+    // The exit code tells it too.
+    let _ = writeln!(std::io::stderr(), "error: {why}");
+    ExitCode::FAILURE
 }

@@ -112,7 +112,7 @@ impl Service {
         let url = url(listener.local_addr().context("the listener has no address")?);
         let objects_url = match &args.store {
             Some(url) => url.clone(),
-            None => objects::url_of_directory(&state.store())?,
+            None => objects::url_of_directory(&state.store()?)?,
         };
         let objects = objects::open(&objects_url).await?;
         let database = Database::open(&args.place, &state).await?;

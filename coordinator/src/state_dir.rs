@@ -7,12 +7,15 @@
 //! store/            datasets, checkpoints and results, unless --store names another place
 //! postgres/         the database, unless --database-url names another one
 //! ```
+//!
+//! It is for its owner alone. Root's is entered by others too, by the user as whom its database server runs, but not listed; and
+//! credentials and objects are in directories that only their owner enters.
 
 use crate::tokens::Role;
 use anyhow::Context;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// An existing state directory.
@@ -27,7 +30,8 @@ impl StateDir {
     /// # Errors
     /// When it can neither be found nor made.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        make_dir(path, 0o711)?;
+        let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+        make_dir(path, if is_root { 0o711 } else { 0o700 })?;
         let root = path
             .canonicalize()
             .with_context(|| format!("cannot find the state directory {}", path.display()))?;
@@ -39,9 +43,14 @@ impl StateDir {
         self.root.join("postgres")
     }
 
-    /// The default object store.
-    pub fn store(&self) -> PathBuf {
-        self.root.join("store")
+    /// The default object store, made if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn store(&self) -> anyhow::Result<PathBuf> {
+        let path = self.root.join("store");
+        make_dir(&path, 0o700)?;
+        Ok(path)
     }
 
     /// The file with the token of a role.
@@ -137,6 +146,17 @@ mod tests {
             fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777,
             0o700
         );
+    }
+
+    #[test]
+    fn nobody_else_lists_the_directory_or_enters_its_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new");
+        let state = StateDir::open(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        assert_eq!(mode(&path), if is_root { 0o711 } else { 0o700 });
+        assert_eq!(mode(&state.store().unwrap()), 0o700);
     }
 
     #[test]

@@ -21,11 +21,16 @@ struct Coordinator {
 
 impl Coordinator {
     fn start(state: &Path) -> Self {
+        Self::start_logging(state, Stdio::inherit())
+    }
+
+    fn start_logging(state: &Path, log: Stdio) -> Self {
         let mut child = Command::new(PROGRAM)
             .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
             .arg(state)
             .env_remove("DATABASE_URL")
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -78,14 +83,30 @@ impl Drop for Coordinator {
 
 fn token(state: &Path, arguments: &[&str]) -> String {
     let output = Command::new(PROGRAM)
-        .args(["token", "--state-dir"])
-        .arg(state)
+        .arg("token")
         .args(arguments)
+        .arg("--state-dir")
+        .arg(state)
         .env_remove("DATABASE_URL")
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_coordinator_without_room_for_its_log_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let coordinator = Coordinator::start_logging(&dir.path().join("state"), full().into());
+    assert_eq!(coordinator.get("/healthz", "").0, "HTTP/1.1 200 OK");
+    assert_eq!(coordinator.end("-TERM"), Some(0));
+
+    let status = Command::new(PROGRAM)
+        .args(["token", "list", "--state-dir", "/dev/null/state"])
+        .stderr(full())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(1));
 }
 
 #[test]

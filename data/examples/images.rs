@@ -44,9 +44,9 @@ fn paths(set: &Path) -> Vec<PathBuf> {
 /// Members of a shard: names and bytes.
 fn read(path: &Path) -> Vec<(String, Vec<u8>)> {
     let found = shards::members(path).unwrap_or_else(|error| panic!("{error}"));
-    let mut file = File::open(path).expect("a shard that was just read");
+    let file = File::open(path).expect("a shard that was just read");
     let bytes = |member: shards::Member| {
-        let bytes = shards::read(&mut file, member.extent).expect("the bytes of a member");
+        let bytes = shards::read(&file, member.extent).expect("the bytes of a member");
         (format!("{}.{}", member.key, member.extension), bytes)
     };
     found.members.into_iter().map(bytes).collect()

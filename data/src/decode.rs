@@ -1,14 +1,14 @@
 //! From the bytes of an image file to pixels.
 
-use fast_image_resize::images::Image;
+mod memory;
+
+use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{CpuExtensions, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use std::io::Cursor;
 
 /// Longest side accepted, in pixels.
 const MAX_SIDE: u32 = 16_384;
-/// Most memory a decoder may take.
-const MAX_BYTES: u64 = 512 << 20;
 
 /// CLIP's channel means, which the reference normalises with.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -39,7 +39,7 @@ pub struct Undecodable {
 /// # Errors
 /// [`Undecodable`] with the decoder's reason.
 pub fn jpeg(bytes: &[u8]) -> Result<Rgb, Undecodable> {
-    let decoded = decode(ImageReader::with_format(Cursor::new(bytes), ImageFormat::Jpeg));
+    let decoded = decode(bytes, ImageFormat::Jpeg);
     decoded.map_err(|cause| Undecodable { format: "JPEG", cause })
 }
 
@@ -48,19 +48,26 @@ pub fn jpeg(bytes: &[u8]) -> Result<Rgb, Undecodable> {
 /// # Errors
 /// [`Undecodable`] with the decoder's reason.
 pub fn image(bytes: &[u8]) -> Result<Rgb, Undecodable> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let decoded = reader.map_err(|e| e.to_string()).and_then(decode);
+    let guessed = image::guess_format(bytes).map_err(|e| e.to_string());
+    let decoded = guessed.and_then(|format| decode(bytes, format));
     let format = "JPEG or PNG";
     decoded.map_err(|cause| Undecodable { format, cause })
 }
 
-fn decode(mut reader: ImageReader<Cursor<&[u8]>>) -> Result<Rgb, String> {
+fn decode(bytes: &[u8], format: ImageFormat) -> Result<Rgb, String> {
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_BYTES);
-    reader.limits(limits);
-    let image = reader.decode().map_err(|e| e.to_string())?.into_rgb8();
+    limits.max_alloc = Some(memory::MAX_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    memory::check(bytes, format, &decoder)?;
+    limits.reserve(decoder.total_bytes()).map_err(|e| e.to_string())?;
+    decoder.set_limits(limits).map_err(|e| e.to_string())?;
+    let image = DynamicImage::from_decoder(decoder)
+        .map_err(|e| e.to_string())?
+        .into_rgb8();
     let (width, height) = image.dimensions();
     if width == 0 || height == 0 {
         return Err("it has no pixels".into());
@@ -92,7 +99,7 @@ pub fn encode(image: &Rgb) -> Vec<u8> {
 /// # Panics
 /// Never for a region within the image.
 pub fn resize(image: &Rgb, region: (f64, f64, f64, f64), side: u32, filter: FilterType) -> Rgb {
-    let source = Image::from_vec_u8(image.width, image.height, image.data.clone(), PixelType::U8x3)
+    let source = ImageRef::new(image.width, image.height, &image.data, PixelType::U8x3)
         .expect("an RGB image has three bytes a pixel");
     let mut target = Image::new(side, side, PixelType::U8x3);
     let mut resizer = Resizer::new();

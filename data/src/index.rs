@@ -9,6 +9,7 @@
 use crate::shards::{self, Extent, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Member};
 use crate::text::{WordCounts, clean, words};
 use crate::{decode, shards::Error};
+use medley_protocol::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -140,7 +141,7 @@ pub fn build(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<ShardInd
         source,
     };
     let found = shards::members(path)?;
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = file::open(path).map_err(io)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(&mut file).map_err(io)?;
     let mut index = ShardIndex {
@@ -157,7 +158,7 @@ pub fn build(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<ShardInd
     let groups = group(&found.members);
     let total = groups.len() as u64;
     for (i, (key, parts)) in groups.into_iter().enumerate() {
-        if let Some(sample) = sample(&mut file, &key, &parts, &mut index.broken).map_err(io)? {
+        if let Some(sample) = sample(&file, &key, &parts, &mut index.broken).map_err(io)? {
             for word in sample.texts().flat_map(words) {
                 *index.words.entry(word).or_default() += 1;
             }
@@ -200,7 +201,7 @@ fn number_of_text(extension: &str) -> Option<u16> {
 }
 
 /// Reads a sample. What is broken in it is put to `broken`: each text by itself, an image once.
-fn sample(file: &mut File, key: &str, parts: &Parts, broken: &mut Vec<Broken>) -> std::io::Result<Option<Sample>> {
+fn sample(file: &File, key: &str, parts: &Parts, broken: &mut Vec<Broken>) -> std::io::Result<Option<Sample>> {
     let mut refuse = |number: Option<u16>, reason, detail| {
         let key = number.map_or_else(|| key.to_owned(), |number| format!("{key}.{number}"));
         broken.push(Broken { key, reason, detail });
@@ -239,7 +240,7 @@ fn sample(file: &mut File, key: &str, parts: &Parts, broken: &mut Vec<Broken>) -
 }
 
 /// A cleaned caption.
-fn text(file: &mut File, extent: Extent) -> Result<String, Fault> {
+fn text(file: &File, extent: Extent) -> Result<String, Fault> {
     let bytes = member(file, extent, "text", MAX_TEXT_BYTES)?;
     let unreadable = |error: std::string::FromUtf8Error| Fault::Broken(Reason::UnreadableCaption, error.to_string());
     let caption = clean(&String::from_utf8(bytes).map_err(unreadable)?);
@@ -250,13 +251,13 @@ fn text(file: &mut File, extent: Extent) -> Result<String, Fault> {
 }
 
 /// The identity of an image that can be decoded.
-fn image(file: &mut File, extent: Extent) -> Result<u64, Fault> {
+fn image(file: &File, extent: Extent) -> Result<u64, Fault> {
     let bytes = member(file, extent, "image", MAX_IMAGE_BYTES)?;
     decode::jpeg(&bytes).map_err(|error| Fault::Broken(Reason::BrokenImage, error.to_string()))?;
     Ok(identity(&bytes))
 }
 
-fn member(file: &mut File, extent: Extent, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+fn member(file: &File, extent: Extent, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
     if extent.len > limit {
         return Err(Fault::Broken(
             Reason::TooLarge,

@@ -147,7 +147,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`Fault`] if a shard cannot be read.
-    pub fn batch(&mut self, step: u64, lane: u32) -> Result<Batch, Fault> {
+    pub fn batch(&self, step: u64, lane: u32) -> Result<Batch, Fault> {
         let s = &self.settings;
         let (lanes, size) = (u64::from(s.lanes), u64::from(s.batch));
         let steps_per_epoch = self.steps_per_epoch();
@@ -155,78 +155,46 @@ impl Loader {
         let mut batch = Batch {
             epoch,
             position,
-            pixels: Vec::with_capacity(s.batch as usize * self.pixels_per_image()),
+            pixels: vec![0.0; s.batch as usize * self.pixels_per_image()],
             texts: Vec::new(),
             identities: Vec::new(),
             samples: Vec::new(),
             replaced: Vec::new(),
         };
-        match self.threads.clone() {
-            None => self.fill(&mut batch, size)?,
-            Some(threads) => self.fill_on(&threads, &mut batch, size)?,
-        }
+        self.fill(&mut batch)?;
         Ok(batch)
     }
 
-    /// Reads the samples of a batch one after the other.
-    fn fill(&mut self, batch: &mut Batch, size: u64) -> Result<(), Fault> {
-        for position in batch.position..batch.position + size {
-            let drawn = self.drawn(batch.epoch, position, 0)?;
-            let at = self.append(batch, position, &drawn);
-            self.view(batch.epoch, drawn.sample, &drawn.image, &mut batch.pixels[at..]);
-        }
+    /// Draws the samples of a batch. Each thread has one decoded image at a time.
+    fn fill(&self, batch: &mut Batch) -> Result<(), Fault> {
+        let (epoch, first, per_image) = (batch.epoch, batch.position, self.pixels_per_image());
+        let draw = |(i, to): (usize, &mut [f32])| self.draw(epoch, first + i as u64, to);
+        let pixels = &mut batch.pixels;
+        let drawn: Result<Vec<Drawn>, Fault> = match &self.threads {
+            None => pixels.chunks_exact_mut(per_image).enumerate().map(draw).collect(),
+            Some(threads) => threads.install(|| pixels.par_chunks_exact_mut(per_image).enumerate().map(draw).collect()),
+        };
+        self.describe(batch, &drawn?);
         Ok(())
     }
 
-    /// Reads the samples of a batch, their images decoded and augmented by these threads.
-    fn fill_on(&mut self, threads: &ThreadPool, batch: &mut Batch, size: u64) -> Result<(), Fault> {
-        let (epoch, positions) = (batch.epoch, batch.position..batch.position + size);
-        let order = Order::new(self.settings.seed, epoch, self.pairs.len() as u64);
-        let chosen: Vec<u64> = positions
-            .clone()
-            .map(|position| order.substitute(position, 0))
-            .collect();
-        let pairs: Vec<Pair> = chosen.iter().map(|sample| self.pairs[*sample as usize]).collect();
-        let decoded = threads.install(|| self.images.get_all(&self.corpus, &pairs))?;
-        let mut all = Vec::with_capacity(size as usize);
-        for ((position, sample), image) in positions.zip(chosen).zip(decoded) {
-            let drawn = match image {
-                Some(image) => Drawn {
-                    sample,
-                    image,
-                    attempt: 0,
-                },
-                None => self.drawn(epoch, position, 1)?,
-            };
-            self.append(batch, position, &drawn);
-            all.push(drawn);
+    /// Notes what was drawn for the positions of a batch, in their order.
+    fn describe(&self, batch: &mut Batch, drawn: &[Drawn]) {
+        for (position, drawn) in (batch.position..).zip(drawn) {
+            if drawn.attempt > 0 {
+                batch.replaced.push((position, drawn.attempt));
+            }
+            batch.texts.push(self.text(drawn.sample));
+            batch.identities.push(self.identity(drawn.sample));
+            batch.samples.push(drawn.sample);
         }
-        let per_image = self.pixels_per_image();
-        threads.install(|| {
-            let places = batch.pixels.par_chunks_exact_mut(per_image).zip(&all);
-            places.for_each(|(to, drawn)| self.view(epoch, drawn.sample, &drawn.image, to));
-        });
-        Ok(())
-    }
-
-    /// Appends a sample and room for its pixels; returns where they begin.
-    fn append(&self, batch: &mut Batch, position: u64, drawn: &Drawn) -> usize {
-        if drawn.attempt > 0 {
-            batch.replaced.push((position, drawn.attempt));
-        }
-        let at = batch.pixels.len();
-        batch.pixels.resize(at + self.pixels_per_image(), 0.0);
-        batch.texts.push(self.text(drawn.sample));
-        batch.identities.push(self.identity(drawn.sample));
-        batch.samples.push(drawn.sample);
-        at
     }
 
     /// Appends the pixels of a sample as every lane of the step sees them.
     ///
     /// # Errors
     /// [`Fault`] if its shard cannot be read, or its image does not decode.
-    pub fn pixels(&mut self, step: u64, sample: u64, to: &mut Vec<f32>) -> Result<(), Fault> {
+    pub fn pixels(&self, step: u64, sample: u64, to: &mut Vec<f32>) -> Result<(), Fault> {
         let pair = self.pairs[sample as usize];
         let image = self.images.get(&self.corpus, pair)?;
         let image = image.ok_or_else(|| self.undecodable(pair, 1))?;
@@ -261,13 +229,14 @@ impl Loader {
         normalise(&view, to);
     }
 
-    /// The sample at a position, or the first of its substitutes from an attempt on that decodes.
-    fn drawn(&mut self, epoch: u64, position: u64, first_attempt: u64) -> Result<Drawn, Fault> {
+    /// Draws the sample at a position, or the first of its substitutes that decodes, and puts its pixels to a place.
+    fn draw(&self, epoch: u64, position: u64, to: &mut [f32]) -> Result<Drawn, Fault> {
         let order = Order::new(self.settings.seed, epoch, self.pairs.len() as u64);
-        for attempt in first_attempt..MAX_SUBSTITUTES {
+        for attempt in 0..MAX_SUBSTITUTES {
             let sample = order.substitute(position, attempt);
             if let Some(image) = self.images.get(&self.corpus, self.pairs[sample as usize])? {
-                return Ok(Drawn { sample, image, attempt });
+                self.view(epoch, sample, &image, to);
+                return Ok(Drawn { sample, attempt });
             }
         }
         Err(self.undecodable(self.pairs[order.at(position) as usize], MAX_SUBSTITUTES))
@@ -282,7 +251,6 @@ impl Loader {
 /// A sample that was drawn for a position, and how many substitutes it took.
 struct Drawn {
     sample: u64,
-    image: Arc<Rgb>,
     attempt: u64,
 }
 

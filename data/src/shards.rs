@@ -1,18 +1,24 @@
 //! Webdataset shards: tar files whose members share a key (`000042.jpg`, `000042.txt`).
 //!
-//! A shard is read once, member by member, with sizes bounded before anything is allocated; later a sample is read with one seek.
+//! A shard is read once, member by member, with sizes bounded before anything is allocated; later a sample is read where it lies.
 //! Nothing in a shard can make this code panic: what cannot be read is classified.
 
 mod damage;
 
+use medley_protocol::file;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Largest image file read.
 pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
 /// Largest text read.
 pub const MAX_TEXT_BYTES: u64 = 64 << 10;
+/// Most bytes that may describe a member before its own header, such as a long name.
+const MAX_DESCRIPTION_BYTES: usize = 64 << 10;
+/// A header.
+const BLOCK_BYTES: usize = 512;
 
 /// Why shards cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -105,9 +111,9 @@ pub fn members(path: &Path) -> Result<Members, Error> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(io)?;
+    let file = file::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
-    let mut archive = tar::Archive::new(file);
+    let mut archive = tar::Archive::new(Headers { file, room: 0 });
     let mut found = Members {
         members: Vec::new(),
         broken: None,
@@ -125,9 +131,37 @@ pub fn members(path: &Path) -> Result<Members, Error> {
             }
         }
     }
-    let mut file = archive.into_inner();
+    let mut file = archive.into_inner().file;
     found.broken = damage::of(&mut file, failed, found.members.is_empty()).map_err(io)?;
     Ok(found)
+}
+
+/// A shard of which only headers are read. The walk leaps to each of them, and what it reads from there on is bounded: it would
+/// take a name of any length into memory.
+struct Headers {
+    file: File,
+    /// Bytes that may still be read before the next leap.
+    room: usize,
+}
+
+impl Read for Headers {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        if self.room == 0 {
+            let cause = format!("more than {} KiB describe a member", MAX_DESCRIPTION_BYTES >> 10);
+            return Err(std::io::Error::other(cause));
+        }
+        let most = to.len().min(self.room);
+        let read = self.file.read(&mut to[..most])?;
+        self.room -= read;
+        Ok(read)
+    }
+}
+
+impl Seek for Headers {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.room = BLOCK_BYTES + MAX_DESCRIPTION_BYTES;
+        self.file.seek(to)
+    }
 }
 
 fn member_of<R: Read>(entry: &tar::Entry<R>, file_size: u64) -> std::io::Result<Option<Member>> {
@@ -159,7 +193,7 @@ fn member_of<R: Read>(entry: &tar::Entry<R>, file_size: u64) -> std::io::Result<
 ///
 /// # Errors
 /// What the system says; reading past the end is an error.
-pub fn read(file: &mut File, extent: Extent) -> std::io::Result<Vec<u8>> {
+pub fn read(file: &File, extent: Extent) -> std::io::Result<Vec<u8>> {
     let size = file.metadata()?.len();
     if extent.offset.saturating_add(extent.len) > size || extent.len > MAX_IMAGE_BYTES {
         return Err(std::io::Error::other(format!(
@@ -167,9 +201,8 @@ pub fn read(file: &mut File, extent: Extent) -> std::io::Result<Vec<u8>> {
             extent.len, extent.offset
         )));
     }
-    file.seek(SeekFrom::Start(extent.offset))?;
     let mut bytes = vec![0; extent.len as usize];
-    file.read_exact(&mut bytes)?;
+    file.read_exact_at(&mut bytes, extent.offset)?;
     Ok(bytes)
 }
 
@@ -219,8 +252,45 @@ mod tests {
             .map(|m| (m.key.as_str(), m.extension.as_str()))
             .collect();
         assert_eq!(names, [("0", "jpg"), ("0", "txt"), ("d/1", "x.txt")]);
-        let mut file = File::open(&path).unwrap();
-        assert_eq!(read(&mut file, found.members[1].extent).unwrap(), b"a cat");
+        let file = File::open(&path).unwrap();
+        assert_eq!(read(&file, found.members[1].extent).unwrap(), b"a cat");
+    }
+
+    #[test]
+    fn names_of_any_length_are_not_taken_into_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+            for (len, is_taken) in [(MAX_DESCRIPTION_BYTES as u64, true), (4 << 30, false)] {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(kind);
+                header.set_size(len);
+                header.set_cksum();
+                let mut bytes = header.as_bytes().to_vec();
+                bytes.extend(b"0.jpg");
+                let file = File::create(&path).unwrap();
+                file.write_all_at(&bytes, 0).unwrap();
+                // The name goes on with zeros that take no room on the disk, and a member follows.
+                let mut member = tar::Header::new_gnu();
+                member.set_path("2.jpg").unwrap();
+                member.set_size(0);
+                member.set_cksum();
+                file.write_all_at(member.as_bytes(), BLOCK_BYTES as u64 + len).unwrap();
+                let found = members(&path).unwrap();
+                let refused = found.broken.is_some_and(|why| why.contains("64 KiB describe"));
+                assert_eq!(
+                    (found.members.is_empty(), refused),
+                    (!is_taken, !is_taken),
+                    "{kind:?} {len}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_shard_that_is_no_file_is_refused() {
+        let error = members(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(error, "/dev/zero: it is a device, not a regular file");
     }
 
     #[test]

@@ -337,6 +337,11 @@ fn what_cannot_be_read_is_refused_by_name() {
     );
     assert!(refused("hf-caption/config.json").contains("no file of weights"));
     assert!(refused("nowhere.pth").contains("nowhere.pth"));
+    let device = start(&["/dev/zero"], &blip).unwrap_err();
+    assert!(
+        device.to_string() == "/dev/zero: it is a device, not a regular file" && !device.may_pass(),
+        "{device}"
+    );
     let compressed = refused("vit-compressed.npz");
     assert!(
         compressed.contains("it is compressed") && compressed.contains("numpy.savez("),
@@ -348,6 +353,18 @@ fn what_cannot_be_read_is_refused_by_name() {
         shape.contains("tensor cls_token: has the shape [1, 1, 8]") && shape.contains("[1, 1, 16]"),
         "{shape}"
     );
+}
+
+#[test]
+fn a_header_of_more_tensors_than_models_have_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    let mut bytes = (3_u64 << 20).to_le_bytes().to_vec();
+    bytes.extend(b"{}");
+    bytes.resize(8 + (3 << 20), b' ');
+    std::fs::write(&path, bytes).unwrap();
+    let error = Source::open(&path).err().unwrap().to_string();
+    assert!(error.contains("3145728 bytes, and 2 MiB at most"), "{error}");
 }
 
 #[test]

@@ -6,8 +6,8 @@
 //! [`inference`]s, the [`staircase`] of speeds, when a rank is missed ([`vigil`]), the REST bodies ([`rest`]), the one table
 //! of [`error`] codes, and what makes a [`text`] fit for people.
 //!
-//! There is no IO here, but for two features: `client` adds a typed HTTP client in [`client`], and `store` opens the object
-//! store that a URL names, for all programs alike, in [`store`].
+//! There is no IO here, but for opening what others name, for all programs alike: a [`file`], and with two features more, the
+//! object store of a URL in [`store`], and a coordinator by a typed HTTP client in [`client`].
 
 pub mod agent;
 pub mod checkpoint;
@@ -16,6 +16,7 @@ pub mod client;
 pub mod doubt;
 pub mod error;
 pub mod estimate;
+pub mod file;
 pub mod hardware;
 pub mod ids;
 pub mod inference;

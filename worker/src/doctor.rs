@@ -1,5 +1,6 @@
 //! `medley-worker doctor`: what this machine has of what ranks on GPUs need, and what is missing.
 
+use crate::print;
 use crate::rank::DEVICE;
 use std::fmt::{self, Display, Formatter};
 
@@ -27,9 +28,11 @@ struct Found {
 }
 
 /// Looks and prints.
-#[expect(clippy::print_stdout, reason = "its output is what it is for")]
-pub fn run() {
-    print!("{}", Found::look());
+///
+/// # Errors
+/// When it cannot be printed.
+pub fn run() -> anyhow::Result<()> {
+    print::lines(Found::look())
 }
 
 impl Found {

@@ -2,8 +2,8 @@
 //! weights, in and out; and a look at what GPUs need.
 
 use clap::{Parser, Subcommand};
-use medley_worker::{agent, doctor, infer, local, rank, replay, weights};
-use std::io::IsTerminal;
+use medley_worker::{agent, doctor, infer, local, print, rank, replay, weights};
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 
 /// Trains BLIP: the agent of a node, and the ranks it runs.
@@ -39,23 +39,24 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A log that cannot be written, as on a full disk, ends nothing: to say so on standard error would be a panic.
+        .log_internal_errors(false)
         .init();
     let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(args),
         Command::Rank => return rank::process::run(),
         Command::Infer => infer::run(),
         Command::Train(args) => local::run(args),
-        Command::Doctor => {
-            doctor::run();
-            Ok(())
-        }
+        Command::Doctor => doctor::run(),
         Command::Replay(args) => replay::run(args),
         Command::Weights(command) => weights::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if print::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // The exit code tells it too.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! The files are described in `docs/replay.md`; [`medley_model::replay`] reads them and computes.
 
+use crate::print;
 use anyhow::Context as _;
 use medley_model::replay::{Batch, Config, document, step};
 use std::fs;
@@ -49,7 +50,7 @@ fn replay(args: &Args) -> anyhow::Result<()> {
         let outcome = step(&blip, &config, &mut state, &batch).context("a fault of the model's code")?;
         outcome.write(&blip, &args.out.join(format!("step-{i}.safetensors")))?;
         let losses: Vec<String> = outcome.losses().map(|(name, loss)| format!("{name} {loss}")).collect();
-        println!("step {i}: {}", losses.join(", "));
+        print::lines(format_args!("step {i}: {}", losses.join(", ")))?;
     }
     document::write(&state, &blip, config.objective, &args.out.join("state.safetensors"))?;
     Ok(())

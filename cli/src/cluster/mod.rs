@@ -136,16 +136,26 @@ impl Cluster {
         Ok(Client::new(&self.url, &self.admin_token()?))
     }
 
-    /// The dashboard's address with the admin token in its fragment, which browsers do not send.
+    /// How the dashboard is opened. On the owner's terminal it takes a click: the admin token is in the address's fragment, which
+    /// browsers do not send. What is written elsewhere may be kept and read by others, so there it is only said where the token is.
     ///
     /// # Errors
     /// When the token cannot be read.
-    pub(crate) fn dashboard(&self) -> Result<String> {
-        Ok(format!("{}/#token={}", self.url, self.admin_token()?))
+    pub(crate) fn dashboard(&self, on_terminal: bool) -> Result<String> {
+        if on_terminal {
+            return Ok(format!("{}/#token={}", self.url, self.admin_token()?));
+        }
+        let file = self.admin_token_file();
+        Ok(format!("{}, with the token in {}", self.url, file.display()))
+    }
+
+    /// The file with the admin token.
+    pub(crate) fn admin_token_file(&self) -> PathBuf {
+        self.state_dir.join("tokens/admin")
     }
 
     fn admin_token(&self) -> Result<String> {
-        line_of(&self.state_dir.join("tokens/admin"))
+        line_of(&self.admin_token_file())
     }
 
     /// Waits until a process cannot be kept alive; says why. May be called again after being cancelled.

@@ -1,7 +1,9 @@
 //! What a cluster on this machine is made of, and the command lines of its processes.
 
 use anyhow::{Context, Result, bail};
+use std::fs::DirBuilder;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -90,13 +92,17 @@ pub(crate) fn address(asked: Option<SocketAddr>) -> SocketAddr {
     }
 }
 
-/// Makes the state directory and returns its absolute path.
+/// Makes the state directory, for its owner alone, and returns its absolute path. The user as whom root's database server runs
+/// passes through.
 ///
 /// # Errors
 /// Names it.
 pub(crate) fn make_state_dir(given: &Path) -> Result<PathBuf> {
     let context = || format!("cannot make the state directory {}", given.display());
-    std::fs::create_dir_all(given.join("logs")).with_context(context)?;
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let make = |path: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(path);
+    make(given, if is_root { 0o711 } else { 0o700 }).with_context(context)?;
+    make(&given.join("logs"), 0o700).with_context(context)?;
     given.canonicalize().with_context(context)
 }
 

@@ -68,13 +68,30 @@ async fn a_cluster_starts_with_its_url_and_stops_agents_before_the_coordinator()
     let (screen, _lines) = Screen::captured();
     let cluster = soon(Cluster::start(&settings, &screen)).await.unwrap();
     assert_eq!(cluster.url(), "http://127.0.0.1:4711");
-    assert_eq!(cluster.dashboard().unwrap(), "http://127.0.0.1:4711/#token=admin-token");
+    assert_eq!(
+        cluster.dashboard(true).unwrap(),
+        "http://127.0.0.1:4711/#token=admin-token"
+    );
+    let elsewhere = cluster.dashboard(false).unwrap();
+    assert!(
+        elsewhere.contains("tokens/admin") && !elsewhere.contains("admin-token"),
+        "{elsewhere}"
+    );
     pid_of(&settings, "node-1").await;
     pid_of(&settings, "node-2").await;
     soon(cluster.stop()).await;
     let order = std::fs::read_to_string(settings.state_dir.join("order")).unwrap();
     assert_eq!(order.lines().count(), 3, "{order}");
     assert_eq!(order.lines().last(), Some("coordinator stopped"));
+}
+
+#[test]
+fn nobody_else_lists_the_state_directory_or_reads_its_logs() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = make_state_dir(&dir.path().join("new")).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&made) & 0o066, 0, "{:o}", mode(&made));
+    assert_eq!(mode(&made.join("logs")), 0o700);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Standard error as a screen: lines above live bars on a terminal, plain lines elsewhere.
 
 use super::width::stderr_width;
+use super::{complain, shown};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -52,8 +53,8 @@ impl Screen {
     pub(crate) fn line(&self, text: &str) {
         match &self.0 {
             // Fails only if the terminal has gone, and then nobody reads it.
-            Kind::Bars(bars) => drop(bars.println(text)),
-            Kind::Lines => eprintln!("{text}"),
+            Kind::Bars(bars) => drop(bars.println(shown(text))),
+            Kind::Lines => complain(text),
             #[cfg(test)]
             Kind::Captured(sender) => drop(sender.send(text.to_owned())),
         }
@@ -66,7 +67,7 @@ impl Screen {
         };
         let bar = bars.add(ProgressBar::new(total.unwrap_or(0)));
         bar.set_style(style(total.is_some()));
-        bar.set_prefix(name.to_owned());
+        bar.set_prefix(shown(name));
         bar.enable_steady_tick(REDRAW);
         bar
     }

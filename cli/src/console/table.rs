@@ -1,5 +1,7 @@
 //! Tables of aligned columns.
 
+use medley_protocol::text::plain;
+
 /// Characters that a column keeps that is cut.
 const MIN_ROOM: usize = 10;
 
@@ -33,7 +35,8 @@ impl Table {
 
     /// Adds a row; missing cells are empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let mut cells: Vec<String> = cells.into_iter().collect();
+        // What others wrote must not look like rows of its own.
+        let mut cells: Vec<String> = cells.into_iter().map(|cell| plain(&cell, usize::MAX)).collect();
         cells.resize(self.columns.len(), String::new());
         self.rows.push(cells);
     }
@@ -134,6 +137,13 @@ mod tests {
         assert_eq!(table.within(Some(8)).lines().nth(1), Some("a      123456789…"));
         assert_eq!(table.within(None), table.plain());
         assert_eq!(table.within(Some(80)), table.plain());
+    }
+
+    #[test]
+    fn a_cell_makes_no_row_of_its_own() {
+        let mut table = Table::new(&[("name", Align::Left)]);
+        table.row(["a\nb\u{1b}".to_owned()]);
+        assert_eq!(table.plain(), "NAME\na\\nb\\u{1b}\n");
     }
 
     #[test]

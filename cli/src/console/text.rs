@@ -1,6 +1,7 @@
 //! Words for numbers.
 
 use chrono::{DateTime, Local, Utc};
+use medley_protocol::text::plain;
 use serde::Serialize;
 
 /// Seconds as people say them: `8.4s`, `42s`, `3m 07s`, `1h 02m`.
@@ -58,6 +59,12 @@ pub(crate) fn bytes(value: u64) -> String {
     }
     let decimals = usize::from(unit > 0 && amount < 9.95);
     format!("{amount:.decimals$} {}", UNITS[unit])
+}
+
+/// A text that others wrote, as a terminal shows it and does not obey it: controls are written out, but the ends of lines.
+pub(crate) fn shown(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(|line| plain(line, usize::MAX)).collect();
+    lines.join("\n")
 }
 
 /// The name that a kind or state has in JSON.

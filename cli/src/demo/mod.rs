@@ -83,7 +83,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
     };
     screen.line(&format!(
         "dashboard: {}\nlogs: {}",
-        cluster.dashboard()?,
+        cluster.dashboard(screen.is_live())?,
         settings.logs().display()
     ));
     let outcome = tokio::select! {
@@ -97,7 +97,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
     if args.keep_running && matches!(outcome, Ok(Ending::Success)) {
         screen.line(&format!(
             "the cluster keeps running until Ctrl-C: {}",
-            cluster.dashboard()?
+            cluster.dashboard(screen.is_live())?
         ));
         tokio::select! {
             failure = cluster.failure() => screen.line(&failure),

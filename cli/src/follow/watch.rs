@@ -2,7 +2,7 @@
 
 use super::progress::{Bar, Progress};
 use crate::connect::explain;
-use crate::console::{Screen, clock, duration};
+use crate::console::{Screen, clock, duration, shown};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use medley_protocol::client::{Client, Error};
@@ -187,9 +187,9 @@ impl<'a> View<'a> {
         drawn.set_position(bar.done);
         let text = bar.text(self.screen.room(&bar.name, bar.total));
         if bar.over && !drawn.is_finished() {
-            drawn.abandon_with_message(text);
+            drawn.abandon_with_message(shown(&text));
         } else if !bar.over {
-            drawn.set_message(text);
+            drawn.set_message(shown(&text));
         }
     }
 

@@ -85,7 +85,7 @@ pub(super) fn choose(inputs: &Inputs) -> Result<Vec<Card>> {
 fn read(dir: &Path, shard: &Captioned, sample: usize) -> Result<Vec<u8>> {
     let path = dir.join(&shard.file);
     let extent = shard.index.samples[sample].image;
-    let read = || shards::read(&mut std::fs::File::open(&path)?, extent);
+    let read = || shards::read(&std::fs::File::open(&path)?, extent);
     read().with_context(|| format!("cannot read an image of {}", path.display()))
 }
 

@@ -7,10 +7,12 @@ use crate::store::{Earlier, Submission};
 use axum::http::HeaderMap;
 use chrono::Utc;
 use medley_protocol::error::Code;
+use medley_protocol::file::no_file;
 use medley_protocol::ids::JobId;
 use medley_protocol::spec::{DataSpec, Problem, Problems, Spec, StartSpec};
 use medley_protocol::text::is_plain;
 use serde_json::Value;
+use std::fs::DirEntry;
 use std::path::Path;
 
 /// Longest idempotency key.
@@ -110,7 +112,9 @@ fn find(data: &DataSpec, vocab: &str, start: &StartSpec) -> Result<Shards, Probl
         });
     }
     for (path, files) in start.lists() {
-        let missing = files.iter().filter(|file| !Path::new(file).exists());
+        // A directory is one of `transformers`.
+        let is_there = |path: &Path| path.is_file() || path.is_dir();
+        let missing = files.iter().filter(|file| !is_there(Path::new(file)));
         problems.extend(missing.map(|file| Problem {
             path: path.into(),
             message: format!("{file} is not here; put the file of weights there, on every node too"),
@@ -130,11 +134,14 @@ fn shards(directory: &Path) -> Result<Vec<String>, String> {
         |e| format!("{shown} cannot be read ({e}); put the set's *.tar shards there, or set it to \"\" for none");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        let name = name
-            .to_str()
-            .filter(|name| Path::new(name).extension().is_some_and(|e| e == "tar"));
-        names.extend(name.map(str::to_owned));
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        let is_shard = |name: &&str| Path::new(name).extension().is_some_and(|e| e == "tar");
+        let Some(name) = name.to_str().filter(is_shard) else {
+            continue;
+        };
+        check_kind(&entry).map_err(|cause| format!("{}: {cause}; remove it from the set", entry.path().display()))?;
+        names.push(name.to_owned());
     }
     if let Some(odd) = names.iter().find(|name| !is_plain(name)) {
         return Err(format!(
@@ -154,4 +161,13 @@ fn shards(directory: &Path) -> Result<Vec<String>, String> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// Refuses what is no regular file, nor a link to one: a rank would wait for it, or read it without end.
+fn check_kind(entry: &DirEntry) -> Result<(), String> {
+    let mut kind = entry.file_type().map_err(|e| e.to_string())?;
+    if kind.is_symlink() {
+        kind = std::fs::metadata(entry.path()).map_err(|e| e.to_string())?.file_type();
+    }
+    no_file(kind).map_or(Ok(()), |what| Err(format!("it is {what}")))
 }

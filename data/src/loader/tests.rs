@@ -55,8 +55,8 @@ fn loader(dir: &std::path::Path) -> Loader {
 #[test]
 fn any_lane_reads_a_sample_as_its_own_lane_does() {
     let dir = tempfile::tempdir().unwrap();
-    let mut own = loader(dir.path());
-    let mut another = own.another();
+    let own = loader(dir.path());
+    let another = own.another();
     for (step, lane) in (0..7).flat_map(|step| [(step, 0), (step, 1)]) {
         let batch = own.batch(step, lane).unwrap();
         let mut pixels = Vec::new();
@@ -79,7 +79,7 @@ fn threads_of_its_own_make_the_same_batches() {
     // Too little of an image to decode it.
     let corpus = Arc::make_mut(&mut alone.corpus);
     corpus.shards[0].index.samples[7].image.len = 3;
-    let mut shared = alone.another().on_threads(3).unwrap();
+    let shared = alone.another().on_threads(3).unwrap();
     let mut replaced = 0;
     for (step, lane) in (0..7).flat_map(|step| [(step, 0), (step, 1)]) {
         let batch = alone.batch(step, lane).unwrap();
@@ -102,7 +102,7 @@ fn an_epoch_reads_every_text_of_an_image_with_that_image() {
     corpus.shards[0].index.samples[3].more = ["a ring", "the disc"].map(str::to_owned).into();
     let shown = corpus.shards[0].index.samples[3].identity;
     let pairs = corpus.training_pairs(true);
-    let mut loader = Loader::new(Arc::new(corpus), pairs, tokenizer, Settings { batch: 7, ..settings });
+    let loader = Loader::new(Arc::new(corpus), pairs, tokenizer, Settings { batch: 7, ..settings });
     assert_eq!(loader.steps_per_epoch(), 1);
     let batches = [0, 1].map(|lane| loader.batch(0, lane).unwrap());
     let of_image = |batch: &Batch| -> Vec<Vec<u32>> {
@@ -123,14 +123,14 @@ fn an_epoch_reads_every_text_of_an_image_with_that_image() {
 #[test]
 fn a_sample_has_another_view_in_another_epoch() {
     let dir = tempfile::tempdir().unwrap();
-    let mut loader = loader(dir.path());
-    let view = |loader: &mut Loader, step| {
+    let loader = loader(dir.path());
+    let view = |loader: &Loader, step| {
         let mut pixels = Vec::new();
         loader.pixels(step, 5, &mut pixels).unwrap();
         pixels
     };
     assert_eq!(loader.steps_per_epoch(), 3);
-    let first = view(&mut loader, 0);
-    assert_eq!(view(&mut loader, 2), first);
-    assert_ne!(view(&mut loader, 3), first);
+    let first = view(&loader, 0);
+    assert_eq!(view(&loader, 2), first);
+    assert_ne!(view(&loader, 3), first);
 }

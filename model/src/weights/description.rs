@@ -6,11 +6,12 @@
 use super::error::Error;
 use super::source::Source;
 use crate::blip::Blip;
+use medley_protocol::file;
 use medley_protocol::spec::{ModelSpec, Preset, Spec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -64,7 +65,7 @@ impl Description {
 
 /// Reads a JSON file; none if it does not exist.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let file = match File::open(path) {
+    let file = match file::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(Error::io(path))?,
     };

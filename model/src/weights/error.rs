@@ -1,5 +1,6 @@
 //! What can be wrong with a file of weights.
 
+use medley_protocol::file;
 use std::path::{Path, PathBuf};
 
 /// Why weights cannot be read, or written.
@@ -56,6 +57,6 @@ impl Error {
 
     /// Whether the operating system refused for a reason that may pass.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound)
+        matches!(self, Self::Io { source, .. } if file::may_pass(source))
     }
 }

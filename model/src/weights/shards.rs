@@ -4,8 +4,8 @@
 
 use super::error::Error;
 use super::source::{Place, Source, Stored};
+use medley_protocol::file;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ pub(super) fn open(index: &Path) -> Result<(Vec<Source>, Vec<Stored>), Error> {
 /// The names of the files, and the tensors of each.
 fn files(index: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
     let mut json = Vec::new();
-    let file = File::open(index).map_err(Error::io(index))?;
+    let file = file::open(index).map_err(Error::io(index))?;
     file.take(MAX_INDEX).read_to_end(&mut json).map_err(Error::io(index))?;
     let read: Index = serde_json::from_slice(&json)
         .map_err(|e| Error::file(index, format!("it is no index of weights in several files: {e}")))?;

@@ -6,6 +6,7 @@
 use super::dtype::Dtype;
 use super::error::Error;
 use super::{npz, pth, safetensors, shards};
+use medley_protocol::file;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, copy, sink};
 use std::path::{Path, PathBuf};
@@ -103,7 +104,7 @@ impl Source {
 
     /// Opens one file.
     pub(super) fn open_file(path: PathBuf) -> Result<Self, Error> {
-        let mut file = File::open(&path).map_err(Error::io(&path))?;
+        let mut file = file::open(&path).map_err(Error::io(&path))?;
         match recognise(&mut file).map_err(Error::io(&path))? {
             Kind::Zip => Self::open_zip(path, file),
             Kind::Safetensors => {

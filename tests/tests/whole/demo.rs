@@ -118,8 +118,8 @@ fn pictures(data: &Path, scratch: &Scratch) -> [(String, String); 2] {
     let set = data.join("test");
     let shard = set.join(&shards::list(&set).expect("the corpus has shards")[0]);
     let members = shards::members(&shard).expect("the shard can be read").members;
-    let mut tar = fs::File::open(&shard).expect("the shard can be read");
-    let mut read = |extent| shards::read(&mut tar, extent).expect("its members can be read");
+    let tar = fs::File::open(&shard).expect("the shard can be read");
+    let read = |extent| shards::read(&tar, extent).expect("its members can be read");
     std::array::from_fn(|i| {
         let of_kind = |extension: &str| members.iter().filter(|member| member.extension == extension).nth(i);
         let (image, text) = (of_kind("jpg").expect("an image"), of_kind("txt").expect("a text"));

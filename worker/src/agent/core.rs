@@ -28,6 +28,7 @@ mod ranks;
 mod rings;
 mod seating;
 mod vigil;
+mod words;
 
 pub use message::{Input, Output, ProcessId, Reply, Request, RequestId, Trouble};
 

@@ -11,7 +11,7 @@ mod model;
 use crate::rank::{DEVICE, device_name};
 use crate::stage::tasks::pixels;
 use anyhow::{Context as _, ensure};
-use medley_data::decode::{self, Rgb};
+use medley_data::decode;
 use medley_data::text::{clean, words};
 use medley_model::device::Device;
 use medley_model::generate::beam::{Beam, Length};
@@ -19,11 +19,11 @@ use medley_model::generate::nucleus::{GREEDY, Sampling};
 use medley_model::generate::score::match_probability;
 use medley_model::generate::{self, CaptionRequest};
 use medley_model::ops::sum::dot;
+use medley_protocol::file;
 use medley_protocol::inference::{Answer, CaptionText, Captioning, MAX_COUNT, Matched, Request, Search, Work};
 use model::Model;
-use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::sync::Arc;
+use std::path::Path;
 
 /// Texts that grow together: bounds memory, and how long the first answer takes.
 const ROWS_AT_ONCE: usize = 16;
@@ -65,28 +65,31 @@ pub fn answer(
     }
 }
 
-/// An image from a file.
+/// An image from a file, as the model sees it.
 struct Image {
     /// Keys the draws.
     key: u64,
-    pixels: Arc<Rgb>,
+    /// Its square.
+    view: Vec<f32>,
 }
 
 impl Image {
-    /// Reads a file; says why it cannot be done.
-    fn read(path: &str) -> Result<Self, String> {
+    /// Reads a file for a model that looks at squares of this side; says why it cannot be done.
+    fn read(path: &str, side: u32) -> Result<Self, String> {
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(|e| e.to_string())?;
+        let file = file::open(Path::new(path)).map_err(|e| e.to_string())?;
         let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
         read.map_err(|e| e.to_string())?;
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(format!("is larger than {} MiB", MAX_FILE_BYTES >> 20));
         }
-        let pixels = decode::image(&bytes).map_err(|e| e.to_string())?;
+        let image = decode::image(&bytes).map_err(|e| e.to_string())?;
+        let mut view = pixels::room(1, side);
+        pixels::square(&image, side, &mut view);
         let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(&bytes).as_bytes();
         Ok(Self {
             key: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            pixels: Arc::new(pixels),
+            view,
         })
     }
 }
@@ -104,8 +107,9 @@ impl Model {
             generate::Search::Beam(beam) => beam.beams,
             generate::Search::Sample(_) => request.count,
         };
+        let side = self.trained.blip().image_size;
         for paths in paths.chunks((self.rows_at_once / rows).max(1)) {
-            let read: Vec<Result<Image, String>> = paths.iter().map(|path| Image::read(path)).collect();
+            let read: Vec<Result<Image, String>> = paths.iter().map(|path| Image::read(path, side)).collect();
             let readable: Vec<&Image> = read.iter().flatten().collect();
             let mut captions = self.captions(&readable, &request)?.into_iter();
             for (path, read) in paths.iter().zip(&read) {
@@ -130,8 +134,8 @@ impl Model {
         if images.is_empty() {
             return Ok(Vec::new());
         }
-        let decoded: Vec<Arc<Rgb>> = images.iter().map(|image| Arc::clone(&image.pixels)).collect();
-        let view = pixels::squares(&decoded, self.trained.blip().image_size);
+        let views: Vec<&[f32]> = images.iter().map(|image| &image.view[..]).collect();
+        let view = views.concat();
         let keys: Vec<u64> = images.iter().map(|image| image.key).collect();
         let captions = self.trained.captions(&view, &keys, request)?;
         ensure!(
@@ -196,15 +200,14 @@ impl Model {
     fn matches(&mut self, path: &str, texts: &[String]) -> anyhow::Result<Answer> {
         ensure!(!texts.is_empty(), "give a text to match the image with");
         let image = path.to_owned();
-        let pixels = match Image::read(path) {
-            Ok(read) => read.pixels,
+        let view = match Image::read(path, self.trained.blip().image_size) {
+            Ok(read) => read.view,
             Err(reason) => return Ok(Answer::Unreadable { image, reason }),
         };
         let tokens = texts
             .iter()
             .map(|text| self.tokenizer.encode(&clean(text), self.max_tokens));
         let tokens: Vec<Vec<u32>> = tokens.collect();
-        let view = pixels::squares(&[pixels], self.trained.blip().image_size);
         let links: Vec<(u32, u32)> = (0..tokens.len() as u32).map(|text| (0, text)).collect();
         let logits = self.trained.match_logits(&view, 1, &tokens, &links)?;
         let of_image = self.trained.image_features(&view, 1)?;

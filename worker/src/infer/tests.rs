@@ -4,6 +4,7 @@ use super::*;
 use crate::checkpoint::part_range;
 use crate::objects::Objects;
 use crate::stage::inputs;
+use medley_data::decode::Rgb;
 use medley_data::text::Vocabulary;
 use medley_model::state::State;
 use medley_model::weights::export::{Export, Kind};
@@ -198,11 +199,17 @@ fn the_seed_draws_the_captions_of_a_nucleus() {
 fn an_image_that_cannot_be_read_is_answered_by_why_and_the_others_as_ever() {
     let world = World::new();
     let weights = world.checkpoint(StageKind::Captioner);
-    let images = world.images(&["0.jpg", "broken.jpg", "nowhere.jpg", "1.jpg"]);
+    let mut images = world.images(&["0.jpg", "broken.jpg", "nowhere.jpg", "1.jpg"]);
+    images.push("/dev/zero".to_owned());
     let answers = caption(&weights, images.clone(), how(Search::Beam, 1)).unwrap();
     let good = caption(&weights, world.images(&["0.jpg", "1.jpg"]), how(Search::Beam, 1)).unwrap();
     assert_eq!([&answers[0], &answers[3]], [&good[0], &good[1]]);
-    for (at, why) in [(1, "not a readable JPEG or PNG"), (2, "No such file")] {
+    let expected = [
+        (1, "not a readable JPEG or PNG"),
+        (2, "No such file"),
+        (4, "a device, not a regular file"),
+    ];
+    for (at, why) in expected {
         let Answer::Unreadable { image, reason } = &answers[at] else {
             panic!("{:?}", answers[at])
         };

@@ -1,6 +1,7 @@
 //! Whether a training is foreseen to fit this machine: said before it begins.
 
 use crate::agent::gpu::{self, choice};
+use crate::print;
 use crate::rank::memory;
 use anyhow::bail;
 use medley_protocol::estimate::Estimate;
@@ -29,7 +30,7 @@ pub(super) fn check(spec: &Spec, stage: StageKind, ranks: u32, device: &str) -> 
     let Some(estimate) = Estimate::of(spec, stage, lanes) else {
         return Ok(());
     };
-    println!("{}", foreseen(&estimate, is_gpu));
+    print::lines(foreseen(&estimate, is_gpu))?;
     if let Some(lack) = lack(&estimate, ranks, is_gpu, there) {
         let recomputing = Estimate::recomputing(spec, stage, lanes);
         let helps = recomputing.is_some_and(|estimate| self::lack(&estimate, ranks, is_gpu, there).is_none());

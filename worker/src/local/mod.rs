@@ -10,7 +10,7 @@ mod memory;
 mod prepare;
 
 use crate::objects::Objects;
-use crate::rank;
+use crate::{print, rank};
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use medley_model::schedule::Schedule;
@@ -123,7 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let resume = stage_inputs.resume.clone();
     if let Some(manifest) = &resume {
-        println!("going on from step {}", manifest.step);
+        print::lines(format_args!("going on from step {}", manifest.step))?;
     }
     let assignment = Assignment {
         job: JobId::generate(),
@@ -168,8 +168,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let Some(manifest) = last else {
         bail!("the ranks finished without a checkpoint of step {total}");
     };
-    println!("step {total} state {}", digest(&objects, &manifest)?);
-    Ok(())
+    print::lines(format_args!("step {total} state {}", digest(&objects, &manifest)?))
 }
 
 /// A device by its name, with the format that the spec asks for if the name has none.

@@ -10,12 +10,13 @@ use medley_model::device::{DeviceError, NoDevice};
 use medley_protocol::agent::RankState;
 use medley_protocol::checkpoint::Damage;
 use medley_protocol::doubt::Doubt;
+use medley_protocol::text::{MAX_REASON, plain};
 
 /// A rank's last words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Failure {
-    /// Why, for people.
+    /// Why, for people: in one line, whatever is in the files that it speaks of.
     pub reason: String,
     /// Whether starting again may help: false for errors of the spec or the data.
     pub retry: bool,
@@ -29,7 +30,7 @@ impl Failure {
     /// Something that another start may not meet: a peer, a file system, a deadline.
     pub fn passing(reason: impl Into<String>) -> Self {
         Self {
-            reason: reason.into(),
+            reason: plain(&reason.into(), MAX_REASON),
             retry: true,
             damage: None,
             doubt: None,
@@ -131,5 +132,26 @@ impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         let retry = patience::fault_may_pass(&fault, false);
         Self::new(fault.to_string(), retry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medley_protocol::file;
+
+    #[test]
+    fn what_a_file_holds_makes_no_reason_long_or_odd() {
+        let failure = Failure::lasting("a\0".repeat(4 << 20));
+        assert_eq!(failure.reason.chars().count(), MAX_REASON);
+        assert!(failure.reason.starts_with(r"a\0a\0"), "{}", failure.reason);
+        assert!(!failure.retry);
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_not_tried_again() {
+        let source = file::open("/dev/zero".as_ref()).unwrap_err();
+        let path = "/dev/zero".into();
+        assert!(!Failure::from(Fault::Read { path, source }).retry);
     }
 }

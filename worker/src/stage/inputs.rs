@@ -12,10 +12,10 @@ use medley_model::state::State;
 use medley_model::weights::{Error as WeightsError, Start};
 use medley_protocol::agent::StageInputs;
 use medley_protocol::checkpoint::{Manifest, ObjectRef};
+use medley_protocol::file;
 use medley_protocol::spec::{DataSpec, Spec, VocabSpec};
 use medley_protocol::tasks::{Set, ShardName};
 use serde::de::DeserializeOwned;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,7 @@ pub fn tokenizer(objects: &Objects, spec: &VocabSpec, object: Option<&ObjectRef>
 pub fn vocabulary(path: &Path, advice: &str) -> Result<Vocabulary, String> {
     let advice = |cause: std::io::Error| format!("{cause}; give a BERT vocab.txt or tokenizer.json {advice}");
     let mut text = String::new();
-    let file = File::open(path).map_err(advice)?;
+    let file = file::open(path).map_err(advice)?;
     file.take(MAX_VOCAB_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(advice)?;

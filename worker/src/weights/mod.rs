@@ -7,7 +7,7 @@ mod checkpoint;
 
 use crate::objects::Objects;
 use crate::stage::inputs;
-use crate::{checkpoint as parts, local};
+use crate::{checkpoint as parts, local, print};
 use anyhow::{Context as _, bail};
 use checkpoint::Found;
 use clap::{Args, Subcommand, ValueEnum};
@@ -17,6 +17,7 @@ use medley_model::state::State;
 use medley_model::weights::export::{Export, Kind};
 use medley_model::weights::{Family, Source, Start};
 use medley_protocol::spec::Spec;
+use medley_protocol::text::plain;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
@@ -126,11 +127,10 @@ fn show(args: &Show) -> anyhow::Result<()> {
     };
     let (_, report) = start.load(&blip)?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        print::json(&report)
     } else {
-        print!("{report}");
+        print::lines(report)
     }
-    Ok(())
 }
 
 /// Prints the tensors of a file.
@@ -140,13 +140,13 @@ fn list(file: &Path, as_json: bool) -> anyhow::Result<()> {
     let family = Family::of(tensors.iter().map(|tensor| tensor.name.as_str()));
     if as_json {
         let listed = json!({"path": source.path(), "format": format, "family": family, "tensors": tensors});
-        println!("{listed}");
-        return Ok(());
+        return print::json(&listed);
     }
     let family = family.map_or("of no model that is known here".to_owned(), |family| family.to_string());
-    println!("{path}: {format}, {family}, {} tensors", tensors.len());
+    print::lines(format_args!("{path}: {format}, {family}, {} tensors", tensors.len()))?;
     for tensor in tensors {
-        println!("  {} {:?} {}", tensor.name, tensor.shape, tensor.dtype);
+        let name = plain(&tensor.name, usize::MAX);
+        print::lines(format_args!("  {name} {:?} {}", tensor.shape, tensor.dtype))?;
     }
     Ok(())
 }
@@ -173,8 +173,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
         vocabulary: &parsed.to_text(),
     };
     export.write(args.to.into(), &args.out)?;
-    println!("step {} written to {}", manifest.step, args.out.display());
-    Ok(())
+    print::lines(format_args!("step {} written to {}", manifest.step, args.out.display()))
 }
 
 /// The model at that of the spec's image sizes whose state has this size: stages differ in it.

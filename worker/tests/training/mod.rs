@@ -48,10 +48,10 @@ pub(crate) fn final_state(mut command: Command) -> String {
 pub(crate) fn describe_again(dir: &Path, texts: u64, apart: bool) {
     let truth = read_truth(dir, "human").unwrap();
     let path = dir.join("human/shard-000000.tar");
-    let mut file = std::fs::File::open(&path).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     for member in medley_data::shards::members(&path).unwrap().members {
-        let bytes = medley_data::shards::read(&mut file, member.extent).unwrap();
+        let bytes = medley_data::shards::read(&file, member.extent).unwrap();
         files.push((format!("{}.{}", member.key, member.extension), bytes.clone()));
         if member.extension != "jpg" {
             continue;

@@ -56,6 +56,32 @@ async fn missing_data_is_named_field_by_field() {
 }
 
 #[tokio::test]
+async fn shards_and_weights_that_are_no_files_are_refused() {
+    let cluster = Cluster::start().await;
+    let (human, web) = (cluster.data_root().join("human"), cluster.data_root().join("web"));
+    std::os::unix::fs::symlink(human.join("000000.tar"), human.join("link.tar")).unwrap();
+    let mut document = cluster.document("pretrain");
+    cluster.submit(&document).await;
+    std::os::unix::fs::symlink("/dev/zero", web.join("odd.tar")).unwrap();
+    std::fs::create_dir(human.join("folder.tar")).unwrap();
+    document["start"] = json!({"initial": ["/dev/zero"]});
+    let answer = cluster.api.post(Role::Submitter, "/jobs", &document).await;
+    assert_eq!(answer.refusal(), (422, "invalid"));
+    let problem = |at: usize| answer.body["problems"][at].to_string();
+    for (at, field, what) in [
+        (0, "data.human", "folder.tar: it is a directory, not a file"),
+        (1, "data.web", "odd.tar: it is a device, not a regular file"),
+        (2, "start.initial", "/dev/zero is not here"),
+    ] {
+        assert!(
+            problem(at).contains(field) && problem(at).contains(what),
+            "{}",
+            problem(at)
+        );
+    }
+}
+
+#[tokio::test]
 async fn roles_are_needed_as_the_table_says() {
     let cluster = Cluster::start().await;
     let job = cluster.submit(&cluster.document("pretrain")).await;

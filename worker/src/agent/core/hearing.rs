@@ -6,11 +6,13 @@ use super::leases::Work;
 use super::message::{Output, ProcessId, Request};
 use super::ranks::{Process, Seat};
 use super::rings::{Oddity, Rings, Row};
+use super::words;
 use crate::rank::membership::LEADER;
 use crate::supervise::Event;
 use medley_protocol::agent::{FromRank, RankState};
 use medley_protocol::ids::StageId;
 use medley_protocol::rest::{PartHandedIn, PartRefused, TaskFinished, TaskGivenUp, TaskRenewal};
+use medley_protocol::text::{MAX_REASON, plain};
 use std::time::Duration;
 
 pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration, out: &mut Vec<Output>) {
@@ -18,8 +20,9 @@ pub(super) fn hear(state: &mut State, id: ProcessId, event: Event, now: Duration
         return;
     };
     match event {
-        Event::Said(message) => said(state, id, process, message, now, out),
+        Event::Said(message) => said(state, id, process, words::heard(message), now, out),
         Event::Babbled(what) => {
+            let what = plain(&what, MAX_REASON);
             out.push(Output::Warn(format!("{} is killed: {what}", process.describe())));
             let reason = format!("it said something unreadable: {what}");
             state

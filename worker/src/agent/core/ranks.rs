@@ -8,6 +8,7 @@
 use super::leases::Work;
 use super::message::{Output, ProcessId};
 use super::seating::bare;
+use super::words;
 use crate::rank::membership::LEADER;
 use medley_protocol::agent::{Assignment, Connecting, Doing, RankReport, RankState, Register, ToRank};
 use medley_protocol::ids::{CheckpointRequestId, StageId};
@@ -122,7 +123,7 @@ impl Ranks {
             quiet_ms: slot.process.and_then(|id| self.quiet_ms(id, now)),
             connecting: slot.process.and(slot.connecting.clone()),
         };
-        self.slots.iter().map(report).collect()
+        words::in_beat(self.slots.iter().map(report).collect())
     }
 
     /// Where in a step a process is, if it works in this seat.

@@ -6,6 +6,7 @@ mod hardware;
 mod model;
 mod orders;
 mod tasks;
+mod words;
 mod world;
 
 use super::*;

@@ -83,7 +83,7 @@ impl Call {
         told(&missing);
         while !missing.is_empty() {
             self.ended().map_err(|e| without(&missing, &e))?;
-            self.accept(listener, &bring)?;
+            self.accept(listener, &bring);
             match brought.recv_timeout(LOOK) {
                 Ok(Ok((hello, stream))) => {
                     if missing.remove(&hello.rank) {
@@ -155,13 +155,18 @@ impl Call {
         Err(error)
     }
 
-    /// Greets whoever calls now.
-    fn accept(&self, listener: &TcpListener, bring: &Bring) -> io::Result<()> {
+    /// Greets whoever calls now. Whom this process has no descriptor or thread left for calls again: too many callers must not end
+    /// a generation.
+    fn accept(&self, listener: &TcpListener, bring: &Bring) {
         loop {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(e) => return Err(e),
+                Err(e) => {
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        tracing::debug!("a connection cannot be taken yet: {e}");
+                    }
+                    return;
+                }
             };
             let (call, bring) = (self.clone(), bring.clone());
             let greet = move || match call.greet(stream) {
@@ -169,7 +174,9 @@ impl Call {
                 Ok(joined) => drop(bring.send(Ok(joined))),
                 Err(e) => tracing::warn!("turned a connection away: {e}"),
             };
-            thread::Builder::new().name("greet-rank".into()).spawn(greet)?;
+            if let Err(e) = thread::Builder::new().name("greet-rank".into()).spawn(greet) {
+                tracing::debug!("a connection is given up, as no thread can be started for it: {e}");
+            }
         }
     }
 

@@ -87,7 +87,7 @@ impl Tools {
             batch: spec.capfilt.batch.max(1) as usize,
             sides: if own == other { &[own] } else { &[own, other] },
         };
-        series.for_each(&mut Images::read_once(), |batch, views| {
+        series.for_each(&Images::read_once(), |batch, views| {
             entries.extend(self.batch(spec, &corpus, &pairs[batch], views)?);
             progress(entries.len() as u64, u64::from(total));
             Ok(())

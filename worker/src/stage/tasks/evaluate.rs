@@ -77,7 +77,7 @@ impl Eyes {
             batch,
             sides: &[model.blip().image_size],
         };
-        series.for_each(&mut self.images, |batch, views| each(model, batch, &views[0]))
+        series.for_each(&self.images, |batch, views| each(model, batch, &views[0]))
     }
 }
 

@@ -4,10 +4,9 @@ use crate::rank::failure::Failure;
 use crate::stage::patience::{fault_may_pass, patiently};
 use medley_data::dataset::{Corpus, Pair};
 use medley_data::decode::{self, Rgb};
-use medley_data::loader::Images;
+use medley_data::loader::{Fault, Images};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
@@ -31,7 +30,7 @@ impl Series<'_> {
     /// The first [`Failure`] of `each`, or of a batch: a shard that cannot be read, or is not the file that was indexed.
     pub(super) fn for_each(
         &self,
-        images: &mut Images,
+        images: &Images,
         mut each: impl FnMut(Range<usize>, &[Vec<f32>]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         thread::scope(|scope| {
@@ -61,25 +60,50 @@ impl Series<'_> {
         })
     }
 
-    fn squares(&self, images: &mut Images, pairs: &[Pair]) -> Result<Vec<Vec<f32>>, Failure> {
-        let read = || images.get_all(self.corpus, pairs);
-        let decoded = patiently(read, fault_may_pass, || true)?.into_iter().zip(pairs);
-        let decoded = decoded.map(|(image, pair)| image.ok_or_else(|| undecodable(self.corpus, *pair)));
-        let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
-        Ok(self.sides.iter().map(|side| squares(&decoded, *side)).collect())
+    /// The squares of some images, one array for each side. A thread has one decoded image at a time.
+    fn squares(&self, images: &Images, pairs: &[Pair]) -> Result<Vec<Vec<f32>>, Failure> {
+        let mut squares: Vec<Vec<f32>> = self.sides.iter().map(|side| room(pairs.len(), *side)).collect();
+        let are_there = patiently(|| self.draw(images, pairs, &mut squares), fault_may_pass, || true)?;
+        match pairs.iter().zip(are_there).find(|(_, is_there)| !is_there) {
+            Some((pair, _)) => Err(undecodable(self.corpus, *pair)),
+            None => Ok(squares),
+        }
+    }
+
+    /// Draws the squares of some images; returns which of them decode.
+    fn draw(&self, images: &Images, pairs: &[Pair], squares: &mut [Vec<f32>]) -> Result<Vec<bool>, Fault> {
+        let mut places: Vec<Vec<&mut [f32]>> = pairs.iter().map(|_| Vec::new()).collect();
+        for (squares, side) in squares.iter_mut().zip(self.sides) {
+            let of_images = places.iter_mut().zip(squares.chunks_exact_mut(pixels_of(*side)));
+            of_images.for_each(|(of_image, to)| of_image.push(to));
+        }
+        let draw = |(pair, places): (&Pair, Vec<&mut [f32]>)| {
+            let image = images.get(self.corpus, *pair)?;
+            for (side, to) in self.sides.iter().zip(places) {
+                image.iter().for_each(|image| square(image, *side, to));
+            }
+            Ok::<bool, Fault>(image.is_some())
+        };
+        pairs.par_iter().zip(places).map(draw).collect()
     }
 }
 
-/// The whole images, resized to squares: the reference's chain for evaluation.
+/// A whole image, resized to a square and normalised: the reference's chain for evaluation.
 ///
 /// # Shapes
-/// b images → b × 3 × side × side
-pub(crate) fn squares(images: &[Arc<Rgb>], side: u32) -> Vec<f32> {
-    let per_image = 3 * (side * side) as usize;
-    let mut pixels = vec![0.0; images.len() * per_image];
-    let places = pixels.par_chunks_exact_mut(per_image).zip(images);
-    places.for_each(|(to, image)| decode::normalise(&decode::square(image, side), to));
-    pixels
+/// to: 3 × side × side
+pub(crate) fn square(image: &Rgb, side: u32, to: &mut [f32]) {
+    decode::normalise(&decode::square(image, side), to);
+}
+
+/// Room for the squares of some images.
+pub(crate) fn room(images: usize, side: u32) -> Vec<f32> {
+    vec![0.0; images * pixels_of(side)]
+}
+
+/// Numbers that a square takes.
+pub(crate) fn pixels_of(side: u32) -> usize {
+    3 * (side * side) as usize
 }
 
 fn undecodable(corpus: &Corpus, pair: Pair) -> Failure {

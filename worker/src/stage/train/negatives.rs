@@ -67,7 +67,7 @@ pub(super) fn draw(
     blip: &Blip,
     looked: &Looked,
     step: LaneStep,
-    (batch, reader): (&mut Loaded, &mut Loader),
+    (batch, reader): (&mut Loaded, &Loader),
     activity: &Activity,
 ) -> Result<Drawn, Failure> {
     let batch = batch.change();

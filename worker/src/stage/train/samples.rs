@@ -177,12 +177,7 @@ impl Samples {
     }
 }
 
-fn read_all(
-    mut loader: Loader,
-    lanes: &[u32],
-    steps: std::ops::Range<u64>,
-    to: &SyncSender<Word<Batch, Fault>>,
-) -> Loader {
+fn read_all(loader: Loader, lanes: &[u32], steps: std::ops::Range<u64>, to: &SyncSender<Word<Batch, Fault>>) -> Loader {
     for step in steps {
         for lane in lanes {
             let batch = patiently(|| loader.batch(step, *lane), fault_may_pass, || waits(to));

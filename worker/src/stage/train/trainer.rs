@@ -231,7 +231,7 @@ impl Trainer {
             let step = steps[lane as usize];
             let waiting = looked.as_mut().and_then(|looked| looked.batches.pop_front());
             let mut batch = waiting.map_or_else(|| next(samples, step), Ok)?;
-            let drawn = match (&looked, foreign.as_mut()) {
+            let drawn = match (&looked, foreign.as_ref()) {
                 (Some(looked), Some(reader)) => {
                     Some(negatives::draw(blip, looked, step, (&mut batch, reader), activity)?)
                 }

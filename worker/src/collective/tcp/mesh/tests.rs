@@ -284,6 +284,20 @@ fn strangers_are_turned_away_and_members_are_not_kept_out_by_them() {
 }
 
 #[test]
+fn connections_that_cannot_be_taken_end_no_generation() {
+    let mut site = Site::new(2);
+    // Every attempt to take a connection from it fails, and not because there is none.
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    site.listeners[0] = TcpListener::from(std::os::fd::OwnedFd::from(deaf));
+    let timing = Timing {
+        connect: Duration::from_millis(50),
+        ..timing()
+    };
+    let error = site.join(&site.hello(0), timing).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+}
+
+#[test]
 fn a_member_that_never_comes_is_named() {
     let site = Site::new(3);
     let timing = Timing {

@@ -76,7 +76,7 @@ fn pixels_of(world: &World, row: &Row) -> Vec<f32> {
     let path = world.set_dir(Set::Test).join(&row.shard);
     let found = shards::members(&path).unwrap().members;
     let image = found.iter().find(|m| m.key == row.key && m.extension == "jpg").unwrap();
-    let bytes = shards::read(&mut std::fs::File::open(path).unwrap(), image.extent).unwrap();
+    let bytes = shards::read(&std::fs::File::open(path).unwrap(), image.extent).unwrap();
     let mut pixels = vec![0.0; 3 * 32 * 32];
     decode::normalise(&decode::jpeg(&bytes).unwrap(), &mut pixels);
     pixels

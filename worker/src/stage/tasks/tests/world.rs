@@ -86,10 +86,10 @@ impl World {
     /// Gives every image of a set's first shard a second text: the first one's words backwards.
     pub(super) fn describe_again(&self, set: Set) {
         let path = self.set_dir(set).join("shard-000000.tar");
-        let mut file = File::open(&path).unwrap();
+        let file = File::open(&path).unwrap();
         let mut files = Vec::new();
         for member in shards::members(&path).unwrap().members {
-            let bytes = shards::read(&mut file, member.extent).unwrap();
+            let bytes = shards::read(&file, member.extent).unwrap();
             if member.extension == "txt" {
                 let words = String::from_utf8(bytes.clone()).unwrap();
                 let backwards: Vec<&str> = words.split(' ').rev().collect();
