@@ -11,12 +11,13 @@ export function defaultStage(stages: StageView[]): StageView | null {
   return active ?? training.findLast((stage) => stage.done > 0) ?? training[0] ?? stages[0] ?? null;
 }
 
-const PLACED = ["stage-placed", "stage-grows", "stage-shrinks", "stage-moves"];
+const PLACED = new Set(["stage-placed", "stage-grows", "stage-shrinks", "stage-moves"]);
 
 /** What was said last of where the ranks of a stage's present generation are; empty if nothing was. */
 export function placement(stage: StageView, events: EventView[]): string {
   const present = `generation ${stage.generation} `;
-  const says = (event: EventView) => event.stage === stage.id && PLACED.includes(event.kind) && event.message.includes(present);
+  const says = (event: EventView) =>
+    event.stage === stage.id && PLACED.has(event.kind) && event.message.includes(present);
   return events.findLast(says)?.message ?? "";
 }
 
