@@ -131,7 +131,7 @@ export async function fixtureChecks(context, server, shot, timeout) {
       assert.equal(await page.getByText("What it has goes to other nodes").count(), 1);
       const lost = page.locator("[data-test=nodes] section").filter({ hasText: "node-d" });
       await lost.getByText("lost", { exact: true }).waitFor({ timeout });
-      await page.locator("[data-test=work]").getByRole("link", { name: "bootstrap-demo" }).first().waitFor({ timeout });
+      await page.locator("[data-test=work]").getByRole("link", { name: "needs-bf16 · pretrain-0" }).waitFor({ timeout });
       await shot(page, "drained");
       return { page, faults };
     },

@@ -29,6 +29,6 @@ export function consequence(node: NodeView): string {
     case "drained":
       return "It has nothing left and takes nothing new: it can be switched off";
     case "lost":
-      return "Its agent is not heard; what it had goes on elsewhere";
+      return "Its agent is not heard";
   }
 }
