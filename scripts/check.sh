@@ -45,7 +45,7 @@ step_cuda() {
   fi
   use_tools
   cargo clippy --locked --release --workspace --features medley-worker/cuda --all-targets -- -D warnings
-  cargo test --locked --release --workspace --features medley-worker/cuda --lib -- cuda:: nccl:: doctor:: gpu
+  cargo test --locked --release --workspace --features medley-worker/cuda --lib -- cuda:: nccl:: doctor:: gpu::
 }
 
 # The demo is one of the tests: the whole product once, small.

@@ -1,5 +1,6 @@
 //! Finding the coordinator and its token.
 
+use crate::failure::Refusal;
 use anyhow::{Context, Result, anyhow};
 use medley_protocol::client::{Client, Error};
 use medley_protocol::error::Code;
@@ -82,10 +83,11 @@ pub(crate) fn explain(error: Error) -> anyhow::Error {
             "no answer from the coordinator at {url} ({}): start it with `medley up`, or give --url",
             root_cause(&source)
         ),
-        Error::Refused(problem) if matches!(problem.code, Code::Unauthorized | Code::Forbidden) => {
-            anyhow!("{problem}: give --token-file, a token with the right role")
+        Error::Refused(problem) => {
+            let is_token = matches!(problem.code, Code::Unauthorized | Code::Forbidden);
+            let advice = is_token.then_some("give --token-file, a token with the right role");
+            Refusal { problem, advice }.into()
         }
-        Error::Refused(problem) => anyhow!("{problem}"),
     }
 }
 

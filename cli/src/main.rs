@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod console;
 mod demo;
+mod failure;
 #[cfg(test)]
 mod fake;
 mod follow;
@@ -25,6 +26,7 @@ mod submit;
 mod up;
 
 use crate::infer::{caption, matching};
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -44,7 +46,7 @@ Commands that talk to a coordinator find it by --url and --token-file (MEDLEY_UR
 #[derive(Debug, Parser)]
 #[command(name = "medley", version, after_help = EXAMPLES)]
 struct Cli {
-    /// Print JSON for scripts instead of tables for people.
+    /// Print JSON for scripts instead of tables for people; errors too, as one line on standard error.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -98,13 +100,30 @@ impl From<Ending> for ExitCode {
     }
 }
 
+/// The command line; ends the program if it is wrong.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        if error.kind() != ErrorKind::ValueValidation {
+            error.exit();
+        }
+        eprint!("{}", plain_words(&error.render().to_string()));
+        std::process::exit(2)
+    })
+}
+
+/// What is wrong with a value, without what only programmers say.
+fn plain_words(text: &str) -> String {
+    text.replace("invalid digit found in string", "give a whole number")
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
+    let json = cli.json;
     match run(cli) {
         Ok(ending) => ending.into(),
         Err(error) if console::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            failure::tell(&error, json);
             ExitCode::FAILURE
         }
     }
@@ -136,11 +155,21 @@ fn run(cli: Cli) -> anyhow::Result<Ending> {
 
 #[cfg(test)]
 mod tests {
-    use super::Cli;
-    use clap::CommandFactory;
+    use super::{Cli, plain_words};
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_no_number_is_told_in_plain_words() {
+        let error = Cli::try_parse_from(["medley", "jobs", "--limit", "x"]).unwrap_err();
+        let words = plain_words(&error.render().to_string());
+        assert!(
+            words.contains("'x'") && words.contains("give a whole number"),
+            "{words}"
+        );
     }
 }

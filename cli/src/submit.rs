@@ -5,6 +5,7 @@ mod dry_run;
 use crate::Ending;
 use crate::connect::{Connection, explain};
 use crate::console::{Screen, print, print_json};
+use crate::failure::Refusal;
 use crate::follow::watch;
 use crate::signals::Signals;
 use anyhow::{Context, Result, anyhow, bail};
@@ -69,11 +70,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         document["ledger"] = Value::Bool(true);
     }
     if args.check {
-        let spec = Spec::from_document(&document).map_err(|problems| {
-            anyhow!(
-                "the spec is not valid\n  {}",
-                problems.to_string().replace('\n', "\n  ")
-            )
+        let spec = Spec::from_document(&document).map_err(|problems| Refusal {
+            problem: problems.into(),
+            advice: None,
         })?;
         print_json(&spec)?;
         return Ok(Ending::Success);

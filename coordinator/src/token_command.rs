@@ -5,6 +5,7 @@ use crate::state_dir::StateDir;
 use crate::store::Store;
 use crate::tokens::{Role, Token};
 use anyhow::Context;
+use medley_protocol::text::is_plain;
 use std::time::Duration;
 
 /// Makes, lists and revokes tokens.
@@ -54,7 +55,10 @@ async fn act(database: &Database, action: Action) -> anyhow::Result<()> {
     let store = Store::new(database.pool.clone());
     match action {
         Action::Create { role, name } => {
-            anyhow::ensure!(!name.trim().is_empty(), "--name is empty: say who will hold the token");
+            anyhow::ensure!(
+                !name.trim().is_empty() && is_plain(&name),
+                "--name must say in one line who will hold the token"
+            );
             let token = Token::generate(role);
             store
                 .add_token(token.hash(), role, &name)

@@ -52,8 +52,9 @@ impl Coordinator {
 
     /// Sends a signal and waits for the end; the answer is the exit code.
     fn end(mut self, signal: &str) -> Option<i32> {
-        let sent = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
+        // The shell's own: the program of that name is not on every machine.
+        let sent = Command::new("sh")
+            .args(["-c", "kill \"$@\"", "kill", signal, &self.child.id().to_string()])
             .status();
         assert!(sent.unwrap().success());
         let deadline = Instant::now() + END;

@@ -286,6 +286,7 @@ mod tests {
                     reason: Reason::EmptyCaption,
                     detail: String::new(),
                 }],
+                damage: None,
                 words: WordCounts::new(),
             },
             overlay: entries.map(|entries| Overlay { entries }),

@@ -1,7 +1,8 @@
 //! What can be read in a shard, found before anything is trained on it.
 //!
 //! Every image is decoded and every caption cleaned once, when the dataset version is made. What is broken is listed with a
-//! reason and left out, a caption without its image's others; while training nothing is skipped.
+//! reason and left out, a caption without its image's others; while training nothing is skipped. An archive that is damaged as a
+//! whole is no broken sample: nobody knows how many are lost with it, so none of it counts, and no version is made of it.
 //!
 //! An image has one caption, `KEY.txt`, or several, `KEY.txt`, `KEY.1.txt`, `KEY.2.txt` and so on.
 
@@ -29,7 +30,7 @@ pub enum Reason {
     MissingCaption,
     /// A member is larger than any sample should be.
     TooLarge,
-    /// The archive ends, or is damaged, within a member; what follows is lost.
+    /// Found in indexes that were made before damaged archives were refused: what followed in it is lost.
     BrokenArchive,
 }
 
@@ -99,6 +100,9 @@ pub struct ShardIndex {
     pub samples: Vec<Sample>,
     /// The others, in order.
     pub broken: Vec<Broken>,
+    /// What is wrong with the archive as a whole, if anything is; no sample is listed then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// Words of the readable captions.
     pub words: WordCounts,
 }
@@ -118,8 +122,13 @@ struct Parts {
     texts: BTreeMap<Option<u16>, Extent>,
 }
 
-/// Why something cannot be read, and more about it.
-type Fault = (Reason, String);
+/// Why something is not there.
+enum Fault {
+    /// It is broken: why, and more about it.
+    Broken(Reason, String),
+    /// The file cannot be read.
+    Unread(std::io::Error),
+}
 
 /// Reads every sample of a shard. `progress` is told (done, total).
 ///
@@ -139,25 +148,22 @@ pub fn build(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<ShardInd
         blake3: hasher.finalize().to_string(),
         samples: Vec::new(),
         broken: Vec::new(),
+        damage: found.broken,
         words: WordCounts::new(),
     };
+    if index.damage.is_some() {
+        return Ok(index);
+    }
     let groups = group(&found.members);
     let total = groups.len() as u64;
     for (i, (key, parts)) in groups.into_iter().enumerate() {
-        if let Some(sample) = sample(&mut file, &key, &parts, &mut index.broken) {
+        if let Some(sample) = sample(&mut file, &key, &parts, &mut index.broken).map_err(io)? {
             for word in sample.texts().flat_map(words) {
                 *index.words.entry(word).or_default() += 1;
             }
             index.samples.push(sample);
         }
         progress(i as u64 + 1, total);
-    }
-    if let Some(detail) = found.broken {
-        index.broken.push(Broken {
-            key: String::new(),
-            reason: Reason::BrokenArchive,
-            detail,
-        });
     }
     Ok(index)
 }
@@ -193,50 +199,52 @@ fn number_of_text(extension: &str) -> Option<u16> {
     (number < u16::MAX).then_some(number)
 }
 
-/// Reads a sample. What cannot be read in it is put to `broken`: each text by itself, an image once.
-fn sample(file: &mut File, key: &str, parts: &Parts, broken: &mut Vec<Broken>) -> Option<Sample> {
-    let mut refuse = |number: Option<u16>, (reason, detail): Fault| {
+/// Reads a sample. What is broken in it is put to `broken`: each text by itself, an image once.
+fn sample(file: &mut File, key: &str, parts: &Parts, broken: &mut Vec<Broken>) -> std::io::Result<Option<Sample>> {
+    let mut refuse = |number: Option<u16>, reason, detail| {
         let key = number.map_or_else(|| key.to_owned(), |number| format!("{key}.{number}"));
         broken.push(Broken { key, reason, detail });
     };
     let Some(extent) = parts.image else {
-        refuse(None, (Reason::MissingImage, "there is no .jpg".to_owned()));
-        return None;
+        refuse(None, Reason::MissingImage, "there is no .jpg".to_owned());
+        return Ok(None);
     };
     if parts.texts.is_empty() {
-        refuse(None, (Reason::MissingCaption, "there is no .txt".to_owned()));
+        refuse(None, Reason::MissingCaption, "there is no .txt".to_owned());
     }
     let mut texts = Vec::new();
     for (number, extent) in &parts.texts {
         match text(file, *extent) {
             Ok(text) => texts.push(text),
-            Err(fault) => refuse(*number, fault),
+            Err(Fault::Broken(reason, detail)) => refuse(*number, reason, detail),
+            Err(Fault::Unread(error)) => return Err(error),
         }
     }
     let mut texts = texts.into_iter();
-    let first = texts.next()?;
+    let Some(first) = texts.next() else { return Ok(None) };
     match image(file, extent) {
-        Ok(identity) => Some(Sample {
+        Ok(identity) => Ok(Some(Sample {
             key: key.to_owned(),
             image: extent,
             identity,
             text: first,
             more: texts.collect(),
-        }),
-        Err(fault) => {
-            refuse(None, fault);
-            None
+        })),
+        Err(Fault::Broken(reason, detail)) => {
+            refuse(None, reason, detail);
+            Ok(None)
         }
+        Err(Fault::Unread(error)) => Err(error),
     }
 }
 
 /// A cleaned caption.
 fn text(file: &mut File, extent: Extent) -> Result<String, Fault> {
     let bytes = member(file, extent, "text", MAX_TEXT_BYTES)?;
-    let caption = String::from_utf8(bytes).map_err(|error| (Reason::UnreadableCaption, error.to_string()))?;
-    let caption = clean(&caption);
+    let unreadable = |error: std::string::FromUtf8Error| Fault::Broken(Reason::UnreadableCaption, error.to_string());
+    let caption = clean(&String::from_utf8(bytes).map_err(unreadable)?);
     if caption.is_empty() {
-        return Err((Reason::EmptyCaption, String::new()));
+        return Err(Fault::Broken(Reason::EmptyCaption, String::new()));
     }
     Ok(caption)
 }
@@ -244,15 +252,18 @@ fn text(file: &mut File, extent: Extent) -> Result<String, Fault> {
 /// The identity of an image that can be decoded.
 fn image(file: &mut File, extent: Extent) -> Result<u64, Fault> {
     let bytes = member(file, extent, "image", MAX_IMAGE_BYTES)?;
-    decode::jpeg(&bytes).map_err(|error| (Reason::BrokenImage, error.to_string()))?;
+    decode::jpeg(&bytes).map_err(|error| Fault::Broken(Reason::BrokenImage, error.to_string()))?;
     Ok(identity(&bytes))
 }
 
 fn member(file: &mut File, extent: Extent, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
     if extent.len > limit {
-        return Err((Reason::TooLarge, format!("{what} of {} bytes", extent.len)));
+        return Err(Fault::Broken(
+            Reason::TooLarge,
+            format!("{what} of {} bytes", extent.len),
+        ));
     }
-    shards::read(file, extent).map_err(|error| (Reason::BrokenArchive, error.to_string()))
+    shards::read(file, extent).map_err(Fault::Unread)
 }
 
 fn identity(image: &[u8]) -> u64 {

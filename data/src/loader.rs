@@ -61,7 +61,7 @@ pub struct Batch {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A shard that the dataset version names cannot be read.
-    #[error("{path}: {source}; the dataset version needs this shard, so put it back or submit a new job")]
+    #[error("{path}: {source}; the dataset version needs this shard: put it back where every node can read it")]
     Read {
         /// The shard.
         path: PathBuf,

@@ -3,6 +3,8 @@
 //! A shard is read once, member by member, with sizes bounded before anything is allocated; later a sample is read with one seek.
 //! Nothing in a shard can make this code panic: what cannot be read is classified.
 
+mod damage;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -90,14 +92,14 @@ pub fn list(set: &Path) -> Result<Vec<String>, Error> {
 pub struct Members {
     /// All whole members, in order.
     pub members: Vec<Member>,
-    /// Why the walk ended early, if it did.
+    /// What is wrong with the archive as a whole, if anything is: then nobody knows what is missing.
     pub broken: Option<String>,
 }
 
 /// Lists the members of a shard.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be opened; a damaged archive is not an error, but ends the list.
+/// [`Error::Io`] if the file cannot be read; a damaged archive is not an error, but ends the list.
 pub fn members(path: &Path) -> Result<Members, Error> {
     let io = |source| Error::Io {
         path: path.to_owned(),
@@ -110,6 +112,7 @@ pub fn members(path: &Path) -> Result<Members, Error> {
         members: Vec::new(),
         broken: None,
     };
+    let mut failed = None;
     let entries = archive.entries_with_seek().map_err(io)?;
     for entry in entries {
         let member = entry.and_then(|entry| member_of(&entry, size));
@@ -117,11 +120,13 @@ pub fn members(path: &Path) -> Result<Members, Error> {
             Ok(Some(member)) => found.members.push(member),
             Ok(None) => {}
             Err(error) => {
-                found.broken = Some(error.to_string());
+                failed = Some(error);
                 break;
             }
         }
     }
+    let mut file = archive.into_inner();
+    found.broken = damage::of(&mut file, failed, found.members.is_empty()).map_err(io)?;
     Ok(found)
 }
 
@@ -134,7 +139,7 @@ fn member_of<R: Read>(entry: &tar::Entry<R>, file_size: u64) -> std::io::Result<
         len: entry.size(),
     };
     if extent.offset.checked_add(extent.len).is_none_or(|end| end > file_size) {
-        return Err(std::io::Error::other("the archive ends within a member"));
+        return Err(std::io::Error::other("it is cut short: it ends within a file"));
     }
     let path = entry.path()?;
     let name = path.to_string_lossy();
@@ -231,6 +236,69 @@ mod tests {
         let found = members(&path).unwrap();
         assert_eq!(found.members.len(), 1);
         assert!(found.broken.is_some());
+    }
+
+    /// Three members, each a header and a block; then the end, two blocks of zeros.
+    #[test]
+    fn whatever_is_wrong_with_an_archive_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = shard(dir.path());
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(whole.len(), 512 * 8);
+        let with = |at: usize, bytes: &[u8]| {
+            let mut changed = whole.clone();
+            changed[at..at + bytes.len()].copy_from_slice(bytes);
+            changed
+        };
+        let padded = [&whole[..], &[0; 9 * 512]].concat();
+        let unwritten = [&whole[..2048], &vec![0; 2 << 20][..]].concat();
+        let cases: [(&[u8], Option<&str>); 17] = [
+            (&whole, None),
+            (&padded, None),
+            (&[], Some("it is empty")),
+            (&[0; 1024], Some("it holds no samples")),
+            (&whole[..512], Some("it is cut short: it ends within a file")),
+            (&whole[..600], Some("it is cut short: the end")),
+            (&whole[..1024], Some("it is cut short: the end")),
+            (&whole[..1100], Some("it is cut short: it ends within the header")),
+            (&whole[..512 * 6], Some("it is cut short: the end")),
+            (&whole[..300], Some("it is cut short: it ends within the header")),
+            (&with(1024, b"X"), Some("it is damaged: what should be the header")),
+            (
+                &with(1024, &[0; 1024]),
+                Some("its archive ends at byte 1024, and others follow"),
+            ),
+            (
+                &[&whole[..], &whole[..]].concat(),
+                Some("its archive ends at byte 3072, and others"),
+            ),
+            (
+                &unwritten,
+                Some("its archive ends at byte 2048 of 2099200: it was never written"),
+            ),
+            (b"\x1f\x8b\x08\0\0\0", Some("it looks gzip-compressed")),
+            (
+                &[b"\x28\xb5\x2f\xfd".as_slice(), &[0xa7; 2000]].concat(),
+                Some("it looks zstd-compressed"),
+            ),
+            (&[0xa7; 2000], Some("it is no tar archive")),
+        ];
+        for (i, (bytes, expected)) in cases.into_iter().enumerate() {
+            std::fs::write(&path, bytes).unwrap();
+            let broken = members(&path).unwrap().broken;
+            let is_told = match (&broken, expected) {
+                (Some(told), Some(start)) => told.starts_with(start),
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(is_told, "case {i}: {broken:?} instead of {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_no_damaged_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(members(dir.path()), Err(Error::Io { .. })));
     }
 
     #[test]

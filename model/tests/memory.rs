@@ -14,7 +14,8 @@ use medley_protocol::stage::StageKind;
 
 /// Most bytes of activations that are in use at once in a lane, with texts of half the length that they may have.
 fn taken(spec: &Spec, objective: Objective) -> usize {
-    let blip = model(spec);
+    let mut blip = model(spec);
+    blip.recomputes = spec.pretrain.recompute;
     let state = State::fresh(&blip, 1);
     let length = spec.pretrain.max_tokens.div_ceil(2);
     let samples = Samples::new(&blip, (0..spec.lanes.batch).map(|_| length));
@@ -31,10 +32,13 @@ fn taken(spec: &Spec, objective: Objective) -> usize {
 
 #[test]
 fn a_lane_takes_the_memory_that_is_foreseen() {
-    for (preset, dropout) in [("nano", 0.0), ("tiny", 0.0), ("tiny", 0.1)] {
+    let lanes = [("nano", 0.0), ("tiny", 0.0), ("tiny", 0.1)];
+    for ((preset, dropout), recompute) in lanes.into_iter().flat_map(|lane| [(lane, false), (lane, true)]) {
+        let section = serde_json::json!({"recompute": recompute});
         let document = serde_json::json!({
             "name": "t", "kind": "bootstrap", "preset": preset, "data": {"root": "/d"},
             "lanes": {"batch": 16}, "model": {"queue": 1024, "text": {"dropout": dropout}},
+            "pretrain": section, "captioner": section, "filter": section,
         });
         let spec = Spec::from_document(&document).unwrap();
         for (stage, objective) in [
@@ -48,7 +52,7 @@ fn a_lane_takes_the_memory_that_is_foreseen() {
             let off = foreseen as f64 / taken(&spec, objective) as f64 - 1.0;
             assert!(
                 off.abs() < 0.12,
-                "{preset} {stage}, dropout {dropout}: {:+.1} %",
+                "{preset} {stage}, dropout {dropout}, recompute {recompute}: {:+.1} %",
                 100.0 * off
             );
         }

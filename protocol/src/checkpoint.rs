@@ -15,6 +15,14 @@ pub struct ObjectRef {
     pub size_bytes: u64,
 }
 
+/// Where the objects of checkpoints lie, and nothing else does: objects elsewhere are never deleted.
+pub const FOLDER: &str = "checkpoints/";
+
+/// Where the objects of a stage's checkpoints lie: the beginning of their keys.
+pub fn folder(stage: StageId) -> String {
+    format!("{FOLDER}{stage}/")
+}
+
 impl ObjectRef {
     /// Whether the key is well formed: relative, without `..`, and of harmless characters only.
     pub fn is_valid_key(key: &str) -> bool {

@@ -1,6 +1,6 @@
 //! One table from error code to HTTP status and problem+json body (RFC 9457).
 
-use crate::spec::Problem;
+use crate::spec::{Problem, Problems};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -101,12 +101,41 @@ impl ProblemBody {
     }
 }
 
+impl From<Problems> for ProblemBody {
+    fn from(Problems(problems): Problems) -> Self {
+        let detail = match problems.as_slice() {
+            [only] => only.to_string(),
+            several => format!("{} fields are wrong", several.len()),
+        };
+        let mut body = Self::new(Code::Invalid, detail);
+        body.problems = problems;
+        body
+    }
+}
+
+/// The detail, and each problem on a line of its own unless it is the detail.
 impl fmt::Display for ProblemBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.detail)?;
-        for problem in &self.problems {
-            write!(f, "\n  {}: {}", problem.path, problem.message)?;
+        let problems = self.problems.iter().map(Problem::to_string);
+        for problem in problems.filter(|problem| *problem != self.detail) {
+            write!(f, "\n  {problem}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_problem_is_said_once_and_several_on_a_line_each() {
+        let one = ProblemBody::from(Problems::one("lanes.count", "is 0"));
+        assert_eq!(one.to_string(), "lanes.count: is 0");
+        let mut several = Problems::one("", "no table");
+        several.0.extend(Problems::one("seed", "is -1").0);
+        let several = ProblemBody::from(several);
+        assert_eq!(several.to_string(), "2 fields are wrong\n  no table\n  seed: is -1");
     }
 }

@@ -1,14 +1,36 @@
 //! Typed identifiers: newtypes over UUIDv7, so that neither SQL nor HTTP sees a naked id.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Visitor};
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use uuid::Uuid;
+
+/// A text is no id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is no id: an id looks like 0199d3a2-7c41-7a3e-9b1c-2f6e8d5a4b10")]
+pub struct NotAnId;
+
+/// Reads an id from a text.
+struct Text<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = NotAnId>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
         pub struct $name(Uuid);
 
@@ -42,9 +64,15 @@ macro_rules! id {
         }
 
         impl FromStr for $name {
-            type Err = uuid::Error;
+            type Err = NotAnId;
             fn from_str(s: &str) -> Result<Self, Self::Err> {
-                Uuid::parse_str(s).map(Self)
+                Uuid::parse_str(s).map(Self).map_err(|_| NotAnId)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(PhantomData))
             }
         }
     };
@@ -86,3 +114,19 @@ id!(
     /// The token that proves a lease.
     LeaseToken
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_json_and_what_is_none_is_told_in_own_words() {
+        let id = JobId::generate();
+        let text = serde_json::to_string(&id).unwrap();
+        assert_eq!(serde_json::from_str::<JobId>(&text).unwrap(), id);
+        assert_eq!(serde_json::from_value::<JobId>(serde_json::json!(id)).unwrap(), id);
+        let error = serde_json::from_str::<JobId>("\"nope\"").unwrap_err().to_string();
+        assert!(error.starts_with("is no id: an id looks like"), "{error}");
+        assert!("0199d3a2-7c41-7a3e-9b1c-2f6e8d5a4b10".parse::<JobId>().is_ok());
+    }
+}

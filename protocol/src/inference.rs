@@ -161,6 +161,9 @@ pub struct Matched {
     pub probability: f32,
     /// Cosine of the features of image and text.
     pub cosine: f32,
+    /// Words of the text that the vocabulary does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! Everything that two of Medley's processes say to each other, or that a user says to them, is a type of this
 //! crate: [`ids`], the job [`spec`], what agents report and are told ([`agent`]), [`tasks`] leased to ranks,
 //! [`metrics`] and the [`ledger`] of steps, [`checkpoint`] manifests, what becomes of them in [`doubt`], single
-//! [`inference`]s, the [`staircase`] of speeds, when a rank is missed ([`vigil`]), the REST bodies ([`rest`]) and the one table
-//! of [`error`] codes.
+//! [`inference`]s, the [`staircase`] of speeds, when a rank is missed ([`vigil`]), the REST bodies ([`rest`]), the one table
+//! of [`error`] codes, and what makes a [`text`] fit for people.
 //!
 //! There is no IO here, but for two features: `client` adds a typed HTTP client in [`client`], and `store` opens the object
 //! store that a URL names, for all programs alike, in [`store`].
@@ -28,4 +28,5 @@ pub mod staircase;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod tasks;
+pub mod text;
 pub mod vigil;

@@ -4,10 +4,13 @@
 //! says ([`faults`]). What the ranks logged tells how long each fault held the training up ([`timeline`]); at the end both
 //! trainings must hold the same bytes.
 
+mod args;
 mod faults;
 mod processes;
 mod summary;
 mod timeline;
+
+pub(crate) use args::Args;
 
 use crate::Ending;
 use crate::cluster::{Cluster, Programs, Restarts, Settings, address, make_state_dir};
@@ -19,14 +22,14 @@ use crate::submit::{fresh_key, submit};
 use crate::up::{await_nodes, stop};
 use anyhow::{Context, Result, anyhow, bail};
 use chrono::Utc;
-use faults::{Fault, Kind, Plan};
+use faults::{Fault, Plan};
 use medley_data::synth::{self, SynthSpec};
 use medley_protocol::client::Client;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::{CheckpointView, JobDetail};
 use medley_protocol::stage::{JobState, StageState};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use summary::{Blow, Effects, Summary};
 use timeline::Timeline;
@@ -43,71 +46,12 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What ranks log besides the usual: each committed step.
 const LOG: &str = "info,medley_worker::stage::train=debug";
 
-const MORE: &str = "\
-Three trainings run on a cluster of this machine: a short one that measures the speed, one during which processes are killed
-and stopped, and the same once more without any fault. The command succeeds if both end with the same bytes, and prints for each
-kind of fault how long it took until a member noticed and until the next step was committed.
-
-The same seed draws the same faults. Nothing else should run on the machine while figures are taken.";
-
-/// Arguments of `medley chaos`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = MORE)]
-pub(crate) struct Args {
-    /// Length of the disturbed training, about.
-    #[arg(long, default_value_t = 5.0, value_parser = minutes, conflicts_with = "count")]
-    minutes: f64,
-    /// Ends the faults after so many of each kind, struck one by one when the training has all its ranks; it is made long enough.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    count: Option<u32>,
-    /// Draws the faults.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Mean time between two faults in seconds, or from the end of one to the next if they are counted.
-    #[arg(long, default_value_t = 15.0, value_parser = seconds)]
-    every: f64,
-    /// Kinds of faults.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
-    faults: Vec<Kind>,
-    /// Number of nodes.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    nodes: u32,
-    /// Devices of each node: ranks it runs at once.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=16))]
-    devices: u32,
-    /// Lanes of a step, at least as many as there are ranks [default: one for each device].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    lanes: Option<u32>,
-    /// Preset of the model.
-    #[arg(long, default_value = "nano")]
-    preset: String,
-    /// Where everything is kept; removed before it begins.
-    #[arg(long, default_value = ".medley-chaos")]
-    state_dir: PathBuf,
-}
-
-fn minutes(text: &str) -> Result<f64, String> {
-    within(text, 0.1, 24.0 * 60.0)
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    within(text, 0.5, 3600.0)
-}
-
-fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (low..=high).contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("must lie between {low} and {high}"))
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
-/// When the cluster does not start, a job fails, or the trainings end with different bytes.
+/// When the cluster does not start, a job fails, no fault struck, or the trainings end with different bytes.
 pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
+    args.check_lanes()?;
     let mut signals = Signals::listen()?;
     let screen = Screen::stderr();
     clear(&args.state_dir)?;
@@ -185,7 +129,7 @@ struct Chaos<'a> {
 impl Chaos<'_> {
     async fn run(&self) -> Result<Summary> {
         let data = self.settings.state_dir.join("chaos/data");
-        synth::generate(&corpus(self.lanes()), &data, &mut |_, _| {})
+        synth::generate(&corpus(self.args.lanes()), &data, &mut |_, _| {})
             .with_context(|| format!("cannot generate the corpus in {}", data.display()))?;
         await_nodes(&self.client, self.settings, self.screen).await;
 
@@ -203,9 +147,12 @@ impl Chaos<'_> {
         let disturbed = self.train("disturbed", steps, &data).await?;
         let blows = self.disturb(disturbed).await?;
         let disturbed_digest = self.finish(disturbed).await?;
+        if blows.is_empty() {
+            bail!("no fault struck, so that nothing was tried: give more --minutes or a smaller --every");
+        }
         let (timeline, ended) = (self.timeline()?.since(began), Utc::now());
         let events = events(&self.client, disturbed, 0).await?;
-        let effects = Effects::of(&blows, &timeline, &events);
+        let effects = Effects::of(&blows, &timeline, &events, &self.args.faults);
         let faults = blows.len();
         self.screen
             .line(&format!("over, after {faults} faults; now the same without any"));
@@ -230,16 +177,12 @@ impl Chaos<'_> {
         counted.unwrap_or(self.args.minutes * 60.0 * SHARE)
     }
 
-    fn lanes(&self) -> u32 {
-        self.args.lanes.unwrap_or(self.args.nodes * self.args.devices)
-    }
-
     async fn train(&self, name: &str, steps: u64, data: &Path) -> Result<JobId> {
         let document = json!({
             "name": name, "kind": "pretrain", "preset": self.args.preset,
             "data": { "root": data, "web": "", "test": "" },
-            "lanes": { "count": self.lanes(), "batch": 2 },
-            "cluster": { "max_ranks": self.lanes() },
+            "lanes": { "count": self.args.lanes(), "batch": 2 },
+            "cluster": { "max_ranks": self.args.ranks() },
             "pretrain": { "length": { "by": "steps", "count": steps }, "warmup_steps": 10 },
             "checkpoint": { "every_steps": 500 },
         });
@@ -299,9 +242,8 @@ impl Chaos<'_> {
     }
 
     fn has_all_ranks(&self, detail: &JobDetail) -> bool {
-        let all = self.args.nodes * self.args.devices;
         let mut running = detail.stages.iter().filter(|stage| stage.state == StageState::Running);
-        running.any(|stage| stage.kind.is_training() && stage.world == all.min(self.lanes()))
+        running.any(|stage| stage.kind.is_training() && stage.world == self.args.ranks())
     }
 
     fn patience(&self) -> Duration {

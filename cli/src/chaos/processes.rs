@@ -122,6 +122,8 @@ fn look(pid: u32) -> Option<Process> {
 mod tests {
     use super::*;
     use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     fn process(pid: u32, parent: u32, command: &[&str]) -> Process {
         Process {
@@ -159,12 +161,16 @@ mod tests {
     #[test]
     fn descendants_are_found_with_their_commands() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let found = family(std::process::id());
-        assert!(
-            found
-                .iter()
-                .any(|process| process.pid == child.id() && process.command == ["sleep", "60"])
-        );
+        // A process has no arguments for a moment while it begins.
+        let is_there = || {
+            let mut found = family(std::process::id()).into_iter();
+            found.any(|process| process.pid == child.id() && process.command == ["sleep", "60"])
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_there() {
+            assert!(Instant::now() < deadline, "the child is not found");
+            thread::sleep(Duration::from_millis(1));
+        }
         send(child.id(), libc::SIGKILL);
         child.wait().unwrap();
     }

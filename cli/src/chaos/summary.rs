@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use medley_protocol::rest::EventView;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// A fault that was carried out.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +48,11 @@ impl Spread {
 
 /// What came of the faults: known when the disturbed training has ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(transparent)]
-pub(super) struct Effects(Vec<Effect>);
+pub(super) struct Effects {
+    effects: Vec<Effect>,
+    /// Kinds that were asked for, and of which no fault struck.
+    never_struck: Vec<Kind>,
+}
 
 /// What came of one kind of fault.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -73,16 +77,18 @@ pub(super) struct Summary {
     /// Steps per second of the disturbed training, as a share of those of the undisturbed one.
     goodput: f64,
     generations: usize,
+    #[serde(flatten)]
     effects: Effects,
 }
 
 impl Effects {
-    pub(super) fn of(blows: &[Blow], disturbed: &Timeline, events: &[EventView]) -> Self {
+    /// Of the faults that struck, of `kinds`.
+    pub(super) fn of(blows: &[Blow], disturbed: &Timeline, events: &[EventView], kinds: &[Kind]) -> Self {
         // Nothing is held up after the last step.
         let end = |i: usize| blows.get(i + 1).map_or_else(|| disturbed.end(), |next| next.at);
-        let mut kinds: BTreeMap<Kind, Vec<(usize, DateTime<Utc>)>> = BTreeMap::new();
+        let mut struck: BTreeMap<Kind, Vec<(usize, DateTime<Utc>)>> = BTreeMap::new();
         for (i, Blow { fault, at }) in blows.iter().enumerate() {
-            kinds.entry(fault.kind).or_default().push((i, *at));
+            struck.entry(fault.kind).or_default().push((i, *at));
         }
         let ends = |at, until| {
             events
@@ -103,7 +109,17 @@ impl Effects {
                 pause: spread(&|at, until| disturbed.pause(at, until)),
             }
         };
-        Self(kinds.into_iter().map(effect).collect())
+        let mut never_struck: Vec<Kind> = kinds
+            .iter()
+            .copied()
+            .filter(|kind| !struck.contains_key(kind))
+            .collect();
+        never_struck.sort_unstable();
+        never_struck.dedup();
+        Self {
+            effects: struck.into_iter().map(effect).collect(),
+            never_struck,
+        }
     }
 
     /// A table for people.
@@ -120,13 +136,22 @@ impl Effects {
             ("p95", Right),
             ("most", Right),
         ]);
-        for effect in &self.0 {
+        for effect in &self.effects {
             let counts = [effect.count, effect.ended].map(|count| count.to_string());
             let cells = [effect.kind.to_string()].into_iter().chain(counts);
             let cells = cells.chain(Spread::cells(effect.noticed));
             table.row(cells.chain(Spread::cells(effect.pause)));
         }
-        table.plain()
+        let mut text = table.plain();
+        if !self.never_struck.is_empty() {
+            let kinds: Vec<String> = self.never_struck.iter().map(Kind::to_string).collect();
+            let _ = writeln!(
+                text,
+                "never struck: {}; --count strikes with every kind",
+                kinds.join(", ")
+            );
+        }
+        text
     }
 }
 
@@ -173,6 +198,27 @@ fn is_end(event: &EventView) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_that_never_struck_are_named_once() {
+        let fault = Fault {
+            kind: Kind::KillRank,
+            lasts: None,
+            choice: 0,
+        };
+        let blow = Blow {
+            fault,
+            at: DateTime::UNIX_EPOCH,
+        };
+        let kinds = [Kind::KillNode, Kind::KillRank, Kind::HangRank, Kind::KillNode];
+        let effects = Effects::of(&[blow], &Timeline::default(), &[], &kinds);
+        assert_eq!(effects.never_struck, [Kind::HangRank, Kind::KillNode]);
+        assert!(
+            effects.text().contains("never struck: hang-rank, kill-node;"),
+            "{}",
+            effects.text()
+        );
+    }
 
     #[test]
     fn a_spread_takes_its_values_from_those_that_were_measured() {

@@ -7,7 +7,7 @@ mod verify;
 use crate::Ending;
 use crate::connect::{Connection, explain};
 use crate::console::{Align, Table, ago, number, print, print_json};
-use crate::jobs::{JobName, find};
+use crate::jobs::{JobName, find, find_only};
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use medley_protocol::client::Client;
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
                 print(&table(&checkpoints, Utc::now()).plain())?;
             }
         }
-        Command::Take { job, wait } => take(&client, find(&client, &job).await?, wait, json).await?,
+        Command::Take { job, wait } => take(&client, find_only(&client, &job).await?, wait, json).await?,
         Command::Diff(args) => diff::run(&client, &args, json).await?,
         Command::Verify(args) => return verify::run(&client, &args, json).await,
     }

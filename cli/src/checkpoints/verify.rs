@@ -8,7 +8,7 @@ use super::tensors::{Passing, listed};
 use crate::Ending;
 use crate::connect::explain;
 use crate::console::{Align, Screen, Table, bytes, print, print_json};
-use crate::jobs::{JobName, find, pages};
+use crate::jobs::{JobName, find, find_only, pages};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use medley_protocol::checkpoint::CheckpointPart;
@@ -120,7 +120,12 @@ async fn chosen(client: &Client, args: &Args) -> Result<Vec<CheckpointView>> {
         return of_id(client, id).await;
     }
     let Ok(name) = args.what.parse::<JobName>();
-    super::list(client, find(client, &name).await?).await
+    let job = if args.mark {
+        find_only(client, &name).await?
+    } else {
+        find(client, &name).await?
+    };
+    super::list(client, job).await
 }
 
 /// The checkpoint of an id, or those of the job of that id.

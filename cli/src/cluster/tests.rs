@@ -84,10 +84,7 @@ async fn an_agent_that_dies_is_started_again_with_a_message() {
     let (screen, mut lines) = Screen::captured();
     let cluster = soon(Cluster::start(&settings, &screen)).await.unwrap();
     let first = pid_of(&settings, "node-2").await;
-    std::process::Command::new("kill")
-        .args(["-9", &first])
-        .status()
-        .unwrap();
+    send(first.parse().unwrap(), libc::SIGKILL);
     let message = soon(lines.recv()).await.unwrap();
     assert!(
         message.starts_with("node-2 was killed by signal 9; starting it again"),

@@ -3,10 +3,12 @@
 mod screen;
 mod table;
 mod text;
+mod width;
 
 pub(crate) use screen::Screen;
 pub(crate) use table::{Align, Table};
 pub(crate) use text::{ago, bytes, clock, duration, number, percent, seconds_between, wire_name};
+pub(crate) use width::stdout_width;
 
 use anyhow::Result;
 use serde::Serialize;

@@ -1,11 +1,18 @@
 //! Standard error as a screen: lines above live bars on a terminal, plain lines elsewhere.
 
+use super::width::stderr_width;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Bars are redrawn at least this often, so that a spinner turns while nothing is reported.
 const REDRAW: Duration = Duration::from_millis(250);
+/// Columns from which on there is room for a wide bar beside all that is told.
+const WIDE: usize = 120;
+/// Columns of a wide bar, and of a narrow one.
+const BARS: [usize; 2] = [24, 10];
+/// Columns of a bar's name, and of each of its counts; more if they are longer.
+const COLUMNS: [usize; 2] = [12, 5];
 
 /// Cheap to clone; all clones draw on the same screen.
 #[derive(Debug, Clone)]
@@ -64,6 +71,12 @@ impl Screen {
         bar
     }
 
+    /// Columns that are left for the message of a bar; none where there are no bars.
+    pub(crate) fn room(&self, name: &str, total: Option<u64>) -> Option<usize> {
+        let width = stderr_width().filter(|_| self.is_live())?;
+        Some(room(width, name, total))
+    }
+
     /// Gives a bar another total.
     pub(crate) fn set_total(bar: &ProgressBar, total: Option<u64>) {
         if bar.length() != Some(total.unwrap_or(0)) {
@@ -73,13 +86,34 @@ impl Screen {
     }
 }
 
-fn style(known: bool) -> ProgressStyle {
-    let template = if known {
-        "{prefix:12} {bar:24.cyan/dim} {pos:>5}/{len:<5} {wide_msg}"
+/// What a bar of this width leaves of a screen's width for its message.
+fn room(width: usize, name: &str, total: Option<u64>) -> usize {
+    let [prefix, count] = COLUMNS;
+    let name = name.chars().count().max(prefix);
+    let counted = total.map_or(1, |total| {
+        bar_width(Some(width)) + 2 * total.to_string().len().max(count) + 2
+    });
+    width.saturating_sub(name + counted + 2)
+}
+
+fn bar_width(width: Option<usize>) -> usize {
+    let [wide, narrow] = BARS;
+    if width.is_none_or(|width| width >= WIDE) {
+        wide
     } else {
-        "{prefix:12} {spinner} {wide_msg}"
+        narrow
+    }
+}
+
+fn style(known: bool) -> ProgressStyle {
+    let [prefix, count] = COLUMNS;
+    let template = if known {
+        let bar = bar_width(stderr_width());
+        format!("{{prefix:{prefix}}} {{bar:{bar}.cyan/dim}} {{pos:>{count}}}/{{len:<{count}}} {{wide_msg}}")
+    } else {
+        format!("{{prefix:{prefix}}} {{spinner}} {{wide_msg}}")
     };
-    ProgressStyle::with_template(template)
+    ProgressStyle::with_template(&template)
         .expect("the template is well formed")
         .progress_chars("━━─")
 }
@@ -91,5 +125,14 @@ mod tests {
     #[test]
     fn both_templates_are_well_formed() {
         let _ = (style(true), style(false));
+    }
+
+    #[test]
+    fn a_narrow_screen_gives_up_width_of_the_bar_first() {
+        // name, bar, counts with their slash, and a space after each
+        assert_eq!(room(120, "pretrain-0", Some(1000)), 120 - (12 + 1 + 24 + 1 + 11 + 1));
+        assert_eq!(room(80, "pretrain-0", Some(1000)), 80 - (12 + 1 + 10 + 1 + 11 + 1));
+        assert_eq!(room(80, "pretrain-0", None), 80 - (12 + 1 + 1 + 1));
+        assert_eq!(room(9, "pretrain-0", None), 0);
     }
 }

@@ -1,5 +1,8 @@
 //! Tables of aligned columns.
 
+/// Characters that a column keeps that is cut.
+const MIN_ROOM: usize = 10;
+
 /// Where a column's cells stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -54,6 +57,23 @@ impl Table {
             .collect()
     }
 
+    /// As [`plain`](Self::plain), with the cells of the last column cut where lines would be wider than `width`, if that is
+    /// known.
+    pub(crate) fn within(&self, width: Option<usize>) -> String {
+        let (Some(width), Some(last)) = (width, self.columns.len().checked_sub(1)) else {
+            return self.plain();
+        };
+        let before: usize = self.widths()[..last].iter().map(|width| width + 2).sum();
+        let room = width.saturating_sub(before).max(MIN_ROOM);
+        let mut table = self.clone();
+        for row in &mut table.rows {
+            if row[last].chars().count() > room {
+                row[last] = row[last].chars().take(room - 1).chain(['…']).collect();
+            }
+        }
+        table.plain()
+    }
+
     /// A Markdown table.
     pub(crate) fn markdown(&self) -> String {
         let widths = self.widths();
@@ -100,6 +120,20 @@ mod tests {
     #[test]
     fn columns_line_up_by_characters_not_bytes() {
         assert_eq!(sample().plain(), "NAME      STEPS\né             7\npretrain   1500\n");
+    }
+
+    #[test]
+    fn the_last_column_is_cut_where_the_screen_ends() {
+        let mut table = Table::new(&[("stage", Align::Left), ("reason", Align::Left)]);
+        table.row(["a".to_owned(), "12345678901234".to_owned()]);
+        table.row(["b".to_owned(), "1234567890123".to_owned()]);
+        assert_eq!(
+            table.within(Some(20)),
+            "STAGE  REASON\na      123456789012…\nb      1234567890123\n"
+        );
+        assert_eq!(table.within(Some(8)).lines().nth(1), Some("a      123456789…"));
+        assert_eq!(table.within(None), table.plain());
+        assert_eq!(table.within(Some(80)), table.plain());
     }
 
     #[test]

@@ -26,10 +26,24 @@ pub(crate) struct Bar {
     pub(crate) done: u64,
     /// In all, where known.
     pub(crate) total: Option<u64>,
+    /// Its losses; empty if it has none.
+    pub(crate) losses: String,
     /// What it does, in words and figures.
     pub(crate) note: String,
     /// Whether it will not change again.
     pub(crate) over: bool,
+}
+
+impl Bar {
+    /// All that is said of the stage; without its losses where there is no room for them.
+    pub(crate) fn text(&self, room: Option<usize>) -> String {
+        if self.losses.is_empty() {
+            return self.note.clone();
+        }
+        let text = format!("{}  {}", self.losses, self.note);
+        let fits = room.is_none_or(|room| text.chars().count() <= room);
+        if fits { text } else { self.note.clone() }
+    }
 }
 
 /// Everything seen of a job so far.
@@ -81,6 +95,7 @@ impl Progress {
                 name: stage.name.clone(),
                 done: stage.done,
                 total: stage.total,
+                losses: self.losses(stage).unwrap_or_default(),
                 note: self.note(stage),
                 over: stage.state.is_final(),
             })
@@ -100,19 +115,19 @@ impl Progress {
         }
     }
 
+    fn losses(&self, stage: &StageView) -> Option<String> {
+        let seen = self.stages.get(&stage.id);
+        let seen = seen.filter(|_| stage.state == StageState::Running)?;
+        losses(&seen.rows)
+    }
+
     fn running(&self, stage: &StageView) -> String {
         let mut parts = Vec::new();
-        if let Some(seen) = self.stages.get(&stage.id) {
-            parts.extend(losses(&seen.rows));
-            if let Some(rate) = rate(&seen.pace) {
-                let unit = if stage.kind.is_training() { "steps" } else { "tasks" };
-                parts.push(format!("{rate:.1} {unit}/s"));
-                parts.extend(
-                    stage
-                        .total
-                        .and_then(|total| remaining(total.saturating_sub(stage.done), rate)),
-                );
-            }
+        if let Some(rate) = self.stages.get(&stage.id).and_then(|seen| rate(&seen.pace)) {
+            let unit = if stage.kind.is_training() { "steps" } else { "tasks" };
+            parts.push(format!("{rate:.1} {unit}/s"));
+            let left = stage.total.map(|total| total.saturating_sub(stage.done));
+            parts.extend(left.and_then(|left| remaining(left, rate)));
         }
         parts.push(ranks(stage.world));
         parts.join("  ")
@@ -194,7 +209,16 @@ mod tests {
         let stage = running(0).stages[0].id;
         progress.measure(stage, &[row(148, 2.0, 1.0), row(149, 3.0, 2.0)]);
         let bars = progress.bars(&running(150));
-        assert_eq!(bars[0].note, "itc 2.500  lm 1.500  10.0 steps/s  1m 25s left  4 ranks");
+        let whole = "itc 2.500  lm 1.500  10.0 steps/s  1m 25s left  4 ranks";
+        let (losses, narrow) = whole.split_at(whole.find("10.0").unwrap());
+        for (room, text) in [
+            (None, whole),
+            (Some(whole.len()), whole),
+            (Some(whole.len() - 1), narrow),
+        ] {
+            assert_eq!(bars[0].text(room), text);
+        }
+        assert_eq!(bars[0].losses, losses.trim_end());
         assert_eq!((bars[0].done, bars[0].total, bars[0].over), (150, Some(1000), false));
     }
 

@@ -185,10 +185,11 @@ impl<'a> View<'a> {
             .or_insert_with(|| self.screen.bar(&bar.name, bar.total));
         Screen::set_total(drawn, bar.total);
         drawn.set_position(bar.done);
+        let text = bar.text(self.screen.room(&bar.name, bar.total));
         if bar.over && !drawn.is_finished() {
-            drawn.abandon_with_message(bar.note.clone());
+            drawn.abandon_with_message(text);
         } else if !bar.over {
-            drawn.set_message(bar.note.clone());
+            drawn.set_message(text);
         }
     }
 
@@ -201,7 +202,7 @@ impl<'a> View<'a> {
         if due {
             let total = bar.total.map_or_else(String::new, |total| format!("/{total}"));
             self.screen
-                .line(&format!("{:12} {}{total}  {}", bar.name, bar.done, bar.note));
+                .line(&format!("{:12} {}{total}  {}", bar.name, bar.done, bar.text(None)));
             self.said.insert(bar.stage, (Instant::now(), bar.clone()));
         }
     }

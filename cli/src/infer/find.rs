@@ -37,8 +37,8 @@ impl fmt::Display for Found {
 }
 
 impl Found {
-    /// Looks for the checkpoint of this id, or the best one of the job of this name; without a name, of the newest job that
-    /// has one. `wanted` are the kinds of stages that serve, the best first.
+    /// Looks for the checkpoint of this id, or the best one of the newest job of this name that has one; without a name, of the
+    /// newest job that has one. `wanted` are the kinds of stages that serve, the best first.
     ///
     /// # Errors
     /// When there is none, or the one that is named does not serve.
@@ -62,11 +62,21 @@ impl Found {
             bail!("--checkpoint {name} is of {stage}, which cannot do this: give one of a {best} or {other} stage");
         }
         let Ok(name) = name.parse::<JobName>();
-        let job = jobs::find(client, &name).await;
-        let job =
-            job.context("--checkpoint is no file or folder here, and names nothing that the coordinator knows")?;
-        let found = best_of(client, job, wanted).await?;
-        found.ok_or_else(|| anyhow!("job {job} has no checkpoint of a {best} or {other} stage yet"))
+        let jobs = jobs::find_all(client, &name).await;
+        let jobs =
+            jobs.context("--checkpoint is no file or folder here, and names nothing that the coordinator knows")?;
+        for job in &jobs {
+            if let Some(found) = best_of(client, *job, wanted).await? {
+                return Ok(found);
+            }
+        }
+        match jobs[..] {
+            [job] => bail!("job {job} has no checkpoint of a {best} or {other} stage yet"),
+            _ => bail!(
+                "none of the {} jobs of this name has a checkpoint of a {best} or {other} stage yet",
+                jobs.len()
+            ),
+        }
     }
 
     /// All that a worker must know of it when its objects lie in `store`.
@@ -217,6 +227,30 @@ mod tests {
         );
         let error = format!("{:#}", look(Some("nothing")).await.unwrap_err());
         assert!(error.contains("no job is called \"nothing\""), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_newer_job_of_the_name_without_a_suitable_checkpoint_is_passed_over() {
+        let coordinator = Coordinator::start().await;
+        let (older, checkpoints) = job(&ALL);
+        let (newer, unsuitable) = job(&[("filter-0", Filter)]);
+        for job in [&older, &newer] {
+            coordinator.put_job(job);
+        }
+        for checkpoint in checkpoints.iter().chain(&unsuitable) {
+            coordinator.put_checkpoint(checkpoint);
+        }
+        let client = coordinator.client();
+        let found = Found::look(&client, Some("shapes"), [Captioner, Pretrain])
+            .await
+            .unwrap();
+        assert_eq!(found.job.job.id, older.job.id);
+        coordinator.put_job(&fake::job("fresh"));
+        coordinator.put_job(&fake::job("fresh"));
+        let error = Found::look(&client, Some("fresh"), [Captioner, Pretrain])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().starts_with("none of the 2 jobs"), "{error}");
     }
 
     #[tokio::test]

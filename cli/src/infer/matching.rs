@@ -12,6 +12,7 @@ const MORE: &str = "\
 MATCH is the probability that the text describes the image, by the matching head (ITM), which reads image and text
 together: it tells one text from another best. COSINE is the similarity of the two features that the contrastive loss
 (ITC) trains; use it to compare with other images. The best match comes first.
+Words that the model's vocabulary does not have are told on standard error.
 
 Without --checkpoint, the newest job with a suitable checkpoint is taken, and of its checkpoints the newest one of a
 filter stage, or else of a pretrain stage; the same with a job's name. Which one it was is told on standard error.
@@ -46,6 +47,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
 }
 
 async fn matches(args: &Args, program: &Path, screen: &Screen, json: bool) -> Result<Ending> {
+    if args.texts.iter().any(|text| text.trim().is_empty()) {
+        bail!("a TEXT is empty: say what the image may show");
+    }
     let work = Work::Match {
         image: args.image.clone(),
         texts: args.texts.clone(),
@@ -55,6 +59,9 @@ async fn matches(args: &Args, program: &Path, screen: &Screen, json: bool) -> Re
             bail!("matches were asked for, not {answer:?}");
         };
         let matches = best_first(matches);
+        for matched in matches.iter().filter(|matched| !matched.unknown.is_empty()) {
+            screen.line(&not_in_vocabulary(matched));
+        }
         if json {
             print_json(&matches)
         } else {
@@ -63,6 +70,14 @@ async fn matches(args: &Args, program: &Path, screen: &Screen, json: bool) -> Re
     };
     args.model.work(program, work, screen, show).await?;
     Ok(Ending::Success)
+}
+
+fn not_in_vocabulary(matched: &Matched) -> String {
+    format!(
+        "{:?}: the model's vocabulary does not have {}, so the scores do not tell them apart from other words",
+        matched.text,
+        matched.unknown.join(", ")
+    )
 }
 
 fn best_first(mut matches: Vec<Matched>) -> Vec<Matched> {
@@ -86,12 +101,41 @@ fn table(matches: &[Matched]) -> Table {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn an_empty_text_is_refused_before_a_model_is_asked_for() {
+        let args = Args {
+            image: "a.png".into(),
+            texts: vec!["a ring".into(), " ".into()],
+            model: Model::default(),
+        };
+        let error = matches(&args, Path::new("none"), &Screen::stderr(), true)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("a TEXT is empty"), "{error}");
+    }
+
+    #[test]
+    fn words_that_the_vocabulary_does_not_have_are_named() {
+        let matched = Matched {
+            text: "zyx ring qwv".into(),
+            probability: 0.5,
+            cosine: 0.0,
+            unknown: vec!["zyx".into(), "qwv".into()],
+        };
+        let line = not_in_vocabulary(&matched);
+        assert!(
+            line.starts_with("\"zyx ring qwv\": the model's vocabulary does not have zyx, qwv"),
+            "{line}"
+        );
+    }
+
     #[test]
     fn the_best_match_comes_first_with_both_scores() {
         let matched = |text: &str, probability, cosine| Matched {
             text: text.into(),
             probability,
             cosine,
+            unknown: Vec::new(),
         };
         let matches = best_first(vec![matched("a cube", 0.25, -0.5), matched("a ring", 0.875, 0.125)]);
         let expected = " MATCH   COSINE  TEXT\n0.8750   0.1250  a ring\n0.2500  -0.5000  a cube\n";

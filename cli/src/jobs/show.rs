@@ -3,7 +3,7 @@
 use super::detail;
 use crate::connect::explain;
 use crate::console::{
-    Align, Table, ago, bytes, duration, number, percent, print, print_json, seconds_between, wire_name,
+    Align, Table, ago, bytes, duration, number, percent, print, print_json, seconds_between, stdout_width, wire_name,
 };
 use crate::foreseen::memory;
 use anyhow::Result;
@@ -25,13 +25,13 @@ pub(super) async fn run(client: &Client, job: JobId, json: bool) -> Result<()> {
     if json {
         return print_json(&json!({ "job": job, "datasets": datasets }));
     }
-    print(&page(&job, &datasets, Utc::now()))
+    print(&page(&job, &datasets, Utc::now(), stdout_width()))
 }
 
-fn page(job: &JobDetail, datasets: &[DatasetView], now: DateTime<Utc>) -> String {
+fn page(job: &JobDetail, datasets: &[DatasetView], now: DateTime<Utc>, width: Option<usize>) -> String {
     let mut page = head(job, now);
     if !job.stages.is_empty() {
-        let _ = write!(page, "\n{}", stages(&job.stages, now).plain());
+        let _ = write!(page, "\n{}", stages(&job.stages, now).within(width));
     }
     for straggler in job.stages.iter().flat_map(|stage| &stage.stragglers) {
         let _ = write!(page, "\n{}", straggler_line(straggler));
@@ -180,7 +180,7 @@ mod tests {
         let mut waiting = fake::stage("pretrain-0", StageKind::Pretrain, StageState::Waiting);
         (waiting.started_at, waiting.reason) = (None, "no node is alive".into());
         job.stages = vec![done, waiting];
-        let page = page(&job, &[], moment(100));
+        let page = page(&job, &[], moment(100), None);
         assert!(
             page.contains("index-0     done      9/9      4           300 MiB           1  1m 00s"),
             "{page}"
@@ -197,7 +197,7 @@ mod tests {
         (blocked.started_at, blocked.peak_rank_bytes) = (None, None);
         job.stages = vec![running, blocked];
         job.memory = Estimate::of_job(&job.spec, 4);
-        let page = page(&job, &[], moment(40));
+        let page = page(&job, &[], moment(40), None);
         let row = page.lines().find(|line| line.starts_with("pretrain-0")).unwrap();
         assert!(row.ends_with("30s        1m 00s"), "{page}");
         let (_, foreseen) = page.split_once("memory of a rank, about:\n").unwrap();
@@ -219,7 +219,7 @@ mod tests {
             usual_lane_ms: 10.04,
         });
         job.stages = vec![stage];
-        let page = page(&job, &[], moment(100));
+        let page = page(&job, &[], moment(100), None);
         assert!(
             page.contains("rank 3 on gpu-7 takes 30.0 ms for a lane, the middle of its generation is 10.0 ms"),
             "{page}"

@@ -2,7 +2,7 @@
 
 use super::auth::NodeToken;
 use super::extract::Body;
-use super::{App, Error, Result};
+use super::{App, Error, Result, beats};
 use crate::reconcile::control::Unheard;
 use crate::reconcile::sight::Refused;
 use axum::extract::State;
@@ -10,18 +10,12 @@ use axum::routing::post;
 use axum::{Json, Router};
 use medley_protocol::agent::{Beat, Orders, Register, Registered};
 use medley_protocol::error::Code;
-use medley_protocol::hardware::Gpu;
-use std::collections::BTreeSet;
+use medley_protocol::text::is_plain;
 
 /// Most devices of a node.
-const MAX_DEVICES: u32 = 64;
+pub(super) const MAX_DEVICES: u32 = 64;
 /// Most threads of a rank.
 const MAX_THREADS: u32 = 1024;
-/// Most ranks in a beat: present ones, and those that an agent has not been told to forget.
-const MAX_REPORTS: usize = 4096;
-
-/// Longest name or UUID of a GPU.
-const MAX_GPU_NAME: usize = 100;
 
 /// The endpoints of this file.
 pub(super) fn routes() -> Router<App> {
@@ -47,12 +41,10 @@ async fn register(_: NodeToken, State(app): State<App>, Body(register): Body<Reg
 }
 
 fn check(register: &Register) -> Result<()> {
-    let name = &register.name;
-    let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > 63 || !name.chars().all(simple) {
-        return Err(Error::invalid("name", "use 1 to 63 of the characters a-z, 0-9 and -"));
-    }
-    if register.host.is_empty() || register.host.len() > 255 || register.host.contains(char::is_whitespace) {
+    check_name(&register.name)?;
+    let host = &register.host;
+    let is_word = is_plain(host) && !host.contains(char::is_whitespace);
+    if !(1..=255).contains(&host.len()) || !is_word {
         return Err(Error::invalid(
             "host",
             "give the host name or address under which other nodes reach this one",
@@ -70,45 +62,27 @@ fn check(register: &Register) -> Result<()> {
             format!("use a number from 1 to {MAX_THREADS}"),
         ));
     }
-    if register.fingerprint.is_empty() || register.fingerprint.len() > 1000 {
-        return Err(Error::invalid("fingerprint", "must have 1 to 1000 characters"));
+    if !(1..=1000).contains(&register.fingerprint.len()) || !is_plain(&register.fingerprint) {
+        return Err(Error::invalid(
+            "fingerprint",
+            "must have 1 to 1000 characters in one line",
+        ));
     }
     Ok(())
+}
+
+/// Refuses names that no node has.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=63).contains(&name.len()) && name.chars().all(simple) {
+        return Ok(());
+    }
+    Err(Error::invalid("name", "use 1 to 63 of the characters a-z, 0-9 and -"))
 }
 
 async fn beat(_: NodeToken, State(app): State<App>, Body(beat): Body<Beat>) -> Result<Json<Orders>> {
-    if beat.ranks.len() > MAX_REPORTS {
-        return Err(Error::invalid(
-            "ranks",
-            format!("at most {MAX_REPORTS} ranks fit in a beat"),
-        ));
-    }
-    check_gpus(&beat.hardware.gpus)?;
-    let orders = app.control.beat(beat).map_err(unheard)?;
+    let orders = app.control.beat(beats::admit(beat)?).map_err(unheard)?;
     Ok(Json((*orders).clone()))
-}
-
-fn check_gpus(gpus: &[Gpu]) -> Result<()> {
-    let refused = |message: String| Err(Error::invalid("hardware.gpus", message));
-    if gpus.len() > MAX_DEVICES as usize {
-        return refused(format!("at most {MAX_DEVICES} GPUs fit in a beat"));
-    }
-    let is_word = |text: &str| (1..=MAX_GPU_NAME).contains(&text.len()) && !text.contains(char::is_control);
-    for gpu in gpus {
-        if !is_word(&gpu.uuid) || !is_word(&gpu.name) {
-            return refused(format!(
-                "uuid and name must have 1 to {MAX_GPU_NAME} characters in one line"
-            ));
-        }
-        if gpu.utilisation_percent > Some(100) {
-            return refused("utilisation_percent is a share of 100".into());
-        }
-    }
-    let uuids: BTreeSet<&str> = gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
-    if uuids.len() < gpus.len() {
-        return refused("two GPUs have the same uuid".into());
-    }
-    Ok(())
 }
 
 fn unheard(reason: Unheard) -> Error {

@@ -128,6 +128,30 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_that_is_told_is_what_the_placement_was_judged_by() {
+        let spec = spec(&serde_json::json!({}));
+        let needed = |ranks| needs(&spec, StageKind::Pretrain).memory.of(ranks).host_bytes;
+        assert!(needed(2) < needed(1));
+        let mut nodes = nodes(&[16, 16]);
+        for node in &mut nodes {
+            node.means.host_bytes = Some(needed(2));
+        }
+        let answer = foresee(&spec, &nodes);
+        assert_eq!(
+            answer.placement.iter().map(|placed| placed.ranks).collect::<Vec<u32>>(),
+            [1, 1]
+        );
+        let memory = answer.memory[0];
+        assert_eq!((memory.lanes, memory.host_bytes), (16, Some(needed(2))));
+        let answer = foresee(&spec, &nodes[..1]);
+        assert!(
+            answer.reason.contains("2 free devices") && answer.present.is_none(),
+            "{}",
+            answer.reason
+        );
+    }
+
+    #[test]
     fn a_job_that_would_wait_is_told_why() {
         let answer = foresee(&spec(&serde_json::json!({"min_ranks": 8})), &nodes(&[4]));
         assert!(answer.reason.contains("8 free devices"), "{}", answer.reason);

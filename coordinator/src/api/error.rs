@@ -6,7 +6,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use medley_protocol::error::{Code, ProblemBody};
-use medley_protocol::spec::{Problem, Problems};
+use medley_protocol::spec::Problems;
 use std::fmt::Write;
 
 /// What handlers return.
@@ -94,15 +94,9 @@ impl Error {
 }
 
 impl From<Problems> for Error {
-    fn from(Problems(problems): Problems) -> Self {
-        let detail = match problems.as_slice() {
-            [Problem { path, message }] if path.is_empty() => message.clone(),
-            [Problem { path, message }] => format!("{path}: {message}"),
-            several => format!("{} fields are wrong", several.len()),
-        };
-        let mut error = Self::new(Code::Invalid, detail);
-        error.body.problems = problems;
-        error
+    fn from(problems: Problems) -> Self {
+        let body = ProblemBody::from(problems);
+        Self { body, cause: None }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::Error;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -34,8 +35,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|query| Self(query.0))
-            .map_err(|e| Error::new(Code::BadRequest, e.body_text()).caused_by(e))
+            .map_err(|e| Error::new(Code::BadRequest, query_words(&e.body_text())).caused_by(e))
     }
+}
+
+/// What is wrong with a query, without what only programmers say.
+fn query_words(text: &str) -> String {
+    let text = text
+        .strip_prefix("Failed to deserialize query string: ")
+        .unwrap_or(text);
+    text.replace("invalid digit found in string", "is no whole number")
 }
 
 /// The variable parts of the path.
@@ -49,7 +58,17 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
         axum::extract::Path::from_request_parts(parts, state)
             .await
             .map(|path| Self(path.0))
-            .map_err(|e| Error::new(Code::BadRequest, e.body_text()).caused_by(e))
+            .map_err(|e| Error::new(Code::BadRequest, path_words(&e)).caused_by(e))
+    }
+}
+
+fn path_words(rejection: &PathRejection) -> String {
+    match rejection {
+        PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
+            ErrorKind::DeserializeError { key, value, message } => format!("{key} {value:?} {message}"),
+            _ => error.body_text(),
+        },
+        _ => rejection.body_text(),
     }
 }
 
@@ -107,6 +126,14 @@ mod tests {
         let error = read("application/json", r#"{"a": [1, -2]}"#).await.unwrap_err();
         assert_eq!(error.code(), Code::Invalid);
         assert!(error.to_string().contains("a[1]"), "{error}");
+    }
+
+    #[test]
+    fn a_query_that_is_no_number_is_told_in_plain_words() {
+        let uri = "/jobs?limit=x".parse().unwrap();
+        let error = axum::extract::Query::<BTreeMap<String, u32>>::try_from_uri(&uri).unwrap_err();
+        let words = query_words(&error.body_text());
+        assert_eq!(words, "limit: is no whole number");
     }
 
     #[tokio::test]

@@ -14,7 +14,8 @@ use medley_protocol::rest::{
     CheckpointRequestView, CheckpointView, DamageFound, DatasetView, EventView, JobDetail, JobView, LedgerPage,
     MetricsPage, Page,
 };
-use medley_protocol::stage::StageState;
+use medley_protocol::stage::{JobState, StageState};
+use medley_protocol::text::{MAX_REASON, plain};
 use serde::Deserialize;
 
 /// Rows of a page when none are asked for.
@@ -25,8 +26,6 @@ const MAX_LIMIT: i64 = 1000;
 const MAX_METRICS: i64 = 10_000;
 /// Most entries of the ledger of a page.
 const MAX_LEDGER: i64 = 1000;
-/// Longest description of what is wrong with an object.
-const MAX_CAUSE: usize = 1000;
 /// A transition that others keep overtaking is given up after so many tries.
 const MAX_TRIES: u32 = 20;
 
@@ -96,6 +95,10 @@ async fn cancel_job(
 ) -> Result<Json<JobView>> {
     for _ in 0..MAX_TRIES {
         let job = app.store.job(id).await?.ok_or_else(no_job)?;
+        if job.state.label() == JobState::Cancelled {
+            // Whoever did not hear the answer asks again.
+            return Ok(Json(detail(&app, id).await?.job));
+        }
         let job = job.cancel().map_err(|e| Error::conflict(e.to_string()))?;
         let event = Event::of_job(&job, "job-cancelled", format!("cancelled by {}", holder.name));
         if matches!(app.store.save_job(&job, &[event]).await?, Saved::Written { .. }) {
@@ -176,12 +179,12 @@ async fn report_damage(
     Operator(holder): Operator,
     State(app): State<App>,
     Path(checkpoint): Path<CheckpointId>,
-    Body(found): Body<DamageFound>,
+    Body(mut found): Body<DamageFound>,
 ) -> Result<StatusCode> {
-    if found.cause.is_empty() || found.cause.len() > MAX_CAUSE {
-        let rule = format!("say what is wrong, in 1 to {MAX_CAUSE} bytes");
-        return Err(Error::invalid("cause", rule));
+    if found.cause.is_empty() {
+        return Err(Error::invalid("cause", "say what is wrong"));
     }
+    found.cause = plain(&found.cause, MAX_REASON);
     match app.store.report_damage(checkpoint, &found, &holder.name).await? {
         DamageOutcome::Marked => app.control.wake(),
         DamageOutcome::Known => {}

@@ -9,6 +9,7 @@ pub mod extract;
 
 mod agent;
 mod assets;
+mod beats;
 mod dry_run;
 mod health;
 mod jobs;
@@ -34,6 +35,8 @@ pub use error::{Error, Result};
 
 /// Largest body that is read.
 pub const MAX_BODY_BYTES: usize = 4 << 20;
+/// Largest count that is taken in: sums of several fit in a column of the database, and each is exact in a dashboard.
+const MAX_COUNT: u64 = 1 << 53;
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! Endpoints for what people see of nodes, and do with them.
 
+use super::agent::check_name;
 use super::auth::{Operator, Viewer};
 use super::extract::{Body, Path};
 use super::{App, Error, Result};
@@ -32,6 +33,7 @@ async fn change_duty(
     Path(name): Path<String>,
     Body(change): Body<DutyChange>,
 ) -> Result<Json<NodeView>> {
+    check_name(&name)?;
     if change.deadline_s.is_some() && change.duty != Duty::Draining {
         return Err(Error::invalid(
             "deadline_s",
@@ -39,7 +41,11 @@ async fn change_duty(
         ));
     }
     let node = app.store.change_duty(&name, change).await?;
-    let mut node = node.ok_or_else(|| Error::not_found(format!("no node {name} has registered; see GET /nodes")))?;
+    let mut node = node.ok_or_else(|| {
+        Error::not_found(format!(
+            "no node {name} has registered: `medley nodes` lists those that have"
+        ))
+    })?;
     app.control.wake();
     feel(&app, &mut node);
     Ok(Json(node))

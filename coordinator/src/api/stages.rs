@@ -2,25 +2,22 @@
 
 use super::auth::NodeToken;
 use super::extract::{Body, Path};
-use super::{App, Error, Result};
+use super::{App, Error, MAX_COUNT, Result};
 use crate::store::{MetricsOutcome, PartOutcome};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use medley_protocol::checkpoint::{CheckpointPart, ObjectRef};
+use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, folder};
 use medley_protocol::ids::StageId;
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough, StepMetrics};
 use medley_protocol::rest::{PartHandedIn, PartRefused};
+use medley_protocol::text::{MAX_REASON, plain};
 
 /// Most rows of a chunk.
 const MAX_ROWS: usize = 10_000;
 /// Most parts of a checkpoint.
 const MAX_PARTS: u32 = 4096;
-/// Longest reason.
-const MAX_REASON: usize = 4000;
-/// Counts that a database column holds.
-const MAX_COUNT: u64 = i64::MAX as u64;
 
 /// The endpoints of this file.
 pub(super) fn routes() -> Router<App> {
@@ -87,7 +84,7 @@ async fn hand_in_part(
     Path(stage): Path<StageId>,
     Body(handed): Body<PartHandedIn>,
 ) -> Result<StatusCode> {
-    check_part(&handed.part)?;
+    check_part(stage, &handed.part)?;
     match app.store.add_part(stage, &handed).await? {
         PartOutcome::Stored => {}
         PartOutcome::Committed => app.control.wake(),
@@ -100,14 +97,12 @@ async fn note_refusal(
     _: NodeToken,
     State(app): State<App>,
     Path(stage): Path<StageId>,
-    Body(refused): Body<PartRefused>,
+    Body(mut refused): Body<PartRefused>,
 ) -> Result<StatusCode> {
-    if refused.step > MAX_COUNT || refused.reason.len() > MAX_REASON {
-        return Err(Error::invalid(
-            "reason",
-            format!("say why in at most {MAX_REASON} bytes"),
-        ));
+    if refused.step > MAX_COUNT {
+        return Err(Error::invalid("step", "is larger than any real one"));
     }
+    refused.reason = plain(&refused.reason, MAX_REASON);
     if app.store.note_refusal(stage, &refused).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -115,7 +110,7 @@ async fn note_refusal(
     }
 }
 
-fn check_part(part: &CheckpointPart) -> Result<()> {
+fn check_part(stage: StageId, part: &CheckpointPart) -> Result<()> {
     if !(1..=MAX_PARTS).contains(&part.parts) {
         return Err(Error::invalid(
             "part.parts",
@@ -144,10 +139,16 @@ fn check_part(part: &CheckpointPart) -> Result<()> {
             "the part reaches beyond part.state_bytes",
         ));
     }
-    check_object("part.object", &part.object)?;
-    part.tensors
-        .iter()
-        .try_for_each(|tensors| check_object("part.tensors", tensors))
+    let tensors = part.tensors.iter().map(|tensors| ("part.tensors", tensors));
+    for (path, object) in tensors.chain([("part.object", &part.object)]) {
+        check_object(path, object)?;
+        if !object.key.starts_with(&folder(stage)) {
+            // What is given up is deleted, so nobody may give up what is not the stage's own.
+            let rule = format!("must lie under {}", folder(stage));
+            return Err(Error::invalid(format!("{path}.key"), rule));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses objects whose key could lead out of the store, or whose hash is none.

@@ -9,6 +9,7 @@ use chrono::Utc;
 use medley_protocol::error::Code;
 use medley_protocol::ids::JobId;
 use medley_protocol::spec::{DataSpec, Problem, Problems, Spec, StartSpec};
+use medley_protocol::text::is_plain;
 use serde_json::Value;
 use std::path::Path;
 
@@ -134,6 +135,11 @@ fn shards(directory: &Path) -> Result<Vec<String>, String> {
             .to_str()
             .filter(|name| Path::new(name).extension().is_some_and(|e| e == "tar"));
         names.extend(name.map(str::to_owned));
+    }
+    if let Some(odd) = names.iter().find(|name| !is_plain(name)) {
+        return Err(format!(
+            "{shown} holds a shard whose name has control characters ({odd:?}); rename it"
+        ));
     }
     if names.is_empty() {
         return Err(format!(

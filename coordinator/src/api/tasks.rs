@@ -3,18 +3,22 @@
 use super::auth::NodeToken;
 use super::extract::{Body, Path};
 use super::stages::check_object;
-use super::{App, Error, Result};
+use super::{App, Error, MAX_COUNT, Result};
 use crate::store::Claim;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use medley_protocol::checkpoint::{FOLDER, ObjectRef};
 use medley_protocol::ids::{StageId, TaskId};
 use medley_protocol::rest::{LeaseAnswer, LeaseRequest, TaskFinished, TaskGivenUp, TaskRenewal};
-use medley_protocol::tasks::{TaskOutput, TaskWork};
+use medley_protocol::tasks::{Counts, TaskOutput, TaskWork};
+use medley_protocol::text::{MAX_REASON, is_plain, plain};
 
-/// Longest reason that is kept, in characters.
-const MAX_REASON: usize = 4000;
+/// Most counts of an output.
+const MAX_COUNTS: usize = 1000;
+/// Longest name of a count.
+const MAX_COUNT_NAME: usize = 100;
 
 /// The endpoints of this file.
 pub(super) fn routes() -> Router<App> {
@@ -74,7 +78,7 @@ async fn fail_task(
     Path(task): Path<TaskId>,
     Body(given_up): Body<TaskGivenUp>,
 ) -> Result<StatusCode> {
-    let reason: String = given_up.reason.chars().take(MAX_REASON).collect();
+    let reason = plain(&given_up.reason, MAX_REASON);
     let counted = app
         .store
         .give_up_task(task, given_up.token, &reason, given_up.retry)
@@ -94,14 +98,43 @@ fn answer(counted: bool) -> Result<StatusCode> {
 
 fn check_output(work: &TaskWork, output: &TaskOutput) -> Result<()> {
     match (work, output) {
-        (TaskWork::IndexShard { .. } | TaskWork::CapfiltShard { .. }, TaskOutput::Shard { object, .. }) => {
-            check_object("output.object", object)
+        (TaskWork::IndexShard { .. } | TaskWork::CapfiltShard { .. }, TaskOutput::Shard { object, counts }) => {
+            check_result("output.object", object)?;
+            check_counts(counts)
         }
-        (TaskWork::IndexMerge { .. } | TaskWork::CapfiltMerge { .. }, TaskOutput::Dataset { dataset, vocab, .. }) => {
-            check_object("output.dataset", dataset)?;
-            check_object("output.vocab", vocab)
+        (
+            TaskWork::IndexMerge { .. } | TaskWork::CapfiltMerge { .. },
+            TaskOutput::Dataset { dataset, vocab, counts },
+        ) => {
+            check_result("output.dataset", dataset)?;
+            check_result("output.vocab", vocab)?;
+            check_counts(counts)
         }
-        (TaskWork::Evaluate, TaskOutput::Evaluation { details, .. }) => check_object("output.details", details),
+        (TaskWork::Evaluate, TaskOutput::Evaluation { details, .. }) => check_result("output.details", details),
         _ => Err(Error::invalid("output", "is not what this task asks for")),
     }
+}
+
+/// Results stay for good, so they lie where nothing is deleted.
+fn check_result(path: &str, object: &ObjectRef) -> Result<()> {
+    check_object(path, object)?;
+    if object.key.starts_with(FOLDER) {
+        let rule = format!("must not lie under {FOLDER}, whose objects are deleted with their checkpoints");
+        return Err(Error::invalid(format!("{path}.key"), rule));
+    }
+    Ok(())
+}
+
+fn check_counts(counts: &Counts) -> Result<()> {
+    let is_name = |name: &str| name.len() <= MAX_COUNT_NAME && is_plain(name);
+    let are_real = counts.iter().all(|(name, count)| is_name(name) && *count <= MAX_COUNT);
+    if are_real && counts.len() <= MAX_COUNTS {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "output.counts",
+        format!(
+            "at most {MAX_COUNTS} counts, with names of at most {MAX_COUNT_NAME} characters in one line, are possible"
+        ),
+    ))
 }

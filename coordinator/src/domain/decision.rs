@@ -55,6 +55,20 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// The stage that it concerns.
+    pub fn stage(&self) -> Option<StageId> {
+        match self {
+            Self::OpenEpochs { stage, .. }
+            | Self::CloseEpochs { stage }
+            | Self::AddMerge { stage }
+            | Self::ReleaseTasks { stage, .. }
+            | Self::Doubt { stage, .. } => Some(*stage),
+            Self::MarkDamaged { event, .. } => event.stage,
+        }
+    }
+}
+
 /// What was decided.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decision {
@@ -66,4 +80,11 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// What else is to be done.
     pub effects: Vec<Effect>,
+}
+
+impl Decision {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.events.is_empty() && self.effects.is_empty()
+    }
 }

@@ -10,6 +10,7 @@ pub mod event;
 pub mod graph;
 pub mod inputs;
 pub mod job;
+pub mod made;
 pub mod node;
 pub mod retention;
 pub mod stage;

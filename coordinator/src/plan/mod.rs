@@ -1,16 +1,24 @@
 //! Who runs where: a pure function from free devices and waiting stages to placements.
 //!
 //! Stages of a higher priority are served first. Stages of one priority share: each first gets the fewest ranks it can
-//! work with, older ones first, then the rest is dealt one device at a time. A training stage is a gang, all or nothing,
-//! of one numerics fingerprint; it takes no rank that would not make it faster, because a step takes
+//! work with, older ones first, then the rest is dealt in turns, to each the fewest that are of use to it. A training stage is
+//! a gang, all or nothing, of one numerics fingerprint; it takes no rank that would not make it faster, because a step takes
 //! ⌈lanes / ranks⌉ lanes of time. A stage whose ranks hold its state in memory keeps them where it can; one that begins
 //! prefers GPUs. Ranks are put only where they can compute in what the job asks for, and where they would find enough
-//! memory. For every stage that has to wait the planner says why in words.
+//! memory, all of them, with as many lanes as they get ([`needs`]). For every stage that has to wait the planner says why in
+//! words ([`reason`]).
 
-use medley_protocol::hardware::Hardware;
+mod needs;
+mod reason;
+
+pub use needs::{Means, Memory, MemoryByRanks, Needs};
+
 use medley_protocol::ids::{NodeId, StageId};
+use medley_protocol::staircase::next_useful;
+use needs::Room;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 /// A node that can take ranks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,52 +33,6 @@ pub struct Node {
     pub free: u32,
     /// What they are.
     pub means: Means,
-}
-
-/// What the devices of a node are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Means {
-    /// Memory of its smallest GPU for each rank on it; none if ranks compute on the processor.
-    pub gpu_bytes: Option<u64>,
-    /// Memory of the machine for all its ranks, if it is known.
-    pub host_bytes: Option<u64>,
-}
-
-/// What a rank needs of a device. Memory that is not known is 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// It computes in bf16, which GPUs alone do.
-    pub bf16: bool,
-    /// Of a GPU.
-    pub gpu_bytes: u64,
-    /// Of the machine, if it is on a GPU.
-    pub gpu_host_bytes: u64,
-    /// Of the machine, if it is on the processor.
-    pub host_bytes: u64,
-}
-
-impl Means {
-    /// Those of a node that says this of itself, and runs a rank on each of so many devices.
-    pub fn of(hardware: &Hardware, devices: u32) -> Self {
-        let gpus = hardware.gpus.len() as u64;
-        let smallest = hardware.gpus.iter().map(|gpu| gpu.memory_bytes).min();
-        Self {
-            gpu_bytes: smallest.map(|bytes| bytes / u64::from(devices).div_ceil(gpus).max(1)),
-            host_bytes: hardware.memory_bytes,
-        }
-    }
-
-    /// How many ranks that need this fit on a node.
-    fn room(&self, needs: &Needs) -> u32 {
-        let needed = match self.gpu_bytes {
-            Some(bytes) if needs.gpu_bytes > bytes => return 0,
-            Some(_) => needs.gpu_host_bytes,
-            None if needs.bf16 => return 0,
-            None => needs.host_bytes,
-        };
-        let fit = self.host_bytes.and_then(|bytes| bytes.checked_div(needed));
-        fit.map_or(u32::MAX, |ranks| u32::try_from(ranks).unwrap_or(u32::MAX))
-    }
 }
 
 /// A stage that waits.
@@ -98,15 +60,6 @@ impl Request {
     fn kept_on(&self, node: &Node) -> u32 {
         self.keeps.get(&node.id).copied().unwrap_or(0)
     }
-
-    /// Most ranks that it could have of a node.
-    fn room(&self, node: &Node) -> u32 {
-        if self.avoids.contains(&node.id) {
-            0
-        } else {
-            node.means.room(&self.needs)
-        }
-    }
 }
 
 /// Ranks of a stage by node, in rank order.
@@ -123,10 +76,7 @@ pub struct Plan {
 
 /// Places `requests`, given oldest first.
 pub fn plan(nodes: &[Node], requests: &[Request]) -> Plan {
-    let mut board = Board {
-        nodes,
-        free: nodes.iter().map(|node| node.free).collect(),
-    };
+    let mut board = Board::new(nodes);
     let mut by_priority: BTreeMap<i32, Vec<&Request>> = BTreeMap::new();
     for request in requests {
         by_priority.entry(request.priority).or_default().push(request);
@@ -157,214 +107,200 @@ struct Board<'a> {
     nodes: &'a [Node],
     /// Free devices of each node.
     free: Vec<u32>,
+    /// Numbers of the nodes of each fingerprint.
+    alike: Vec<Vec<usize>>,
+    /// Numbers of all nodes.
+    all: Vec<usize>,
 }
 
 /// What a request has got so far.
 struct Hand<'a> {
     request: &'a Request,
-    /// The only fingerprint it may have.
-    fingerprint: Option<&'a str>,
-    /// Most ranks of use to it.
-    limit: u32,
+    /// The only nodes that it may have ranks of, as a number among those alike; none for all.
+    group: Option<usize>,
     /// Ranks by node.
     ranks: Vec<u32>,
-    /// The node of its last device: the next one is taken there too, unless something was given back since.
+    /// How many that are.
+    num_ranks: u32,
+    /// The node of its last device: the next one is taken there too, as long as ranks need the same.
     last: Option<usize>,
 }
 
-impl Hand<'_> {
-    fn num_ranks(&self) -> u32 {
-        self.ranks.iter().sum()
-    }
-
-    /// Whether it may have another rank of the node with this number.
-    fn may_use(&self, i: usize, node: &Node) -> bool {
-        let fits = self
-            .fingerprint
-            .is_none_or(|fingerprint| fingerprint == node.fingerprint);
-        fits && self.ranks[i] < self.request.room(node)
-    }
-}
-
 impl<'a> Board<'a> {
+    fn new(nodes: &'a [Node]) -> Self {
+        let mut alike: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (i, node) in nodes.iter().enumerate() {
+            alike.entry(&node.fingerprint).or_default().push(i);
+        }
+        Self {
+            nodes,
+            free: nodes.iter().map(|node| node.free).collect(),
+            alike: alike.into_values().collect(),
+            all: (0..nodes.len()).collect(),
+        }
+    }
+
+    /// Nodes that a request may have ranks of together.
+    fn groups(&self, request: &Request) -> impl Iterator<Item = &[usize]> {
+        let groups = if request.lanes.is_some() {
+            &self.alike[..]
+        } else {
+            std::slice::from_ref(&self.all)
+        };
+        groups.iter().map(Vec::as_slice)
+    }
+
+    /// Free devices of a node, as far as a request does not avoid it.
+    fn free_for(&self, request: &Request, i: usize) -> u32 {
+        if request.avoids.contains(&self.nodes[i].id) {
+            0
+        } else {
+            self.free[i]
+        }
+    }
+
+    /// How many ranks fit on so many devices of the nodes of a group.
+    fn fitting(&self, mut room: Room, group: &[usize], devices: impl Fn(usize) -> u32) -> u32 {
+        group
+            .iter()
+            .map(|i| devices(*i).min(room.on(self.nodes[*i].means)))
+            .sum()
+    }
+
+    /// The fewest ranks that `request` can work with and that fit, with this memory, on so many devices of the nodes of a group.
+    fn fewest(
+        &self,
+        request: &Request,
+        memory: &MemoryByRanks,
+        group: &[usize],
+        devices: impl Fn(usize) -> u32,
+    ) -> Option<u32> {
+        let all: u32 = group.iter().map(|i| devices(*i)).sum();
+        let mut steps = memory.steps(request.min, request.max).take_while(|ranks| *ranks <= all);
+        let room = |ranks| Room::of(request.needs.bf16, memory.of(ranks));
+        steps.find(|ranks| self.fitting(room(*ranks), group, &devices) >= *ranks)
+    }
+
     /// Takes the fewest ranks that `request` can work with, or says why that is not possible.
     fn gang(&mut self, request: &'a Request) -> Result<Hand<'a>, String> {
-        let free = |i: usize| self.free[i].min(request.room(&self.nodes[i]));
-        let free_by_fingerprint = self.sum_by_fingerprint(free);
-        let free_in_all: u32 = (0..self.nodes.len()).map(free).sum();
-        let (fingerprint, free) = if request.lanes.is_some() {
-            let kept = self.sum_by_fingerprint(|i| request.kept_on(&self.nodes[i]));
-            let on_gpus = self.sum_by_fingerprint(|i| u32::from(self.nodes[i].means.gpu_bytes.is_some()));
-            let best = free_by_fingerprint.iter().max_by_key(|(fingerprint, free)| {
-                let is_gpu = on_gpus.get(*fingerprint) > Some(&0);
-                (**free >= request.min, kept.get(*fingerprint), is_gpu, **free)
-            });
-            best.map_or((None, 0), |(fingerprint, free)| (Some(*fingerprint), *free))
-        } else {
-            (None, free_in_all)
+        let memory = &request.needs.memory;
+        let free = |i: usize| self.free_for(request, i);
+        let fitting = self
+            .groups(request)
+            .enumerate()
+            .filter_map(|(number, group)| Some((number, group, self.fewest(request, memory, group, free)?)));
+        let best = fitting.max_by_key(|(_, group, ranks)| {
+            let kept: u32 = group.iter().map(|i| request.kept_on(&self.nodes[*i])).sum();
+            let is_gpu = group.iter().any(|i| self.nodes[*i].means.gpu_bytes.is_some());
+            (
+                kept,
+                is_gpu,
+                self.fitting(Room::with(*ranks, &request.needs), group, free),
+            )
+        });
+        let Some((number, _, ranks)) = best else {
+            return Err(self.reason(request));
         };
-        if free < request.min {
-            return Err(self.reason(request, free));
-        }
         let mut hand = Hand {
             request,
-            fingerprint,
-            limit: request.max,
+            group: request.lanes.map(|_| number),
             ranks: vec![0; self.nodes.len()],
+            num_ranks: 0,
             last: None,
         };
-        while hand.num_ranks() < request.min && self.take(&mut hand) {}
+        self.fill(&mut hand, ranks);
         Ok(hand)
     }
 
-    /// Deals what is left in turns, then takes back ranks that make nobody faster and deals those.
+    /// Deals what is left in turns, to each the fewest ranks more that are of use to it.
     fn share(&mut self, hands: &mut [Hand<'_>]) {
-        // Each pass lowers some limit for good, or is the last.
-        loop {
-            let mut dealt = true;
-            while dealt {
-                dealt = false;
-                for hand in hands.iter_mut().filter(|hand| hand.num_ranks() < hand.limit) {
-                    dealt |= self.take(hand);
+        let mut dealt = true;
+        while dealt {
+            dealt = false;
+            for hand in hands.iter_mut() {
+                if let Some(ranks) = self.more(hand) {
+                    dealt |= self.fill(hand, ranks);
                 }
             }
-            let mut gave_back = false;
-            for hand in hands.iter_mut() {
-                gave_back |= self.give_back(hand);
-            }
-            if !gave_back {
-                return;
-            }
-            hands.iter_mut().for_each(|hand| hand.last = None);
         }
     }
 
-    /// Takes one more device: one whose rank is there already, else on the node where the hand has most, else where most are
-    /// free.
-    fn take(&mut self, hand: &mut Hand<'_>) -> bool {
+    /// The fewest ranks more than a hand has that make its stage faster, or that hold its state, and that fit.
+    fn more(&self, hand: &Hand<'_>) -> Option<u32> {
+        let (request, members) = (hand.request, self.members(hand));
+        let Some(lanes) = request.lanes else {
+            return (hand.num_ranks < request.max).then_some(hand.num_ranks + 1);
+        };
+        let mine = |i: usize| hand.ranks[i] + self.free_for(request, i);
+        let most: u32 = members.iter().map(|i| mine(*i)).sum();
+        let held = |i: &usize| mine(*i).min(request.kept_on(&self.nodes[*i]));
+        let held: u32 = members.iter().map(held).sum();
+        let next = |ranks: &u32| {
+            let useful = next_useful(lanes, *ranks);
+            useful.into_iter().chain(Some(held).filter(|held| held > ranks)).min()
+        };
+        let fits = |ranks: &u32| {
+            let mut room = Room::with(*ranks, &request.needs);
+            let mut on = |i: usize| Some(room.on(self.nodes[i].means)).filter(|room| hand.ranks[i] <= *room);
+            let fitting: Option<u32> = members.iter().map(|i| on(*i).map(|room| room.min(mine(*i)))).sum();
+            fitting >= Some(*ranks)
+        };
+        let mut numbers =
+            iter::successors(next(&hand.num_ranks), next).take_while(|ranks| *ranks <= most.min(request.max));
+        numbers.find(fits)
+    }
+
+    /// Takes devices until a hand has so many ranks, each with the memory that it then needs. Returns whether there was one.
+    fn fill(&mut self, hand: &mut Hand<'_>, ranks: u32) -> bool {
+        let memory = &hand.request.needs.memory;
+        let (before, memory) = (memory.of(hand.num_ranks), memory.of(ranks));
+        // Less memory makes room where there was none.
+        hand.last = hand.last.filter(|_| memory == before);
+        let had = hand.num_ranks;
+        while hand.num_ranks < ranks && self.take(hand, memory) {}
+        hand.num_ranks > had
+    }
+
+    /// Takes one more device, for a rank of this memory: one whose rank is there already, else on the node where the hand has
+    /// most, else where most are free.
+    fn take(&mut self, hand: &mut Hand<'_>, memory: Memory) -> bool {
         // Where it took last, it has more than anywhere else that devices are free.
-        let again = hand
-            .last
-            .filter(|i| self.free[*i] > 0 && hand.request.keeps.is_empty() && hand.may_use(*i, &self.nodes[*i]));
-        let Some(node) = again.or_else(|| self.best(hand)) else {
+        let again = hand.last.filter(|_| hand.request.keeps.is_empty());
+        let again = again.filter(|i| self.is_open(hand, *i, &mut Room::of(hand.request.needs.bf16, memory)));
+        let Some(node) = again.or_else(|| self.best(hand, memory)) else {
             return false;
         };
         self.free[node] -= 1;
         hand.ranks[node] += 1;
+        hand.num_ranks += 1;
         hand.last = Some(node);
         true
     }
 
-    fn best(&self, hand: &Hand<'_>) -> Option<usize> {
-        let usable = (0..self.nodes.len()).filter(|i| self.free[*i] > 0 && hand.may_use(*i, &self.nodes[*i]));
+    /// Numbers of the nodes that a hand may have ranks of.
+    fn members(&self, hand: &Hand<'_>) -> &[usize] {
+        hand.group.map_or(&self.all, |group| &self.alike[group])
+    }
+
+    fn best(&self, hand: &Hand<'_>, memory: Memory) -> Option<usize> {
+        let mut room = Room::of(hand.request.needs.bf16, memory);
+        let members = self.members(hand).iter().copied();
+        let usable = members.filter(|i| self.is_open(hand, *i, &mut room));
         usable.max_by_key(|i| {
             let is_there = hand.ranks[*i] < hand.request.kept_on(&self.nodes[*i]);
             (is_there, hand.ranks[*i], self.free[*i], Reverse(*i))
         })
     }
 
-    /// Gives back the ranks without which a step takes no longer, but none that holds the state: it would soon be missed.
-    fn give_back(&mut self, hand: &mut Hand<'_>) -> bool {
-        let Some(lanes) = hand.request.lanes else { return false };
-        let ranks = hand.num_ranks();
-        let kept = (0..self.nodes.len()).map(|i| hand.ranks[i].min(hand.request.kept_on(&self.nodes[i])));
-        let enough = kept.sum::<u32>().max(hand.request.min);
-        let useful = lanes.div_ceil(lanes.div_ceil(ranks)).max(enough);
-        for _ in useful..ranks {
-            let smallest = (0..self.nodes.len())
-                .filter(|i| hand.ranks[*i] > 0)
-                .min_by_key(|i| (hand.ranks[*i] <= hand.request.kept_on(&self.nodes[*i]), hand.ranks[*i]));
-            let Some(node) = smallest else { break };
-            hand.ranks[node] -= 1;
-            self.free[node] += 1;
-        }
-        hand.limit = hand.limit.min(useful.min(ranks));
-        useful < ranks
+    /// Whether a hand may take another device of a node.
+    fn is_open(&self, hand: &Hand<'_>, i: usize, room: &mut Room) -> bool {
+        self.free_for(hand.request, i) > 0 && hand.ranks[i] < room.on(self.nodes[i].means)
     }
 
     fn placement(&self, hand: &Hand<'_>) -> Placement {
         let counts = hand.ranks.iter().enumerate().filter(|(_, ranks)| **ranks > 0);
         counts.map(|(i, ranks)| (self.nodes[i].id, *ranks)).collect()
     }
-
-    fn sum_by_fingerprint(&self, value: impl Fn(usize) -> u32) -> BTreeMap<&'a str, u32> {
-        let mut sums = BTreeMap::new();
-        for (i, node) in self.nodes.iter().enumerate() {
-            *sums.entry(node.fingerprint.as_str()).or_default() += value(i);
-        }
-        sums
-    }
-
-    fn reason(&self, request: &Request, free: u32) -> String {
-        if self.nodes.is_empty() {
-            return "waits for a node: none is alive; start agents with `medley-worker agent`".into();
-        }
-        let needs = &request.needs;
-        let room = |i: usize| self.nodes[i].means.room(needs);
-        if (0..self.nodes.len()).all(|i| room(i) == 0) {
-            return self.unfit(needs);
-        }
-        let fitting = |i: usize| self.nodes[i].devices.min(room(i));
-        let devices: u32 = (0..self.nodes.len()).map(fitting).sum();
-        let by_fingerprint = self.sum_by_fingerprint(fitting);
-        let largest = by_fingerprint.values().copied().max().unwrap_or(0);
-        let min = request.min;
-        let format = if needs.bf16 { " with bf16" } else { "" };
-        let needs = if min == 1 {
-            format!("a free device{format}")
-        } else {
-            format!("{min} free devices{format}")
-        };
-        if request.lanes.is_some() && largest < min {
-            let limited = (0..self.nodes.len()).any(|i| fitting(i) < self.nodes[i].devices);
-            let memory = if limited { " whose memory suffices" } else { "" };
-            return format!(
-                "waits for {needs} of one numerics fingerprint{memory}: the nodes alive have {devices} in all and at most \
-                 {largest} of one; add nodes, or lower cluster.min_ranks"
-            );
-        }
-        let others = if request.avoids.is_empty() {
-            "the others work for other stages"
-        } else {
-            "the others work for other stages or do not reach these"
-        };
-        format!("waits for {needs}: {free} of {devices} are free for it, {others}")
-    }
-
-    /// Why no node's devices are of use.
-    fn unfit(&self, needs: &Needs) -> String {
-        let largest =
-            |bytes: &dyn Fn(&Means) -> Option<u64>| self.nodes.iter().filter_map(|node| bytes(&node.means)).max();
-        let gpu = largest(&|means: &Means| means.gpu_bytes);
-        if needs.bf16 && gpu.is_none() {
-            return "waits for devices with bf16: pretrain.precision asks for it, GPUs alone compute in it, and no node alive \
-                    has one; start an agent where there are GPUs, or set it to \"fp32\""
-                .into();
-        }
-        let on_gpus = gpu.map(|has| {
-            let (gpu, host) = (size(needs.gpu_bytes), size(needs.gpu_host_bytes));
-            let has = size(has);
-            format!("a rank on a GPU needs about {gpu} of it and {host} of its machine, where the largest has {has} for a rank")
-        });
-        let machine = largest(&|means: &Means| means.gpu_bytes.is_none().then_some(means.host_bytes).flatten());
-        let on_processors = machine.filter(|_| !needs.bf16).map(|has| {
-            let host = size(needs.host_bytes);
-            format!(
-                "a rank on the processor needs about {host}, where the largest machine has {}",
-                size(has)
-            )
-        });
-        let why: Vec<String> = on_gpus.into_iter().chain(on_processors).collect();
-        format!(
-            "waits for devices with more memory: {}; lower lanes.batch (and raise lanes.count), or add larger nodes",
-            why.join("; ")
-        )
-    }
-}
-
-/// A size, for people.
-fn size(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
-use medley_protocol::hardware::Gpu;
+use medley_protocol::hardware::{Gpu, Hardware};
+use medley_protocol::staircase::{Stair, stairs};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -131,13 +132,117 @@ fn with_gpus(node: Node, gib: u64) -> Node {
     Node { means, ..node }
 }
 
-/// What ranks need that take so many GiB of a GPU, or three times as many of a machine.
-fn needs(gib: u64, bf16: bool) -> Needs {
-    Needs {
-        bf16,
+/// So many GiB of a GPU and as many of its machine, or three times as many of a machine.
+fn memory(gib: u64) -> Memory {
+    Memory {
         gpu_bytes: gib << 30,
         gpu_host_bytes: gib << 30,
         host_bytes: (3 * gib) << 30,
+    }
+}
+
+/// What ranks need that take so much however many they are.
+fn needs(gib: u64, bf16: bool) -> Needs {
+    Needs {
+        bf16,
+        memory: MemoryByRanks(vec![(1, memory(gib))]),
+        recomputing: None,
+    }
+}
+
+/// What ranks need that take less the more they are.
+fn needs_by_ranks(gib: &[(u32, u64)]) -> Needs {
+    let by_ranks = gib.iter().map(|(from, gib)| (*from, memory(*gib)));
+    Needs {
+        memory: MemoryByRanks(by_ranks.collect()),
+        ..Needs::default()
+    }
+}
+
+#[test]
+fn memory_is_counted_for_as_many_ranks_as_there_are() {
+    let request = Request {
+        needs: needs_by_ranks(&[(1, 30), (2, 20), (4, 15)]),
+        ..training(1, 1, 4)
+    };
+    let gpus = |id, free| with_gpus(node(id, "g", free), 24);
+    let alone = Node {
+        devices: 1,
+        ..gpus(1, 1)
+    };
+    let waits = plan(std::slice::from_ref(&alone), std::slice::from_ref(&request)).waits;
+    let reason = &waits[&stage(1)];
+    for part in [
+        "2 free devices of one numerics fingerprint whose memory suffices",
+        "have 1 in all",
+        "with fewer ranks, a rank on a GPU needs about 30.0 GiB",
+        "lower lanes.batch",
+    ] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(
+        !reason.contains("recompute") && !reason.contains("min_ranks"),
+        "{reason}"
+    );
+    let nodes = [alone, gpus(2, 1)];
+    let placed = plan(&nodes, std::slice::from_ref(&request));
+    assert_eq!(placed.placements[&stage(1)], [(nodes[0].id, 1), (nodes[1].id, 1)]);
+    let busy = [gpus(2, 1)];
+    let waits = plan(&busy, std::slice::from_ref(&request)).waits;
+    let reason = &waits[&stage(1)];
+    assert!(
+        reason.contains("2 free devices (each of fewer needs more memory than there is): 1 of 4 are free"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn ranks_that_need_more_than_the_first_did_do_not_join_where_that_is_not_there() {
+    // Alone a rank sends nothing; two of them have sums that travel.
+    let request = |needs| Request {
+        needs,
+        ..training(1, 1, 4)
+    };
+    let mut machine = with_gpus(node(1, "g", 4), 80);
+    machine.means.host_bytes = Some(50 << 30);
+    let placed = |needs| plan(std::slice::from_ref(&machine), &[request(needs)]).placements[&stage(1)].clone();
+    assert_eq!(placed(needs_by_ranks(&[(1, 10), (2, 30), (4, 14)])), [(machine.id, 1)]);
+    assert_eq!(placed(needs_by_ranks(&[(1, 10), (2, 20), (4, 14)])), [(machine.id, 2)]);
+    let four = "neither two nor three would fit, but four";
+    assert_eq!(
+        placed(needs_by_ranks(&[(1, 10), (2, 30), (4, 12)])),
+        [(machine.id, 4)],
+        "{four}"
+    );
+    let on = |ranks| [(machine.means, ranks)];
+    let needs = needs_by_ranks(&[(1, 10), (2, 30)]);
+    assert!(needs.fit(&on(1)) && !needs.fit(&on(2)));
+}
+
+#[test]
+fn activations_computed_again_are_advice_where_that_would_do() {
+    let node = with_gpus(node(1, "g", 4), 24);
+    let reason = |again: u64, min: u32| {
+        let recomputing = Some(("filter.recompute".to_owned(), needs(again, false).memory));
+        let request = Request {
+            needs: Needs {
+                recomputing,
+                ..needs(30, false)
+            },
+            ..training(1, min, 8)
+        };
+        plan(std::slice::from_ref(&node), &[request]).waits[&stage(1)].clone()
+    };
+    let fits = reason(20, 1);
+    assert!(
+        fits.contains("; set filter.recompute to true, or lower lanes.batch"),
+        "{fits}"
+    );
+    for other in [reason(28, 1), reason(20, 5)] {
+        assert!(
+            !other.contains("recompute") && other.contains("lower lanes.batch"),
+            "{other}"
+        );
     }
 }
 
@@ -248,14 +353,38 @@ fn any_nodes() -> impl Strategy<Value = Vec<Node>> {
 }
 
 fn any_requests() -> impl Strategy<Value = Vec<Request>> {
-    let parts = (1..5u32, 0..5u32, -1..2i32, any::<bool>(), (0..5u64, any::<bool>()));
+    let parts = (
+        1..5u32,
+        0..5u32,
+        -1..2i32,
+        any::<bool>(),
+        ([0..5u64, 0..5u64], any::<bool>()),
+    );
     let requests = prop::collection::vec(parts, 0..6);
-    type Parts = (u32, u32, i32, bool, (u64, bool));
-    let request = |(id, (min, more, priority, gang, (gib, bf16))): (u128, Parts)| Request {
-        priority,
-        lanes: gang.then_some(min + more),
-        needs: needs(gib, bf16),
-        ..training(id, min, min + more)
+    type Parts = (u32, u32, i32, bool, ([u64; 2], bool));
+    let request = |(id, (min, more, priority, gang, ([first, gib], bf16))): (u128, Parts)| {
+        // One rank needs more or less than each of two, then less the more there are.
+        let of = |stair: &Stair| {
+            (
+                stair.ranks,
+                memory(if stair.ranks == 1 {
+                    first
+                } else {
+                    gib * u64::from(stair.lanes) / 2
+                }),
+            )
+        };
+        let by_lanes = MemoryByRanks(stairs(min + more).iter().map(of).collect());
+        Request {
+            priority,
+            lanes: gang.then_some(min + more),
+            needs: Needs {
+                bf16,
+                memory: if gang { by_lanes } else { needs(gib, bf16).memory },
+                recomputing: None,
+            },
+            ..training(id, min, min + more)
+        }
     };
     requests.prop_map(move |parts| (1u128..).zip(parts).map(request).collect())
 }
@@ -269,16 +398,16 @@ proptest! {
             let placed = plan.placements.get(&request.stage);
             prop_assert!(placed.is_some() != plan.waits.contains_key(&request.stage));
             let Some(placed) = placed else { continue };
-            let ranks = ranks(&plan, request.stage.as_uuid().as_u128());
-            prop_assert!((request.min..=request.max).contains(&ranks));
+            let num_ranks = ranks(&plan, request.stage.as_uuid().as_u128());
+            prop_assert!((request.min..=request.max).contains(&num_ranks));
             let of = |id: &NodeId| nodes.iter().find(|node| node.id == *id).unwrap();
             if request.lanes.is_some() {
                 prop_assert!(placed.iter().all(|(id, _)| of(id).fingerprint == of(&placed[0].0).fingerprint));
             }
             for (id, ranks) in placed {
                 *used.entry(*id).or_default() += ranks;
-                let (means, needs) = (of(id).means, request.needs);
-                prop_assert!(!needs.bf16 || means.gpu_bytes.is_some());
+                let (means, needs) = (of(id).means, request.needs.memory.of(num_ranks));
+                prop_assert!(!request.needs.bf16 || means.gpu_bytes.is_some());
                 prop_assert!(means.gpu_bytes.is_none_or(|bytes| needs.gpu_bytes <= bytes));
                 let needed = if means.gpu_bytes.is_some() { needs.gpu_host_bytes } else { needs.host_bytes };
                 prop_assert!(means.host_bytes.is_none_or(|bytes| u64::from(*ranks) * needed <= bytes));
@@ -305,15 +434,16 @@ proptest! {
     fn a_stage_waits_only_if_its_fewest_ranks_are_not_left(nodes in any_nodes(), requests in any_requests()) {
         let plan = plan(&nodes, &requests);
         for request in requests.iter().filter(|request| plan.waits.contains_key(&request.stage)) {
-            let mut left: BTreeMap<&str, u32> = BTreeMap::new();
-            for node in &nodes {
-                let used: u32 = plan.placements.values().flatten().filter(|(id, _)| *id == node.id).map(|(_, n)| n).sum();
-                *left.entry(&node.fingerprint).or_default() += (node.free - used).min(request.room(node));
+            for ranks in request.min..=request.max {
+                let mut room = Room::with(ranks, &request.needs);
+                let mut left: BTreeMap<&str, u32> = BTreeMap::new();
+                for node in &nodes {
+                    let used: u32 = plan.placements.values().flatten().filter(|(id, _)| *id == node.id).map(|(_, n)| n).sum();
+                    *left.entry(&node.fingerprint).or_default() += (node.free - used).min(room.on(node.means));
+                }
+                let most = left.values().copied().max().unwrap_or(0);
+                prop_assert!(most < ranks || request.lanes.is_none() && left.values().sum::<u32>() < ranks);
             }
-            // An equal that came later may have given back what this one could not get in its turn.
-            let trimmed = requests.iter().any(|other| other.lanes.is_some() && other.stage != request.stage);
-            let most = left.values().copied().max().unwrap_or(0);
-            prop_assert!(trimmed || most < request.min || request.lanes.is_none() && left.values().sum::<u32>() < request.min);
         }
     }
 }

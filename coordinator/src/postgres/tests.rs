@@ -45,6 +45,12 @@ async fn remembered(server: &Server) -> Vec<i64> {
         .unwrap()
 }
 
+/// Whether this machine lets processes make user namespaces.
+fn makes_namespaces() -> bool {
+    let made = std::process::Command::new("unshare").args(["--user", "true"]).status();
+    made.is_ok_and(|status| status.success())
+}
+
 fn pid(server: &Server) -> u32 {
     match *server.health().borrow() {
         Health::Ready { pid } => pid,
@@ -124,7 +130,15 @@ async fn closed_deep_and_oddly_named_places_serve_too() {
         let dir = tempfile::tempdir().unwrap();
         // Closed to everybody else, as /root is.
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
-        let server = start(&dir.path().join(name)).await;
+        let started = Server::start(&dir.path().join(name), Durability::Full).await;
+        // Some containers let nobody make a user namespace: then it is said which directory has to be opened.
+        if let Err(Error::NoIdentity { blocked, .. }) = &started
+            && !makes_namespaces()
+        {
+            assert_eq!(blocked, dir.path());
+            continue;
+        }
+        let server = started.unwrap();
         remember(&server, 3).await;
         let mut through_url: PgConnection = PgConnection::connect(server.url()).await.unwrap();
         through_url.ping().await.unwrap();

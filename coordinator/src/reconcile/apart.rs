@@ -186,7 +186,7 @@ impl Evidence<'_> {
         // Whoever is one step behind is prepared for it.
         let holds = |rank: u32| {
             let rank = survivors.iter().find(|survivor| survivor.rank == rank);
-            rank.is_some_and(|rank| Some(rank.committed + 1) >= furthest)
+            rank.is_some_and(|rank| Some(rank.committed.saturating_add(1)) >= furthest)
         };
         let mut members: Vec<(NodeId, u64)> = Vec::new();
         for seat in &generation.seats {

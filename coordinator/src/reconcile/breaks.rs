@@ -19,6 +19,7 @@ use medley_protocol::agent::Former;
 use medley_protocol::ids::StageId;
 use medley_protocol::spec::OnLoss;
 use std::collections::BTreeMap;
+use std::slice;
 use std::time::Duration;
 
 /// Broken generations of training stages whose ranks wait for the next.
@@ -79,20 +80,14 @@ impl Pass<'_> {
             let min = broken.world.clamp(request.min, request.max);
             return Request { min, ..request };
         }
-        match broken.kept_by(&free(nodes)) {
-            kept if kept >= request.min => Request {
-                max: kept.min(request.max),
-                ..request
-            },
-            _ => request,
-        }
+        among_survivors(&request, broken, nodes).unwrap_or(request)
     }
 
     /// Whether a stage whose generation broke can go on with those of its ranks that hold its state.
     pub(super) fn can_go_on(&self, job: &Job, stage: &Stage, nodes: &[plan::Node]) -> bool {
         let broken = self.breaks.get(&stage.id);
         broken.is_some_and(|broken| {
-            !self.still_waits(broken, job) && broken.kept_by(&free(nodes)) >= job.spec.cluster.min_ranks
+            !self.still_waits(broken, job) && among_survivors(&self.request(job, stage), broken, nodes).is_some()
         })
     }
 
@@ -217,6 +212,18 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// A request for no more ranks than hold the state, if they are enough and all of them fit with the lanes of those that were
+/// lost.
+fn among_survivors(request: &Request, broken: &Break, nodes: &[plan::Node]) -> Option<Request> {
+    let kept = broken.kept_by(&free(nodes));
+    let request = Request {
+        max: kept.min(request.max),
+        ..request.clone()
+    };
+    let is_enough = kept >= request.min && !plan::plan(nodes, slice::from_ref(&request)).placements.is_empty();
+    is_enough.then_some(request)
 }
 
 /// Free devices, as if all were placed on.

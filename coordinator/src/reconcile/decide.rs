@@ -22,7 +22,7 @@ use crate::domain::decision::{Decision, Effect};
 use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage};
 use medley_protocol::agent::{Member, RankState};
-use medley_protocol::ids::{NodeId, StageId};
+use medley_protocol::ids::{JobId, NodeId, StageId};
 use medley_protocol::stage::{StageKind, StageState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub struct Memory {
     pub silent: BTreeSet<NodeId>,
     /// Stages that are not placed again before a time.
     pub held: BTreeMap<StageId, Duration>,
+    /// Jobs of which the job table did not take what was decided, each until it is tried again.
+    pub aside: BTreeMap<JobId, Duration>,
     /// Stages of which was made known that they wait for nodes to be heard.
     pub expectant: BTreeSet<StageId>,
     /// Generations that broke and wait to be placed anew.
@@ -64,6 +66,7 @@ pub fn decide(
     notice_nodes(&mut memory, sight, now, settings, &mut decision.events);
     decision.events.extend(memory.reach.look(sight, now, settings));
     let told = memory.told.clone();
+    memory.aside.retain(|_, until| *until > now);
     let evidence = Evidence {
         sight,
         told: &told,
@@ -73,6 +76,7 @@ pub fn decide(
     let mut pass = Pass {
         evidence,
         held: &mut memory.held,
+        aside: &memory.aside,
         expectant: &mut memory.expectant,
         room: &mut memory.room,
         reach: &mut memory.reach,
@@ -84,7 +88,13 @@ pub fn decide(
     };
     let jobs = jobs
         .into_iter()
-        .map(|job| pass.advance(job))
+        .map(|job| {
+            if pass.aside.contains_key(&job.id) {
+                Ok(pass.set_aside(job))
+            } else {
+                pass.advance(job)
+            }
+        })
         .collect::<Result<_, _>>()?;
     let jobs = pass.drain(jobs, mint)?;
     let jobs = pass.place(jobs, mint)?;
@@ -93,6 +103,8 @@ pub fn decide(
     placing::prune(&mut memory.held, &decision.jobs);
     placing::prune(&mut memory.room, &decision.jobs);
     decision.events.extend(memory.stragglers.look(&decision.jobs, sight));
+    let is_written = |event: &Event| event.job.is_none_or(|job| !memory.aside.contains_key(&job));
+    decision.events.retain(is_written);
     Ok((memory, decision))
 }
 
@@ -119,12 +131,15 @@ fn notice_nodes(memory: &mut Memory, sight: &Sight, now: Duration, settings: &Se
 pub(super) struct Pass<'a> {
     pub(super) evidence: Evidence<'a>,
     pub(super) held: &'a mut BTreeMap<StageId, Duration>,
+    /// Jobs that stay as they are.
+    pub(super) aside: &'a BTreeMap<JobId, Duration>,
     pub(super) expectant: &'a mut BTreeSet<StageId>,
     pub(super) room: &'a mut Room,
     pub(super) reach: &'a mut Reach,
     /// Nodes that generations have lost by their silence: nothing is placed on them.
     pub(super) doubted: BTreeSet<NodeId>,
-    /// Stages of which the job table has to give up something before anything else becomes of them.
+    /// Stages that stay as they are in this pass: their job is set aside, or the job table has to give up something before
+    /// anything else becomes of them.
     pub(super) unsettled: BTreeSet<StageId>,
     /// Generations that are broken now, and those that were at the last decision.
     pub(super) breaks: Breaks,
@@ -133,6 +148,16 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// A job stays as it is. It keeps its devices and its orders, so nothing that is decided of others depends on what would
+    /// have become of it.
+    fn set_aside(&mut self, job: Job) -> Job {
+        for stage in &job.stages {
+            self.unsettled.insert(stage.id);
+            self.breaks.extend(self.breaks_before.remove_entry(&stage.id));
+        }
+        job
+    }
+
     /// Moves the stages of a job as far as the facts allow.
     fn advance(&mut self, mut job: Job) -> Result<Job, InvalidTransition> {
         for i in 0..job.stages.len() {

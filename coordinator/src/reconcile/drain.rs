@@ -174,7 +174,13 @@ impl Pass<'_> {
             .partition(|(node, _)| leaving.nodes.contains(node));
         let standing = || generation.seats.iter().map(|seat| seat.node);
         let request = self.request(job, stage);
-        if !stays.is_empty() && stays.values().sum::<u32>() >= request.min {
+        let means = |node: &NodeId| {
+            let seen = self.evidence.sight.nodes.get(node);
+            seen.map_or_else(Means::default, |seen| Means::of(&seen.hardware, seen.node.devices))
+        };
+        // They get the lanes of those that leave.
+        let staying: Vec<(Means, u32)> = stays.iter().map(|(node, ranks)| (means(node), *ranks)).collect();
+        if !stays.is_empty() && stays.values().sum::<u32>() >= request.min && request.needs.fit(&staying) {
             return Some(by_standing(&stays.into_iter().collect(), standing()));
         }
         let last = goes.into_keys().take(1).map(|node| (node, 1));
@@ -188,7 +194,7 @@ impl Pass<'_> {
                     fingerprint: seen.node.fingerprint.clone(),
                     devices: *ranks,
                     free: *ranks,
-                    means: Means::of(&seen.hardware, seen.node.devices),
+                    means: means(node),
                 });
             }
         }

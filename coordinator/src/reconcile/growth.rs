@@ -198,8 +198,9 @@ impl Pass<'_> {
         }
         let priority = |job: &&Job| job.spec.cluster.priority;
         let waits = |job: &&Job| job.stages.iter().any(|stage| self.wants_devices(stage));
-        let waiting = jobs.iter().filter(waits).map(|job| priority(&job)).max();
-        let mut first: Vec<&Job> = jobs.iter().filter(|job| Some(priority(job)) > waiting).collect();
+        let mut first: Vec<&Job> = jobs.iter().filter(|job| !self.aside.contains_key(&job.id)).collect();
+        let waiting = first.iter().filter(|job| waits(job)).map(priority).max();
+        first.retain(|job| Some(priority(job)) > waiting);
         first.sort_by_key(|job| (Reverse(priority(job)), job.submitted_at, job.id));
         let stages = first
             .into_iter()
@@ -223,6 +224,9 @@ impl Pass<'_> {
             return None;
         }
         let ranks = generation.seats.len() as u32;
+        if ranks >= job.spec.cluster.max_ranks {
+            return None;
+        }
         let present = generation.ranks_by_node();
         let request = Request {
             min: ranks,
@@ -230,9 +234,6 @@ impl Pass<'_> {
             keeps: present.clone(),
             ..self.request(job, stage)
         };
-        if request.max <= ranks {
-            return None;
-        }
         let nodes = self.companions(jobs, stage, generation);
         let placement = plan::plan(&nodes, &[request]).placements.remove(&stage.id)?;
         let on = |node: &NodeId| {

@@ -3,6 +3,9 @@
 //! One coordinator leads, in a term that the job table gives out. Every save checks the term, so a leader that was paused
 //! cannot write after it was replaced. A leader that could not decide for a while has not listened either: it gives
 //! every node a whole silence again before it judges.
+//!
+//! A decision is written whole. If the job table does not take what was decided of one job, that job is set aside for a while:
+//! the next decision leaves it as it is, with all that it has, and decides on the others.
 
 use super::control::Control;
 use super::decide::{Memory, decide};
@@ -18,6 +21,9 @@ use uuid::Uuid;
 const LEAD_BEAT: Duration = Duration::from_secs(1);
 /// Longest time for one decision with everything around it.
 const DECISION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time for which a job is set aside of which the job table does not take what was decided.
+const SET_ASIDE: Duration = Duration::from_secs(10);
 
 /// Why no decision was made.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,17 @@ impl Leader {
         office.decided_at = now;
         match saved {
             Ok(Saved::Outdated) => {
+                self.office = Some(office);
+                Ok(true)
+            }
+            Ok(Saved::Refused { job, cause }) => {
+                tracing::error!(
+                    %job,
+                    cause,
+                    "what was decided of this job cannot be written; it stays as it is for {} s, and is then tried again",
+                    SET_ASIDE.as_secs()
+                );
+                office.memory.aside.insert(job, now + SET_ASIDE);
                 self.office = Some(office);
                 Ok(true)
             }

@@ -3,8 +3,8 @@
 //! Every rank says, from a thread that does not compute, in which part of a step it is and for how long. In a step that goes on
 //! as usual some compute and some wait. If one alone does not wait, and all others have waited for it much longer than a
 //! step takes, it is the one that holds them up: it computes for ever, or its process stands still. If all wait and nobody
-//! computes, what one has sent does not reach another. A rank that saves a checkpoint holds nobody up by that: storage has
-//! limits of its own.
+//! computes, what one has sent does not reach another. A rank that saves a checkpoint holds nobody up by that, nor does one that
+//! waits for its samples: storage has limits of its own, and whoever waits for it says in the end what is wrong with it.
 //!
 //! All ranks make a step together, so what one knows of its time holds for those that have just joined. But much is done once in a
 //! generation's first steps, such as connecting: then a rank may compute for a minute, and all may wait so long; only a process that
@@ -150,6 +150,7 @@ fn cut(waiting: &[&Look]) -> Cause {
 fn phase(phase: StepPhase) -> &'static str {
     match phase {
         StepPhase::Computing => "computing",
+        StepPhase::Reading => "waiting for the samples of",
         StepPhase::Exchanging => "exchanging sums of",
         StepPhase::Agreeing => "agreeing on",
         StepPhase::Saving => "saving a checkpoint at",
@@ -159,7 +160,7 @@ fn phase(phase: StepPhase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use StepPhase::{Agreeing, Computing, Exchanging, Saving};
+    use StepPhase::{Agreeing, Computing, Exchanging, Reading, Saving};
     use proptest::prelude::*;
 
     fn look(rank: u32, phase: StepPhase, for_ms: u64, quiet_ms: u64) -> Look {
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_named_while_two_compute_or_the_one_saves_or_none_knows_how_long_a_step_takes() {
+    fn nobody_is_named_while_two_compute_or_the_one_waits_for_storage_or_none_knows_how_long_a_step_takes() {
         let ranks = |phase| {
             [
                 look(0, Exchanging, 9000, 0),
@@ -205,7 +206,9 @@ mod tests {
             ]
         };
         assert_eq!(cause(&ranks(Computing)), None);
-        assert_eq!(cause(&[look(0, Agreeing, 9000, 0), look(1, Saving, 9000, 0)]), None);
+        for storage in [Reading, Saving] {
+            assert_eq!(cause(&[look(0, Agreeing, 9000, 0), look(1, storage, 9000, 0)]), None);
+        }
         let mut ranks = ranks(Agreeing);
         assert!(cause(&ranks).is_some());
         ranks.iter_mut().for_each(|look| look.doing.usual_step_ms = None);
@@ -235,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_process_that_says_nothing_is_named_as_soon_as_all_others_miss_it_whatever_it_did_last() {
-        for last in [Computing, Exchanging, Agreeing, Saving] {
+        for last in [Computing, Reading, Exchanging, Agreeing, Saving] {
             let ranks = |waits| [look(0, Exchanging, waits, 100), look(1, last, 20, 800)];
             assert_eq!(cause(&ranks(2900)), None);
             assert!(
@@ -257,7 +260,7 @@ mod tests {
     }
 
     fn any_look() -> impl Strategy<Value = (StepPhase, u64, u64)> {
-        let phase = prop::sample::select(vec![Computing, Exchanging, Agreeing, Saving]);
+        let phase = prop::sample::select(vec![Computing, Reading, Exchanging, Agreeing, Saving]);
         (phase, 0..8000_u64, 0..1500_u64)
     }
 

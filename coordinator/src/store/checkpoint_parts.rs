@@ -82,30 +82,46 @@ impl Store {
     /// Makes it known, once for each step and node, that a part cannot be written. False if there is no such stage.
     pub async fn note_refusal(&self, stage: StageId, refused: &PartRefused) -> sqlx::Result<bool> {
         let PartRefused { node, step, reason } = refused;
-        let done = sqlx::query(
-            "INSERT INTO events (job, stage, node, kind, message)
-             SELECT s.job, s.id, n.id, 'checkpoint-not-written',
-                    format('%s: the checkpoint at step %s cannot be written on %s, which goes on and tries again: %s',
-                           s.name, $2, n.name, $4)
-             FROM stages s, nodes n
-             WHERE s.id = $1 AND n.id = $3
-               AND NOT EXISTS (SELECT FROM events e
-                               WHERE e.stage = s.id AND e.node = n.id AND e.kind = 'checkpoint-not-written'
-                                 AND starts_with(e.message, format('%s: the checkpoint at step %s cannot', s.name, $2)))",
+        let mut transaction = self.pool.begin().await?;
+        // Of two at once the second one sees what the first has said.
+        let owner: Option<(Uuid, String)> =
+            sqlx::query_as("SELECT job, name FROM stages WHERE id = $1 FOR NO KEY UPDATE")
+                .bind(stage.as_uuid())
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let Some((job, stage_name)) = owner else {
+            return Ok(false);
+        };
+        let node_name: Option<String> = sqlx::query_scalar("SELECT name FROM nodes WHERE id = $1")
+            .bind(node.as_uuid())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(node_name) = node_name else {
+            return Ok(true);
+        };
+        let what = format!("{stage_name}: the checkpoint at step {step} cannot be written on {node_name}, ");
+        let is_known: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM events
+                            WHERE stage = $1 AND node = $2 AND kind = 'checkpoint-not-written'
+                              AND starts_with(message, $3))",
         )
         .bind(stage.as_uuid())
-        .bind(stored(*step))
         .bind(node.as_uuid())
-        .bind(reason)
-        .execute(&self.pool)
+        .bind(&what)
+        .fetch_one(&mut *transaction)
         .await?;
-        if done.rows_affected() == 1 {
-            return Ok(true);
+        if !is_known {
+            let event = Event {
+                job: Some(JobId::from_uuid(job)),
+                stage: Some(stage),
+                node: Some(*node),
+                kind: "checkpoint-not-written",
+                message: format!("{what}which goes on and tries again: {reason}"),
+            };
+            events::add(&mut transaction, &[event]).await?;
         }
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM stages WHERE id = $1)")
-            .bind(stage.as_uuid())
-            .fetch_one(&self.pool)
-            .await
+        transaction.commit().await?;
+        Ok(true)
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn raise(
     if give_up_checkpoints(connection, (stage, generation), doubt).await? > 0 {
         events::add(connection, std::slice::from_ref(event)).await?;
     }
-    retention::forget_parts(connection, stage, doubt.proven + 1..=u64::MAX).await?;
+    retention::forget_parts(connection, stage, doubt.proven.saturating_add(1)..=u64::MAX).await?;
     forget_metrics(connection, stage, doubt.proven).await?;
     epochs::reopen_from(connection, stage, doubt.proven).await
 }

@@ -1,12 +1,19 @@
 //! Table `events`.
+//!
+//! What happened is told in the words of many, ranks and users' files among them. Every message is made [`plain`] here once more,
+//! so that none of them keeps a transaction from being written.
 
 use super::Store;
 use crate::domain::Event;
 use chrono::{DateTime, Utc};
 use medley_protocol::ids::{JobId, NodeId, StageId};
 use medley_protocol::rest::EventView;
+use medley_protocol::text::plain;
 use sqlx::PgConnection;
 use uuid::Uuid;
+
+/// Longest message: it may hold several reasons.
+const MAX_MESSAGE: usize = 16_000;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -67,7 +74,7 @@ pub(super) async fn add(connection: &mut PgConnection, events: &[Event]) -> sqlx
             .bind(event.stage.map(StageId::as_uuid))
             .bind(event.node.map(NodeId::as_uuid))
             .bind(event.kind)
-            .bind(&event.message)
+            .bind(plain(&event.message, MAX_MESSAGE))
             .execute(&mut *connection)
             .await?;
     }

@@ -5,7 +5,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 impl Store {
-    /// Takes over if nobody has led for five seconds. Returns the new term.
+    /// Takes over if nobody has led for five seconds, or who did will seem to for ever, because the clock was set back since.
+    /// Returns the new term.
     ///
     /// # Errors
     /// Those of the database, as every method here.
@@ -13,7 +14,8 @@ impl Store {
         sqlx::query_scalar(
             "UPDATE leader
              SET term = term + 1, holder = $1, beat_at = clock_timestamp()
-             WHERE holder IS NULL OR holder = $1 OR beat_at < clock_timestamp() - interval '5 seconds'
+             WHERE holder IS NULL OR holder = $1
+                OR beat_at NOT BETWEEN clock_timestamp() - interval '5 seconds' AND clock_timestamp() + interval '5 seconds'
              RETURNING term",
         )
         .bind(holder)
@@ -71,6 +73,13 @@ mod tests {
         assert!(!store.prove_leadership(one, first).await.unwrap());
         assert!(store.prove_leadership(two, second).await.unwrap());
 
+        sqlx::query("UPDATE leader SET beat_at = now() + interval '4 seconds'")
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        assert_eq!(store.try_to_lead(one).await.unwrap(), None, "clocks are set by little");
+        assert!(store.prove_leadership(two, second).await.unwrap());
+
         store.resign(one, first).await.unwrap();
         assert!(
             store.prove_leadership(two, second).await.unwrap(),
@@ -78,5 +87,23 @@ mod tests {
         );
         store.resign(two, second).await.unwrap();
         assert!(store.try_to_lead(one).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_keeps_nobody_from_leading() {
+        let store = Store::new(test_database::fresh().await);
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let first = store.try_to_lead(one).await.unwrap().unwrap();
+        sqlx::query("UPDATE leader SET beat_at = now() + interval '1 hour'")
+            .execute(&store.pool)
+            .await
+            .unwrap();
+        let second = store.try_to_lead(two).await.unwrap();
+        assert_eq!(second, Some(first + 1));
+        assert_eq!(
+            store.try_to_lead(one).await.unwrap(),
+            None,
+            "it has beaten by the clock as it is"
+        );
     }
 }

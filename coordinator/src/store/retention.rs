@@ -5,10 +5,14 @@
 //! end, [`Store::ripe_objects`] looks whether anything that is kept, or handed in, names them. It holds the row of the stage
 //! meanwhile: neither a part nor a new generation can come in between. And it waits as long as the stage might train the
 //! step again, because a rank that finds an object in place does not write it.
+//!
+//! Only objects in the stage's own [`folder`] are ever deleted. No other part may lie there, and no result of a task: what
+//! dataset versions and evaluations name is out of reach.
 
 use super::Store;
 use super::value::{count, read, stored};
 use crate::domain::retention::{Held, surplus};
+use medley_protocol::checkpoint::folder;
 use medley_protocol::ids::{CheckpointId, StageId};
 use medley_protocol::spec::CheckpointSpec;
 use serde_json::Value;
@@ -29,7 +33,7 @@ pub struct Ripe {
     stage: Uuid,
     /// Keys that nothing names any more.
     pub keys: Vec<String>,
-    /// Keys that something names again.
+    /// Keys that something names again, or that are not the stage's own.
     named: Vec<String>,
 }
 
@@ -86,7 +90,7 @@ async fn ripe_stage(connection: &mut PgConnection, grace: Duration) -> sqlx::Res
     .await
 }
 
-/// Ripe objects of a stage, and whether something that is kept names them.
+/// Ripe objects of a stage, and whether they stay: something that is kept names them, or they are not the stage's own.
 async fn ripe_objects(
     connection: &mut PgConnection,
     stage: Uuid,
@@ -99,6 +103,7 @@ async fn ripe_objects(
                           AND c.manifest @> jsonb_build_object('parts', jsonb_build_array(
                                   jsonb_build_object(kind, jsonb_build_object('key', r.key)))))
                 OR EXISTS (SELECT FROM checkpoint_parts p WHERE r.key IN (p.object ->> 'key', p.tensors ->> 'key'))
+                OR NOT starts_with(r.key, $4)
          FROM ripe_objects r
          WHERE r.stage = $2 AND r.since <= now() - make_interval(secs => $1)
          ORDER BY r.since
@@ -107,6 +112,7 @@ async fn ripe_objects(
     .bind(grace.as_secs_f64())
     .bind(stage)
     .bind(BATCH)
+    .bind(folder(StageId::from_uuid(stage)))
     .fetch_all(connection)
     .await
 }

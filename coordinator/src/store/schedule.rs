@@ -1,8 +1,11 @@
 //! The scheduling transaction: a decision is written whole, in the leader's term, or not at all.
+//!
+//! If the database refuses what is written of one job, it says so of that job: whoever decides can leave it out.
 
 use super::{Store, checkpoints, doubts, epochs, events, jobs, leader, nodes, retention, tasks, value};
+use crate::domain::Job;
 use crate::domain::decision::{Decision, Effect};
-use medley_protocol::ids::NodeId;
+use medley_protocol::ids::{JobId, NodeId};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 
@@ -29,6 +32,13 @@ pub enum Saved {
     Outdated,
     /// Another term has begun: nothing is written.
     Deposed,
+    /// The database does not take what was decided of a job, and would not another time: nothing is written.
+    Refused {
+        /// The job.
+        job: JobId,
+        /// Why, for the log.
+        cause: String,
+    },
 }
 
 impl Store {
@@ -37,14 +47,9 @@ impl Store {
     /// # Errors
     /// Those of the database; nothing is written then.
     pub async fn save(&self, scheduling: &Scheduling<'_>) -> sqlx::Result<Saved> {
-        let Decision {
-            jobs,
-            changed,
-            events,
-            effects,
-        } = scheduling.decision;
+        let decision = scheduling.decision;
         let mut revisions = BTreeMap::new();
-        if changed.is_empty() && events.is_empty() && effects.is_empty() && scheduling.concerned.is_empty() {
+        if decision.is_empty() && scheduling.concerned.is_empty() {
             return Ok(Saved::Written { revisions });
         }
         let mut transaction = self.pool.begin().await?;
@@ -52,21 +57,65 @@ impl Store {
             transaction.rollback().await?;
             return Ok(Saved::Deposed);
         }
-        for job in jobs.iter().filter(|job| changed.contains(&job.id)) {
-            if !jobs::update(&mut transaction, job).await? {
+        let mut concerns = None;
+        match write(&mut transaction, decision, &mut concerns).await {
+            Ok(true) => {}
+            Ok(false) => {
                 transaction.rollback().await?;
                 return Ok(Saved::Outdated);
             }
+            Err(error) => {
+                let Some(job) = concerns.filter(|_| is_refusal(&error)) else {
+                    return Err(error);
+                };
+                transaction.rollback().await?;
+                let cause = error.to_string();
+                return Ok(Saved::Refused { job, cause });
+            }
         }
-        for effect in effects {
-            carry_out(&mut transaction, effect).await?;
-        }
-        events::add(&mut transaction, events).await?;
         if !scheduling.concerned.is_empty() {
             revisions = nodes::next_revisions(&mut transaction, &scheduling.concerned).await?;
         }
         transaction.commit().await?;
         Ok(Saved::Written { revisions })
+    }
+}
+
+/// Writes a decision; false if a job has changed since it was loaded. `concerns` is the job that is being written.
+async fn write(connection: &mut PgConnection, decision: &Decision, concerns: &mut Option<JobId>) -> sqlx::Result<bool> {
+    let Decision {
+        jobs,
+        changed,
+        events,
+        effects,
+    } = decision;
+    for job in jobs.iter().filter(|job| changed.contains(&job.id)) {
+        *concerns = Some(job.id);
+        if !jobs::update(connection, job).await? {
+            return Ok(false);
+        }
+    }
+    for effect in effects {
+        let has = |job: &&Job| effect.stage().is_some_and(|stage| job.stage(stage).is_some());
+        *concerns = jobs.iter().find(has).map(|job| job.id);
+        carry_out(connection, effect).await?;
+    }
+    for event in events {
+        *concerns = event.job;
+        events::add(connection, std::slice::from_ref(event)).await?;
+    }
+    Ok(true)
+}
+
+/// Whether an error is about what is written, and not about the database.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Encode(_) | sqlx::Error::Decode(_) => true,
+        // Classes of SQLSTATE: 22 values, 23 constraints, 54 limits.
+        sqlx::Error::Database(e) => e
+            .code()
+            .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))),
+        _ => false,
     }
 }
 
@@ -94,10 +143,10 @@ async fn carry_out(connection: &mut PgConnection, effect: &Effect) -> sqlx::Resu
 mod tests {
     use super::*;
     use crate::domain::graph::{Shards, new_job};
-    use crate::domain::{Event, Job, SystemMint};
+    use crate::domain::{Event, SystemMint};
     use crate::store::{Earlier, Submission};
     use crate::test_database;
-    use medley_protocol::ids::JobId;
+    use medley_protocol::doubt::Doubt;
     use medley_protocol::spec::Spec;
     use medley_protocol::stage::JobState;
     use serde_json::json;
@@ -180,6 +229,58 @@ mod tests {
         assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Queued);
         assert!(matches!(save(&store, later, &decision).await, Saved::Written { .. }));
         assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn an_event_is_stored_as_one_line_whatever_it_says() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let mut decision = cancelling(store.job(id).await.unwrap().unwrap());
+        decision.events[0].message = "a\0b\n".repeat(100_000);
+        assert!(matches!(save(&store, term, &decision).await, Saved::Written { .. }));
+        let [event] = store.events_of_job(id, 0, 10).await.unwrap().try_into().unwrap();
+        assert!(event.message.starts_with(r"a\0b\na\0b\n"), "{}", event.message);
+        assert_eq!(event.message.chars().count(), 16_000);
+    }
+
+    #[tokio::test]
+    async fn what_the_database_does_not_take_is_refused_with_its_job_and_nothing_is_written() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let job = store.job(id).await.unwrap().unwrap();
+        let failed = job.clone().fail("a\0b".into()).unwrap();
+        let mut decision = cancelling(job);
+        decision.jobs[0] = failed;
+        let saved = save(&store, term, &decision).await;
+        assert!(matches!(saved, Saved::Refused { job, .. } if job == id), "{saved:?}");
+        assert_eq!(store.job(id).await.unwrap().unwrap().state.label(), JobState::Queued);
+        assert_eq!(store.events_of_job(id, 0, 10).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_doubt_beyond_all_numbers_forgets_nothing() {
+        let (store, id) = with_job().await;
+        let term = store.try_to_lead(Uuid::from_u128(1)).await.unwrap().unwrap();
+        let job = store.job(id).await.unwrap().unwrap();
+        let stage = &job.stages[1];
+        let doubt = Doubt {
+            step: u64::MAX,
+            proven: u64::MAX,
+            minority: Vec::new(),
+        };
+        let doubt = Effect::Doubt {
+            stage: stage.id,
+            generation: 1,
+            doubt,
+            event: Event::of_stage(id, stage, "checkpoint-damaged", "one is"),
+        };
+        let decision = Decision {
+            effects: vec![doubt],
+            jobs: vec![job],
+            ..Decision::default()
+        };
+        assert!(matches!(save(&store, term, &decision).await, Saved::Written { .. }));
+        assert_eq!(store.job(id).await.unwrap().unwrap().stages[1].facts.doubted, 1);
     }
 
     #[tokio::test]

@@ -5,9 +5,9 @@
 
 use super::value::{count, json, read};
 use super::{Store, datasets, events, stages};
-use crate::domain::Event;
 use crate::domain::graph::NewTask;
 use crate::domain::stage::Tasks;
+use crate::domain::{Event, made};
 use medley_protocol::ids::{JobId, LeaseToken, NodeId, StageId, TaskId};
 use medley_protocol::rest::{LeaseRequest, TaskFinished};
 use medley_protocol::tasks::{Lease, ShardObject, TaskOutput, TaskWork};
@@ -205,22 +205,20 @@ async fn record(connection: &mut PgConnection, stage: Uuid, output: &TaskOutput)
         TaskOutput::Shard { .. } => Ok(()),
         TaskOutput::Dataset { dataset, vocab, counts } => {
             // The index makes version 0; CapFilt of round r makes r + 1.
-            let (job, version): (Uuid, i32) = sqlx::query_as(
-                "SELECT job, CASE kind WHEN 'capfilt' THEN round + 1 ELSE round END FROM stages WHERE id = $1",
+            let (job, version, threshold): (Uuid, i32, f64) = sqlx::query_as(
+                "SELECT s.job, CASE s.kind WHEN 'capfilt' THEN s.round + 1 ELSE s.round END,
+                        (j.spec #>> '{capfilt,threshold}')::double precision
+                 FROM stages s
+                 JOIN jobs j ON j.id = s.job
+                 WHERE s.id = $1",
             )
             .bind(stage)
             .fetch_one(&mut *connection)
             .await?;
             datasets::insert(&mut *connection, job, stage, version, dataset, vocab, counts).await?;
-            let pairs = counts.get("pairs").copied().unwrap_or(0);
-            let event = Event {
-                job: Some(JobId::from_uuid(job)),
-                stage: Some(StageId::from_uuid(stage)),
-                node: None,
-                kind: "dataset-made",
-                message: format!("dataset version {version} is made: {pairs} pairs"),
-            };
-            events::add(connection, &[event]).await
+            let (job, stage) = (JobId::from_uuid(job), StageId::from_uuid(stage));
+            let told = made::events(job, stage, version.unsigned_abs(), counts, threshold);
+            events::add(connection, &told).await
         }
         TaskOutput::Evaluation { details, figures } => {
             sqlx::query("UPDATE stages SET evaluation = $2, details = $3 WHERE id = $1")

@@ -113,7 +113,8 @@ test("intervals are apart only without a common value", () => {
 test("unknown words are calm, known ones have their colour", () => {
   expect([stateTone("failed"), stateTone("running"), stateTone("never-heard-of")]).toEqual(["bad", "run", "idle"]);
   expect([eventTone("node-lost"), eventTone("checkpoint-committed"), eventTone("xyz")]).toEqual(["bad", "ok", "idle"]);
-  expect(["straggler", "checkpoint-not-written", "stage-waits", "data-warning"].map(eventTone)).toEqual(Array(4).fill("wait"));
+  expect(["straggler", "checkpoint-not-written", "stage-waits"].map(eventTone)).toEqual(Array(3).fill("wait"));
+  expect(["samples-left-out", "capfilt-kept-little"].map(eventTone)).toEqual(["wait", "wait"]);
   expect(["checkpoint-damaged", "ledger-differs", "nodes-apart", "metrics-lost"].map(eventTone)).toEqual(Array(4).fill("bad"));
   expect([isFinal("succeeded"), isFinal("done"), isFinal("running"), isFinal("")]).toEqual([true, true, false, false]);
 });

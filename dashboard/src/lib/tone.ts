@@ -19,7 +19,7 @@ export const stateTone = (state: string): Tone => STATES[state] ?? "idle";
 /** Tone of an event from its machine-readable kind. */
 export function eventTone(kind: string): Tone {
   if (/fail|lost|damage|differ|apart/.test(kind)) return "bad";
-  if (/warn|straggler|not-written|left|wait|cancel|drain|cordon|pause/.test(kind)) return "wait";
+  if (/straggler|not-written|left|little|wait|cancel|drain|cordon|pause/.test(kind)) return "wait";
   if (/succeed|done|commit|made|back|serves|together/.test(kind)) return "ok";
   if (/placed|grows|shrinks|moves/.test(kind)) return "start";
   if (/start|run|regist|submit/.test(kind)) return "run";

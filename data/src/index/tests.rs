@@ -118,7 +118,7 @@ fn samples_with_the_same_image_share_its_identity() {
 }
 
 #[test]
-fn a_truncated_archive_is_one_broken_entry() {
+fn nothing_of_a_truncated_archive_counts() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.tar");
     let jpeg = plain(9);
@@ -137,6 +137,15 @@ fn a_truncated_archive_is_one_broken_entry() {
         .set_len(size - 1024 - 512 - 400)
         .unwrap();
     let index = build(&path, &mut |_, _| {}).unwrap();
-    assert_eq!(index.samples.len(), 1);
-    assert!(index.broken.iter().any(|b| b.reason == Reason::BrokenArchive));
+    assert_eq!(
+        index.damage.as_deref(),
+        Some("it is cut short: it ends within the header of a file")
+    );
+    assert!(index.samples.is_empty() && index.broken.is_empty() && index.words.is_empty());
+    let sound = r#"{"size_bytes":1,"blake3":"","samples":[],"broken":[],"words":{}}"#;
+    let read: ShardIndex = serde_json::from_str(sound).unwrap();
+    assert_eq!(
+        (&read.damage, serde_json::to_string(&read).unwrap().as_str()),
+        (&None, sound)
+    );
 }

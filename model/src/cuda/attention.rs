@@ -14,12 +14,10 @@ use super::launch::{Arg, Kernel, THREADS, args, warps_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::attention::{Columns, Inputs, Sequence};
 use crate::ops::dropout::Dropout;
+use medley_protocol::spec::MAX_GPU_HEAD;
 
 /// Rows of a tile, of queries or of keys.
 const TILE: usize = 64;
-
-/// Widest head.
-const MAX_DIM: usize = 64;
 
 impl<'a> Columns<Slice<'a>> {
     /// From the first column on.
@@ -40,7 +38,10 @@ impl<'a> Columns<Slice<'a>> {
 impl Inputs<Slice<'_>> {
     /// Checks that everything the sequences name is there, and that the queries are `rows` one after the other.
     fn check(&self, seqs: &[Sequence], rows: usize) {
-        assert!(self.dim <= MAX_DIM, "a head has at most {MAX_DIM} columns");
+        assert!(
+            self.dim <= MAX_GPU_HEAD as usize,
+            "a head has at most {MAX_GPU_HEAD} columns"
+        );
         let mut next = 0;
         for seq in seqs {
             assert_eq!(seq.queries.start, next, "query ranges must ascend without gaps");

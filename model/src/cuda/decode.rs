@@ -9,12 +9,10 @@ use super::format::{Formatted, common};
 use super::launch::{Arg, Kernel, THREADS, args, rows_grid};
 use super::memory::{Slice, SliceMut};
 use crate::ops::decode::Blocks;
+use medley_protocol::spec::MAX_GPU_HEAD;
 
 /// Threads of a block.
 const ONE: u32 = 128;
-
-/// Widest head.
-const MAX_DIM: usize = 64;
 
 /// Queries, and what is new of what they attend to.
 struct New {
@@ -95,7 +93,10 @@ impl Cuda {
         out: &SliceMut<'_>,
     ) {
         let (width, queries) = (heads * dim, blocks.queries());
-        assert!(dim <= MAX_DIM, "a head has at most {MAX_DIM} columns");
+        assert!(
+            dim <= MAX_GPU_HEAD as usize,
+            "a head has at most {MAX_GPU_HEAD} columns"
+        );
         let last = blocks.of.iter().max().map_or(0, |block| *block as usize);
         let end = (last * blocks.every + blocks.most()) * width;
         let room = kept.iter().map(Slice::len).min().unwrap_or(0);

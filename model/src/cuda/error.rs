@@ -68,9 +68,14 @@ pub enum CudaError {
         what: &'static str,
         /// The library's explanation.
         code: String,
+        /// Whether the library says that a peer has failed, or the way to it.
+        is_remote: bool,
     },
     /// Device memory ran out.
-    #[error("the CUDA device has no {bytes} bytes left: make the batch of a lane smaller")]
+    #[error(
+        "the CUDA device has no {bytes} bytes left: lower lanes.batch (and raise lanes.count), or set recompute = true in the \
+         stage's section"
+    )]
     OutOfMemory {
         /// Bytes asked for.
         bytes: usize,
@@ -78,6 +83,11 @@ pub enum CudaError {
 }
 
 impl CudaError {
+    /// Whether it may be another rank's fault alone.
+    pub const fn is_remote(&self) -> bool {
+        matches!(self, Self::Nccl { is_remote: true, .. })
+    }
+
     pub(super) fn driver(what: &'static str, error: DriverError) -> Self {
         Self::Driver {
             what,

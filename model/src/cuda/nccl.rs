@@ -25,6 +25,8 @@ const NAMES: [&CStr; 2] = [c"libnccl.so.2", c"libnccl.so"];
 /// Before this version a communicator cannot be told all that is set here.
 const OLDEST: u32 = 21_700;
 const SUCCESS: c_int = 0;
+/// What a peer's end or the network has done.
+const REMOTE_ERROR: c_int = 6;
 const IN_PROGRESS: c_int = 7;
 /// The library's name for single precision.
 const FLOAT32: c_int = 7;
@@ -151,11 +153,14 @@ impl Library {
         match code {
             SUCCESS => Ok(true),
             IN_PROGRESS => Ok(false),
-            code => {
+            number => {
                 // SAFETY: the library returns a text of its own for every number.
-                let text = unsafe { CStr::from_ptr((self.error_string)(code)) };
-                let code = text.to_string_lossy().into_owned();
-                Err(CudaError::Nccl { what, code })
+                let text = unsafe { CStr::from_ptr((self.error_string)(number)) };
+                Err(CudaError::Nccl {
+                    what,
+                    code: text.to_string_lossy().into_owned(),
+                    is_remote: number == REMOTE_ERROR,
+                })
             }
         }
     }

@@ -63,6 +63,8 @@ pub struct Doing {
 pub enum StepPhase {
     /// Computes its lanes, or commits.
     Computing,
+    /// Tries again and again to read samples of its lanes: their shard is missing, or cannot be read.
+    Reading,
     /// Exchanges gradients, features and losses with the other ranks.
     Exchanging,
     /// Is prepared, and waits until everyone is.

@@ -14,7 +14,8 @@ pub struct DataSpec {
     pub web: String,
     /// Sub-directory of the held-out set; read by `evaluate` only.
     pub test: String,
-    /// Largest share of unreadable samples, of each set, that is tolerated when the set is indexed.
+    /// Largest share of unreadable samples, of each set, that is tolerated when the set is indexed; shards that are damaged as a
+    /// whole never are.
     pub max_broken: f64,
 }
 

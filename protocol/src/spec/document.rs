@@ -1,6 +1,10 @@
 //! From a submitted document to a completed [`Spec`]: overlay on the preset, typed reading, checks.
 
-use super::{Kind, PRESETS, Preset, Spec, validate};
+use super::fields::{MAX_PROBLEMS, odd_texts, unknown};
+use super::names::MAX_NAME;
+use super::read::read;
+use super::{Kind, PRESETS, Preset, Spec, follow, validate};
+use crate::text::plain;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -12,6 +16,15 @@ pub struct Problem {
     pub path: String,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// All that is wrong with a spec; never empty.
@@ -35,11 +48,7 @@ impl fmt::Display for Problems {
             if i > 0 {
                 writeln!(f)?;
             }
-            if problem.path.is_empty() {
-                write!(f, "{}", problem.message)?;
-            } else {
-                write!(f, "{}: {}", problem.path, problem.message)?;
-            }
+            write!(f, "{problem}")?;
         }
         Ok(())
     }
@@ -62,22 +71,29 @@ pub(super) fn complete(document: &Value) -> Result<Spec, Problems> {
     };
     let mut problems = missing(fields);
     let preset = preset_of(fields, &mut problems);
-    let Some(preset) = preset else {
-        return Err(Problems(problems));
-    };
-    let base = preset.document();
+    // Every preset has the same fields: without one, names and types can be told all the same.
+    let base = preset.unwrap_or(Preset::Nano).document();
     unknown("", document, &base, &mut problems);
     contradicting_kind(fields, &mut problems);
-    if !problems.is_empty() {
-        return Err(Problems(problems));
+    odd_texts("", document, &mut problems);
+    let mut spec = match read(overlay(base.clone(), document), &base, &mut problems) {
+        Ok(spec) => spec,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(Problems(problems));
+        }
+    };
+    follow::follow(&mut spec, document);
+    let is_known = |field: &str| !problems.iter().any(|problem| problem.path == field);
+    if is_known("preset") && is_known("kind") {
+        problems = validate::more(&spec, problems);
     }
-    let merged = overlay(base, document);
-    let spec: Spec = serde_path_to_error::deserialize(&merged).map_err(|e| {
-        let path = e.path().to_string();
-        Problems::one(if path == "." { String::new() } else { path }, e.inner().to_string())
-    })?;
-    validate::validate(&spec)?;
-    Ok(spec)
+    problems.truncate(MAX_PROBLEMS);
+    if problems.is_empty() {
+        Ok(spec)
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
@@ -88,8 +104,8 @@ fn missing(fields: &Map<String, Value>) -> Vec<Problem> {
             message: format!("missing: {hint}"),
         })
         .collect();
-    let root = fields.get("data").and_then(|data| data.get("root"));
-    if root.is_none() {
+    let data = fields.get("data");
+    if data.is_none_or(|data| data.is_object() && data.get("root").is_none()) {
         problems.push(Problem {
             path: "data.root".into(),
             message: "missing: give the directory that holds the data sets, readable by every node".into(),
@@ -105,62 +121,14 @@ fn preset_of(fields: &Map<String, Value>, problems: &mut Vec<Problem>) -> Option
         let known: Vec<&str> = PRESETS.iter().map(|p| p.name()).collect();
         problems.push(Problem {
             path: "preset".into(),
-            message: format!("unknown preset {given}: use one of {}", known.join(", ")),
+            message: format!(
+                "unknown preset {}: use one of {}",
+                plain(&given.to_string(), MAX_NAME),
+                known.join(", ")
+            ),
         });
     }
     preset
-}
-
-/// Reports each field of `document` that the completed document does not have, with the nearest known name.
-fn unknown(prefix: &str, document: &Value, known: &Value, problems: &mut Vec<Problem>) {
-    let (Value::Object(given), Value::Object(known)) = (document, known) else {
-        return;
-    };
-    // A tagged choice such as `decay` is replaced as a whole; its own reader names what is wrong inside.
-    if known.contains_key("by") {
-        return;
-    }
-    for (name, value) in given {
-        let path = if prefix.is_empty() {
-            name.clone()
-        } else {
-            format!("{prefix}.{name}")
-        };
-        match known.get(name) {
-            Some(inner) => unknown(&path, value, inner, problems),
-            None => problems.push(Problem {
-                path,
-                message: unknown_message(name, known),
-            }),
-        }
-    }
-}
-
-fn unknown_message(name: &str, known: &Map<String, Value>) -> String {
-    let nearest = known
-        .keys()
-        .min_by_key(|k| edit_distance(name, k))
-        .filter(|k| edit_distance(name, k) <= 3);
-    if let Some(near) = nearest {
-        return format!("unknown field; did you mean `{near}`?");
-    }
-    let names: Vec<&str> = known.keys().map(String::as_str).collect();
-    format!("unknown field; known here: {}", names.join(", "))
-}
-
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn contradicting_kind(fields: &Map<String, Value>, problems: &mut Vec<Problem>) {
@@ -178,16 +146,15 @@ fn contradicting_kind(fields: &Map<String, Value>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced.
+/// Lays `top` over `base`: tables are merged, except tagged choices; everything else is replaced. What `base` does not know is
+/// left out.
 fn overlay(base: Value, top: &Value) -> Value {
     match (base, top) {
         (Value::Object(mut base), Value::Object(top)) if !base.contains_key("by") => {
             for (name, value) in top {
-                let merged = match base.remove(name) {
-                    Some(inner) => overlay(inner, value),
-                    None => value.clone(),
-                };
-                base.insert(name.clone(), merged);
+                if let Some(inner) = base.get_mut(name) {
+                    *inner = overlay(inner.take(), value);
+                }
             }
             Value::Object(base)
         }
@@ -297,12 +264,15 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_named_with_their_path_and_a_guess() {
+    fn without_a_preset_names_and_types_are_told_all_the_same() {
         let mut document = minimal();
-        document["pretrain"] = json!({"weight_deacy": 0.1});
-        let problems = complete(&document).unwrap_err();
-        assert_eq!(problems.0[0].path, "pretrain.weight_deacy");
-        assert!(problems.0[0].message.contains("`weight_decay`"));
+        document["preset"] = json!("huge");
+        document["pretrain"] = json!({"lr": 1e-4, "peak_lr": -1.0, "seed": 1});
+        document["lanes"] = json!({"count": "four"});
+        assert_eq!(
+            paths(&document),
+            ["preset", "pretrain.lr", "pretrain.seed", "lanes.count"]
+        );
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! A submitted document is laid over the document of its preset, so that every value can be set and every default is
 //! written in one place ([`preset`]). The completed [`Spec`] is what Postgres stores: a job never depends on presets
 //! that change later. [`Spec::from_document`] refuses unknown, missing and contradictory fields, all of them at once,
-//! each with its path and what to do.
+//! each with its path and what to do; what follows from another problem is not one of them.
 
 mod data;
 mod document;
+mod fields;
+mod follow;
 mod model;
+mod names;
 mod preset;
+mod read;
 mod start;
 mod train;
 mod validate;
@@ -17,7 +21,7 @@ pub use data::{
     CapfiltSpec, CheckpointSpec, ClusterSpec, Collective, DataSpec, EvaluateSpec, LaneSpec, OnLoss, Specials, VocabSpec,
 };
 pub use document::{Problem, Problems};
-pub use model::{InitSpec, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
+pub use model::{InitSpec, MAX_GPU_HEAD, ModelSpec, TemperatureSpec, TextSpec, VisionSpec};
 pub use preset::{PRESETS, Preset};
 pub use start::StartSpec;
 pub use train::{AugmentSpec, Behaviour, Decay, Length, Negatives, Precision, SameImage, TrainSpec};

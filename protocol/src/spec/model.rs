@@ -1,6 +1,10 @@
 //! Architecture and initialisation (BLIP, section 3.1; the released code for every number).
 
+use super::Problem;
 use serde::{Deserialize, Serialize};
+
+/// Most columns of a head that GPUs attend with.
+pub const MAX_GPU_HEAD: u32 = 64;
 
 /// The multimodal mixture of encoder-decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +24,26 @@ pub struct ModelSpec {
     pub temperature: TemperatureSpec,
     /// How fresh weights are drawn.
     pub init: InitSpec,
+}
+
+impl ModelSpec {
+    /// What GPUs cannot compute of this model, by the fields to change.
+    pub fn not_for_gpus(&self) -> Vec<Problem> {
+        let towers = [
+            ("model.vision.heads", self.vision.width, self.vision.heads),
+            ("model.text.heads", self.text.width, self.text.heads),
+        ];
+        let is_wide = |(_, width, heads): &(&str, u32, u32)| width.checked_div(*heads) > Some(MAX_GPU_HEAD);
+        let problem = |(path, width, heads): (&str, u32, u32)| Problem {
+            path: path.into(),
+            message: format!(
+                "is {heads}: GPUs compute heads of at most {MAX_GPU_HEAD} columns, and these have {}; use at least {}",
+                width / heads,
+                width.div_ceil(MAX_GPU_HEAD)
+            ),
+        };
+        towers.into_iter().filter(is_wide).map(problem).collect()
+    }
 }
 
 /// A vision transformer.

@@ -1,49 +1,35 @@
 //! The checks of a completed spec that need no file system.
 
-use super::{AugmentSpec, Decay, Kind, Length, Negatives, OnLoss, Problem, Problems, Spec, TrainSpec};
+mod report;
+
+use super::{AugmentSpec, Decay, Kind, Length, Negatives, OnLoss, Precision, Problem, Problems, Spec, TrainSpec};
 use crate::ledger::MAX_STEP_SAMPLES;
+use report::Report;
 use std::path::Path;
 
 /// Longest side of an input image in pixels: bounds what a spec can make a rank allocate.
 const MAX_IMAGE: u32 = 1024;
 /// Bound on widths, queue and vocabulary.
 const MAX_DIM: u32 = 1 << 20;
-
+/// Most lanes of a step.
+const MAX_LANES: u32 = 4096;
+/// Largest learning rate.
+const MAX_LR: f64 = 10.0;
 /// Most files of weights laid over each other.
 const MAX_FILES: usize = 16;
 
-/// Collects problems.
-struct Report(Vec<Problem>);
-
-impl Report {
-    fn refuse(&mut self, path: &str, message: impl Into<String>) {
-        self.0.push(Problem {
-            path: path.into(),
-            message: message.into(),
-        });
-    }
-
-    fn require(&mut self, ok: bool, path: &str, message: impl FnOnce() -> String) {
-        if !ok {
-            self.refuse(path, message());
-        }
-    }
-
-    fn within(&mut self, value: f64, low: f64, high: f64, path: &str) {
-        self.require((low..=high).contains(&value), path, || {
-            format!("is {value}: use a number from {low} to {high}")
-        });
-    }
-
-    fn count(&mut self, value: u32, high: u32, path: &str) {
-        self.require((1..=high).contains(&value), path, || {
-            format!("is {value}: use a whole number from 1 to {high}")
-        });
+pub(super) fn validate(spec: &Spec) -> Result<(), Problems> {
+    let problems = more(spec, Vec::new());
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Problems(problems))
     }
 }
 
-pub(super) fn validate(spec: &Spec) -> Result<(), Problems> {
-    let mut report = Report(Vec::new());
+/// The problems that are known already, and those of all other fields.
+pub(super) fn more(spec: &Spec, known: Vec<Problem>) -> Vec<Problem> {
+    let mut report = Report::new(known);
     general(spec, &mut report);
     lanes(spec, &mut report);
     model(spec, &mut report);
@@ -57,11 +43,7 @@ pub(super) fn validate(spec: &Spec) -> Result<(), Problems> {
         train("filter", &spec.filter, spec, &mut report);
         capfilt(spec, &mut report);
     }
-    if report.0.is_empty() {
-        Ok(())
-    } else {
-        Err(Problems(report.0))
-    }
+    report.end()
 }
 
 fn general(spec: &Spec, report: &mut Report) {
@@ -124,9 +106,10 @@ fn checkpoint(spec: &Spec, report: &mut Report) {
         checkpoint.keep_best,
     );
     report.count(checkpoint.keep, 1000, "checkpoint.keep");
-    report.require(
+    report.relate(
         every == 0 || kept.is_multiple_of(every),
         "checkpoint.keep_every_steps",
+        &["checkpoint.every_steps"],
         || {
             format!(
                 "is {kept}: checkpoints are taken every {every} steps (checkpoint.every_steps); use a multiple of that, or 0"
@@ -139,7 +122,7 @@ fn checkpoint(spec: &Spec, report: &mut Report) {
 }
 
 fn lanes(spec: &Spec, report: &mut Report) {
-    report.count(spec.lanes.count, 4096, "lanes.count");
+    report.count(spec.lanes.count, MAX_LANES, "lanes.count");
     report.require((2..=4096).contains(&spec.lanes.batch), "lanes.batch", || {
         format!(
             "is {}: use 2 to 4096; with one sample a lane has no negatives to match against",
@@ -147,11 +130,12 @@ fn lanes(spec: &Spec, report: &mut Report) {
         )
     });
     let (low, high) = (spec.cluster.min_ranks, spec.cluster.max_ranks);
-    report.count(low, spec.lanes.count, "cluster.min_ranks");
-    report.require((low..=spec.lanes.count).contains(&high), "cluster.max_ranks", || {
+    let lanes = report.bound("lanes.count", spec.lanes.count, MAX_LANES);
+    report.count(low, lanes, "cluster.min_ranks");
+    let low = report.bound("cluster.min_ranks", low, 1);
+    report.require((low..=lanes).contains(&high), "cluster.max_ranks", || {
         format!(
-            "is {high}: use a number from cluster.min_ranks ({low}) to lanes.count ({}); a rank without a lane would idle",
-            spec.lanes.count
+            "is {high}: use a number from cluster.min_ranks ({low}) to lanes.count ({lanes}); a rank without a lane would idle"
         )
     });
     if let OnLoss::Wait(seconds) = spec.cluster.on_loss {
@@ -160,13 +144,14 @@ fn lanes(spec: &Spec, report: &mut Report) {
         });
     }
     let batch = spec.global_batch();
-    report.require(u64::from(spec.model.queue) >= batch, "model.queue", || {
+    let of_step = ["lanes.count", "lanes.batch"];
+    report.relate(u64::from(spec.model.queue) >= batch, "model.queue", &of_step, || {
         format!(
             "is {}: not usable, a step enqueues lanes.count × lanes.batch = {batch} features; make the queue at least that long",
             spec.model.queue
         )
     });
-    report.require(!spec.ledger || batch <= MAX_STEP_SAMPLES, "ledger", || {
+    report.relate(!spec.ledger || batch <= MAX_STEP_SAMPLES, "ledger", &of_step, || {
         format!("a step of {batch} samples is too long to be written down: at most {MAX_STEP_SAMPLES} are possible")
     });
     report.require(spec.model.queue <= MAX_DIM, "model.queue", || {
@@ -176,6 +161,7 @@ fn lanes(spec: &Spec, report: &mut Report) {
 
 fn model(spec: &Spec, report: &mut Report) {
     let (vision, text) = (&spec.model.vision, &spec.model.text);
+    report.count(vision.patch, MAX_IMAGE, "model.vision.patch");
     image_size(vision.image_size, vision.patch, "model.vision.image_size", report);
     for (path, value) in [
         ("model.vision.width", vision.width),
@@ -188,13 +174,19 @@ fn model(spec: &Spec, report: &mut Report) {
     ] {
         report.count(value, 1 << 16, path);
     }
-    for (path, width, heads) in [
-        ("model.vision.heads", vision.width, vision.heads),
-        ("model.text.heads", text.width, text.heads),
+    for (tower, width, heads) in [
+        ("model.vision", vision.width, vision.heads),
+        ("model.text", text.width, text.heads),
     ] {
-        report.require(heads > 0 && width.is_multiple_of(heads), path, || {
+        let (path, of_width) = (format!("{tower}.heads"), format!("{tower}.width"));
+        report.relate(heads > 0 && width.is_multiple_of(heads), &path, &[&of_width], || {
             format!("is {heads}: must divide the width, {width}")
         });
+    }
+    if spec.precision() == Precision::Bf16 {
+        for problem in spec.model.not_for_gpus() {
+            report.refuse(&problem.path, problem.message);
+        }
     }
     report.count(text.positions, 1 << 16, "model.text.positions");
     report.within(text.dropout, 0.0, 0.9, "model.text.dropout");
@@ -207,9 +199,10 @@ fn model(spec: &Spec, report: &mut Report) {
             t.min, t.max
         )
     });
-    report.require(
+    report.relate(
         (t.min..=t.max).contains(&t.initial),
         "model.temperature.initial",
+        &["model.temperature.min", "model.temperature.max"],
         || format!("is {}: must lie between min ({}) and max ({})", t.initial, t.min, t.max),
     );
     let init = &spec.model.init;
@@ -228,7 +221,7 @@ fn start(spec: &Spec, report: &mut Report) {
         report.require(files.len() <= MAX_FILES, path, || {
             format!("at most {MAX_FILES} files are possible")
         });
-        for file in files {
+        for file in files.iter().take(MAX_FILES) {
             report.require(Path::new(file).is_absolute(), path, || {
                 format!("{file:?} is no absolute path; give one that is the same on every node")
             });
@@ -245,9 +238,10 @@ fn start(spec: &Spec, report: &mut Report) {
 }
 
 fn image_size(size: u32, patch: u32, path: &str, report: &mut Report) {
-    report.require(
+    report.relate(
         patch > 0 && size >= patch && size <= MAX_IMAGE && size.is_multiple_of(patch.max(1)),
         path,
+        &["model.vision.patch"],
         || format!("is {size}: use a multiple of model.vision.patch ({patch}), at most {MAX_IMAGE}"),
     );
 }
@@ -258,11 +252,15 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
     report.require((1..=1_000_000_000).contains(&count), &path("length.count"), || {
         "must be at least 1".into()
     });
-    report.require(train.peak_lr > 0.0 && train.peak_lr <= 10.0, &path("peak_lr"), || {
-        format!("is {}: use a number above 0, at most 10", train.peak_lr)
+    report.require(train.peak_lr > 0.0 && train.peak_lr <= MAX_LR, &path("peak_lr"), || {
+        format!("is {}: use a number above 0, at most {MAX_LR}", train.peak_lr)
     });
-    report.within(train.min_lr, 0.0, train.peak_lr, &path("min_lr"));
-    report.within(train.warmup_lr, 0.0, train.peak_lr, &path("warmup_lr"));
+    let peak_lr = report.bound(&path("peak_lr"), train.peak_lr, MAX_LR);
+    for (field, lr) in [("min_lr", train.min_lr), ("warmup_lr", train.warmup_lr)] {
+        report.relate((0.0..=peak_lr).contains(&lr), &path(field), &[], || {
+            format!("is {lr}: use a number from 0 to {section}.peak_lr ({peak_lr})")
+        });
+    }
     report.within(train.weight_decay, 0.0, 1.0, &path("weight_decay"));
     report.within(train.beta1, 0.0, 0.9999, &path("beta1"));
     report.within(train.beta2, 0.0, 0.99999, &path("beta2"));
@@ -277,12 +275,16 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
         &path("teacher_temperature"),
         || format!("is {t}: use a number from 0.001 to 100, or 0 for the student's temperature"),
     );
-    image_size(train.image_size, spec.model.vision.patch, &path("image_size"), report);
+    let vision = &spec.model.vision;
+    if train.image_size != vision.image_size || report.is_sound("model.vision.image_size") {
+        image_size(train.image_size, vision.patch, &path("image_size"), report);
+    }
     // A word has at least one token; how many the prompt has is known once there is a vocabulary.
     let (shortest, longest) = (3 + train.prompt.split_whitespace().count(), spec.model.text.positions);
-    report.require(
+    report.relate(
         (shortest..=longest as usize).contains(&(train.max_tokens as usize)),
         &path("max_tokens"),
+        &["model.text.positions"],
         || {
             format!(
                 "is {}: use at least {shortest}, for [CLS], {section}.prompt, a word and [SEP], and at most model.text.positions \
@@ -292,11 +294,9 @@ fn train(section: &str, train: &TrainSpec, spec: &Spec, report: &mut Report) {
         },
     );
     if let Length::Steps { count } = train.length {
-        report.require(train.warmup_steps < count, &path("warmup_steps"), || {
-            format!(
-                "is {}: contradicts {section}.length, which has only {count} steps",
-                train.warmup_steps
-            )
+        let (warmup, of_length) = (train.warmup_steps, path("length.count"));
+        report.relate(warmup < count, &path("warmup_steps"), &[&of_length], || {
+            format!("is {warmup}: contradicts {section}.length, which has only {count} steps")
         });
     }
     if let Decay::Epoch { factor } = train.decay {
@@ -315,9 +315,10 @@ fn capfilt(spec: &Spec, report: &mut Report) {
     report.within(capfilt.repetition_penalty, 0.1, 10.0, "capfilt.repetition_penalty");
     report.within(capfilt.threshold, 0.0, 1.0, "capfilt.threshold");
     report.count(capfilt.batch, 4096, "capfilt.batch");
-    report.require(
+    report.relate(
         capfilt.max_tokens <= spec.model.text.positions,
         "capfilt.max_tokens",
+        &["model.text.positions"],
         || {
             format!(
                 "is {}: at most model.text.positions ({})",
@@ -325,9 +326,10 @@ fn capfilt(spec: &Spec, report: &mut Report) {
             )
         },
     );
-    report.require(
+    report.relate(
         capfilt.min_tokens >= 2 && capfilt.min_tokens < capfilt.max_tokens,
         "capfilt.min_tokens",
+        &["capfilt.max_tokens", "model.text.positions"],
         || {
             format!(
                 "is {}: use at least 2 and less than capfilt.max_tokens ({})",

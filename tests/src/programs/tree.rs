@@ -61,7 +61,7 @@ pub fn children(parent: u32) -> Vec<Process> {
 
 /// Sends a signal to one process.
 pub fn tell(pid: u32, name: &str) {
-    let _ = Command::new("kill").args([name, &pid.to_string()]).status();
+    let _ = shells_kill().args([name, &pid.to_string()]).status();
 }
 
 /// The process and its descendants, parents first.
@@ -102,10 +102,17 @@ fn look(pid: u32) -> Option<Process> {
     })
 }
 
+/// The shell's own: the program of that name is not on every machine.
+fn shells_kill() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill \"$@\"", "kill"]);
+    command
+}
+
 fn signal<'a>(name: &str, processes: impl Iterator<Item = &'a Process>) {
     let pids = processes.map(|process| process.pid.to_string());
     // One that has just ended makes it complain.
-    let _ = Command::new("kill")
+    let _ = shells_kill()
         .arg(name)
         .args(pids)
         .stderr(std::process::Stdio::null())

@@ -9,6 +9,7 @@ mod ledger;
 mod network;
 mod nodes;
 mod numerics;
+mod shards;
 mod simulation;
 mod store;
 mod straggler;

@@ -15,7 +15,7 @@ use crate::objects::Objects;
 use bytes::{Bytes, BytesMut};
 use medley_model::device::DeviceError;
 use medley_model::state::Tensor;
-use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, TensorHash};
+use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, TensorHash, folder};
 use medley_protocol::ids::StageId;
 use std::io;
 use std::ops::Range;
@@ -350,7 +350,7 @@ impl Desk {
     fn put(&self, copied: &Copied, hashes: &[TensorHash]) -> Result<CheckpointPart, String> {
         let Copied { step, part, parts, .. } = *copied;
         let put = |kind: &str, bytes: Bytes| -> Result<ObjectRef, String> {
-            let name = format!("checkpoints/{}/{step}-{kind}-{part}-of-{parts}", self.stage);
+            let name = format!("{}{step}-{kind}-{part}-of-{parts}", folder(self.stage));
             self.objects.put(&name, bytes).map_err(|e| e.to_string())
         };
         let listed = serde_json::to_vec(hashes).map_err(|e| e.to_string())?;

@@ -12,7 +12,7 @@ use crate::rank::{DEVICE, device_name};
 use crate::stage::tasks::pixels;
 use anyhow::{Context as _, ensure};
 use medley_data::decode::{self, Rgb};
-use medley_data::text::clean;
+use medley_data::text::{clean, words};
 use medley_model::device::Device;
 use medley_model::generate::beam::{Beam, Length};
 use medley_model::generate::nucleus::{GREEDY, Sampling};
@@ -214,10 +214,19 @@ impl Model {
             text: text.clone(),
             probability: match_probability(logits),
             cosine: dot(&of_image, of_text),
+            unknown: self.unknown(text),
         };
         let matches: Vec<Matched> = texts.iter().zip(scores).map(matched).collect();
         finite(matches.iter().flat_map(|matched| [matched.probability, matched.cosine]))?;
         Ok(Answer::Matches { image, matches })
+    }
+
+    /// Words of a text that the vocabulary does not have.
+    fn unknown(&self, text: &str) -> Vec<String> {
+        let unknown = self.tokenizer.vocabulary().special("[UNK]");
+        let mut words = words(&clean(text));
+        words.retain(|word| self.tokenizer.pieces(word).contains(&unknown));
+        words
     }
 }
 

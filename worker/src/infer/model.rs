@@ -36,10 +36,15 @@ pub(super) struct Model {
 impl Model {
     /// Loads the model that can do this work.
     pub(super) fn load(weights: &Weights, work: &Work, device: &Device) -> anyhow::Result<Self> {
-        match weights {
+        let model = match weights {
             Weights::Checkpoint(checkpoint) => of_checkpoint(checkpoint, work, device),
             Weights::Files { path } => of_files(Path::new(path), work, device),
+        }?;
+        let problem = model.spec.model.not_for_gpus().into_iter().next();
+        if let Some(problem) = problem.filter(|_| device.is_gpu()) {
+            bail!("{} {}, or compute on the processor", problem.path, problem.message);
         }
+        Ok(model)
     }
 }
 

@@ -1,10 +1,12 @@
 //! `medley-worker train`: a pre-training, or a fine-tuning that starts from it, without coordinator, agent or database.
 //!
 //! The same ranks, collective and checkpoints as on a cluster; this process does by hand what agent and coordinator do
-//! there: it indexes the data ([`prepare`]), starts the ranks and brings them together ([`gang`]), and keeps the manifest of
-//! the last whole checkpoint, from which the next start goes on.
+//! there: it says what memory ranks take and refuses what this machine has not ([`memory`]), indexes the data ([`prepare`]),
+//! starts the ranks and brings them together ([`gang`]), and keeps the manifest of the last whole checkpoint, from which the
+//! next start goes on.
 
 mod gang;
+mod memory;
 mod prepare;
 
 use crate::objects::Objects;
@@ -98,6 +100,8 @@ pub struct Args {
 /// A wrong spec or data set, or why a rank gave up.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let spec = read_spec(&args.spec)?;
+    let device = device_for(rank::device_name(), spec.precision());
+    memory::check(&spec, args.stage.kind(), args.ranks, &device)?;
     fs::create_dir_all(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
     let out = args.out.canonicalize()?;
     let store = format!("file://{}", out.join("store").display());
@@ -146,7 +150,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         resume.as_ref().map_or(0, |manifest| manifest.step),
     )?;
     let bar = progress_bar(total);
-    let device = device_for(rank::device_name(), assignment.spec.precision());
     let mut checkpoint = None;
     gang::train(&assignment, (args.threads, &device), |news| match news {
         gang::News::Committed(metrics) => {

@@ -63,6 +63,19 @@ impl Activity {
         }
     }
 
+    /// The rank waits for samples that cannot be read yet, or computes on: the part of the step is the same otherwise.
+    pub fn waits_for_samples(&self, waits: bool) {
+        let (from, to) = if waits {
+            (StepPhase::Computing, StepPhase::Reading)
+        } else {
+            (StepPhase::Reading, StepPhase::Computing)
+        };
+        let now = self.inner().now;
+        if let Some((doing, _)) = now.filter(|(doing, _)| doing.phase == from) {
+            self.enter(doing.step, to, doing.collective);
+        }
+    }
+
     /// A step was committed.
     pub fn committed(&self) {
         let mut inner = self.inner();
@@ -158,6 +171,23 @@ mod tests {
         );
         activity.rest();
         assert_eq!(activity.look(), None);
+    }
+
+    #[test]
+    fn time_that_samples_are_waited_for_is_not_computed() {
+        let activity = Activity::default();
+        activity.waits_for_samples(true);
+        assert_eq!(activity.look(), None, "it does not train");
+        activity.begin(1);
+        let (begun, waited) = (Instant::now(), Duration::from_millis(20));
+        activity.enter(7, StepPhase::Computing, 3);
+        activity.waits_for_samples(true);
+        std::thread::sleep(waited);
+        let doing = activity.look().unwrap();
+        assert_eq!((doing.step, doing.phase, doing.collective), (7, StepPhase::Reading, 3));
+        activity.waits_for_samples(false);
+        assert_eq!(activity.look().unwrap().phase, StepPhase::Computing);
+        assert!(activity.inner().computed + waited <= begun.elapsed());
     }
 
     #[test]

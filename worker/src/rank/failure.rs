@@ -3,13 +3,13 @@
 use crate::checkpoint;
 use crate::collective::deal;
 use crate::objects;
+use crate::stage::patience;
 use medley_data::loader::Fault;
 use medley_model::blip::LaneError;
 use medley_model::device::{DeviceError, NoDevice};
 use medley_protocol::agent::RankState;
 use medley_protocol::checkpoint::Damage;
 use medley_protocol::doubt::Doubt;
-use std::io::ErrorKind;
 
 /// A rank's last words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,8 +129,7 @@ impl From<objects::Error> for Failure {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        // A read may succeed later; a file that is gone or changed stays so until someone puts it back.
-        let retry = matches!(&fault, Fault::Read { source, .. } if source.kind() != ErrorKind::NotFound);
+        let retry = patience::fault_may_pass(&fault, false);
         Self::new(fault.to_string(), retry)
     }
 }

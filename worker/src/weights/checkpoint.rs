@@ -1,7 +1,7 @@
 //! Finding a checkpoint by what a person can point at.
 
 use anyhow::{Context as _, bail};
-use medley_protocol::checkpoint::{CheckpointPart, Manifest, ObjectRef};
+use medley_protocol::checkpoint::{CheckpointPart, Manifest, ObjectRef, folder};
 use medley_protocol::ids::{CheckpointId, StageId};
 use std::collections::BTreeMap;
 use std::fs;
@@ -60,7 +60,7 @@ fn last_whole(directory: &Path) -> anyhow::Result<Manifest> {
             continue;
         };
         let object = ObjectRef {
-            key: format!("checkpoints/{stage}/{}", name.to_string_lossy()),
+            key: format!("{}{}", folder(stage), name.to_string_lossy()),
             blake3,
             size_bytes: entry.metadata().with_context(named)?.len(),
         };

@@ -15,6 +15,7 @@ use object_store::memory::InMemory;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,6 +95,7 @@ pub(super) struct Cluster {
     pub(super) leader: Leader,
     pub(super) nodes: Vec<Node>,
     pub(super) store: Store,
+    pub(super) pool: PgPool,
     clock_ms: Arc<AtomicU64>,
     data: TempDir,
 }
@@ -101,7 +103,8 @@ pub(super) struct Cluster {
 impl Cluster {
     /// A coordinator that leads, with data sets in place and no node.
     pub(super) async fn start() -> Self {
-        let store = Store::new(test_database::fresh().await);
+        let pool = test_database::fresh().await;
+        let store = Store::new(pool.clone());
         let mut tokens = Vec::new();
         for role in [Role::Viewer, Role::Submitter, Role::Operator, Role::Node] {
             let token = Token::generate(role);
@@ -120,6 +123,7 @@ impl Cluster {
             leader,
             nodes: Vec::new(),
             store,
+            pool,
             clock_ms,
             data,
         };

@@ -160,7 +160,14 @@ async fn a_cancelled_job_vanishes_from_the_orders() {
     cluster.nodes[0].beat().await;
     assert_eq!(cluster.nodes[0].orders.assignments, []);
     let again = cluster.api.call(Role::Submitter, "POST", &path, None, None).await;
-    assert_eq!(again.refusal(), (409, "conflict"));
+    assert_eq!((again.status.as_u16(), &again.body), (200, &cancelled.body));
+    let cancellations = cluster.events(job).await.into_iter();
+    assert_eq!(cancellations.filter(|event| event.kind == "job-cancelled").count(), 1);
+    let done = cluster.submit(&cluster.document("pretrain")).await;
+    cluster.finish(done).await;
+    let path = format!("/jobs/{done}/cancel");
+    let too_late = cluster.api.call(Role::Submitter, "POST", &path, None, None).await;
+    assert_eq!(too_late.refusal(), (409, "conflict"));
 }
 
 #[tokio::test]

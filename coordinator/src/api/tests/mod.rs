@@ -5,6 +5,7 @@ mod damage;
 mod doubt;
 mod failures;
 mod hardware;
+mod hostile;
 mod node;
 mod refusals;
 mod retention;

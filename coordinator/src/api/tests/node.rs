@@ -3,7 +3,7 @@
 use super::cluster::Api;
 use crate::tokens::Role;
 use medley_protocol::agent::{Assignment, Beat, Orders, RankReport, RankState, Register, Registered};
-use medley_protocol::checkpoint::{CheckpointPart, ObjectRef};
+use medley_protocol::checkpoint::{CheckpointPart, ObjectRef, folder};
 use medley_protocol::hardware::Hardware;
 use medley_protocol::ids::{IncarnationId, NodeId, StageId};
 use medley_protocol::metrics::{MetricsChunk, MetricsThrough, StepMetrics};
@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) ranks: BTreeMap<(StageId, u64, u32), RankState>,
     pub(super) is_alive: bool,
     pub(super) hardware: Hardware,
+    /// What it counts in every dataset version besides the usual.
+    pub(super) counts: Counts,
 }
 
 impl Node {
@@ -57,6 +59,7 @@ impl Node {
             ranks: BTreeMap::new(),
             is_alive: true,
             hardware: Hardware::default(),
+            counts: Counts::new(),
         }
     }
 
@@ -185,8 +188,12 @@ impl Node {
             parts: assignment.world,
             offset_bytes,
             state_bytes: STATE_BYTES,
-            object: object(&format!("{step}-part-{rank}-of-{parts}"), end - offset_bytes),
-            tensors: Some(object(&format!("{step}-tensors-{rank}-of-{parts}"), 99)),
+            object: own(
+                assignment.stage,
+                &format!("{step}-part-{rank}-of-{parts}"),
+                end - offset_bytes,
+            ),
+            tensors: Some(own(assignment.stage, &format!("{step}-tensors-{rank}-of-{parts}"), 99)),
         };
         let handed = PartHandedIn {
             generation: assignment.generation,
@@ -204,9 +211,13 @@ impl Node {
         }
         if let Some(lease) = self.lease(assignment.stage, assignment.generation, rank).await {
             check_inputs(assignment);
+            let mut output = output(&lease.work);
+            if let TaskOutput::Dataset { counts, .. } = &mut output {
+                counts.extend(self.counts.clone());
+            }
             let finished = TaskFinished {
                 token: lease.token,
-                output: output(&lease.work),
+                output,
                 peak_bytes: Some(PEAK_BYTES + u64::from(rank)),
             };
             let answer = self
@@ -261,6 +272,14 @@ pub(super) fn object(name: &str, size_bytes: u64) -> ObjectRef {
         key: format!("objects/{name}"),
         blake3,
         size_bytes,
+    }
+}
+
+/// An object of a stage's checkpoints.
+pub(super) fn own(stage: StageId, name: &str, size_bytes: u64) -> ObjectRef {
+    ObjectRef {
+        key: format!("{}{name}", folder(stage)),
+        ..object(name, size_bytes)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the API does not take, and what it takes twice.
 
 use super::cluster::Cluster;
-use super::node::{chunk, metrics, object};
+use super::node::{chunk, metrics, own};
 use crate::tokens::Role;
 use medley_protocol::checkpoint::CheckpointPart;
 use medley_protocol::ids::{JobId, StageId, TaskId};
@@ -209,7 +209,7 @@ async fn parts_are_facts_of_any_generation_and_make_one_checkpoint() {
             parts: 2,
             offset_bytes,
             state_bytes: 20,
-            object: object(key, 10),
+            object: own(stage, key, 10),
             tensors: None,
         };
         let handed = PartHandedIn {
@@ -227,5 +227,8 @@ async fn parts_are_facts_of_any_generation_and_make_one_checkpoint() {
     assert_eq!(hand_in(0, 0, "a").await, 204);
     let checkpoints = cluster.api.get(&format!("/jobs/{job}/checkpoints")).await;
     assert_eq!(checkpoints.body.as_array().unwrap().len(), 1);
-    assert_eq!(checkpoints.body[0]["parts"][0]["object"]["key"], "objects/a");
+    assert_eq!(
+        checkpoints.body[0]["parts"][0]["object"]["key"],
+        own(stage, "a", 10).key
+    );
 }

@@ -1,8 +1,12 @@
 //! Which checkpoints are kept, and what becomes of the objects of the others.
 
-use super::cluster::Cluster;
+use super::cluster::{Answer, Cluster};
 use super::damage::{damage, steps};
-use medley_protocol::ids::JobId;
+use super::node::{object, own};
+use crate::tokens::Role;
+use medley_protocol::checkpoint::{CheckpointPart, folder};
+use medley_protocol::ids::{JobId, StageId};
+use medley_protocol::rest::{CheckpointView, PartHandedIn};
 use medley_protocol::stage::JobState;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -26,8 +30,14 @@ async fn sweep(cluster: &Cluster) -> BTreeSet<String> {
     gone
 }
 
-fn keys(steps: &[u64]) -> BTreeSet<String> {
-    let of_rank = |step: u64, rank| ["part", "tensors"].map(|kind| format!("objects/{step}-{kind}-{rank}-of-2"));
+/// The pre-training of a job.
+async fn stage(cluster: &Cluster, job: JobId) -> StageId {
+    cluster.stage(job, "pretrain-0").await.id
+}
+
+fn keys(stage: StageId, steps: &[u64]) -> BTreeSet<String> {
+    let folder = folder(stage);
+    let of_rank = |step: u64, rank| ["part", "tensors"].map(|kind| format!("{folder}{step}-{kind}-{rank}-of-2"));
     let of_step = |step: &u64| [0, 1].map(|rank| of_rank(*step, rank)).concat();
     steps.iter().flat_map(of_step).collect()
 }
@@ -56,7 +66,7 @@ async fn objects_of_dropped_checkpoints_go_once_and_those_of_kept_ones_stay() {
     ripe.settle(&[]).await.unwrap();
     assert_eq!(
         sweep(&cluster).await,
-        keys(&[5, 10]),
+        keys(stage(&cluster, job).await, &[5, 10]),
         "the store did not delete them at first"
     );
     assert_eq!(sweep(&cluster).await, BTreeSet::new());
@@ -81,17 +91,66 @@ async fn an_object_stays_while_its_step_may_be_trained_again_and_when_it_was() {
     );
     cluster.finish(job).await;
     assert_eq!(steps(&cluster, job, "").await, [20]);
-    assert_eq!(sweep(&cluster).await, keys(&[5, 10, 15]));
+    assert_eq!(sweep(&cluster).await, keys(stage(&cluster, job).await, &[5, 10, 15]));
 }
 
 #[tokio::test]
-async fn a_key_that_another_checkpoint_names_too_is_not_deleted() {
+async fn a_key_that_a_kept_checkpoint_names_too_is_not_deleted() {
     let mut cluster = Cluster::with_nodes(&[2]).await;
-    let few = submit(&cluster, json!({"every_steps": 5, "keep": 1})).await;
-    cluster.finish(few).await;
-    // Played stages name their objects alike.
-    let all = submit(&cluster, json!({"every_steps": 5, "keep": 4})).await;
-    cluster.finish(all).await;
-    assert_eq!(steps(&cluster, all, "").await, [20, 15, 10, 5]);
+    let job = submit(&cluster, json!({"every_steps": 5, "keep": 2})).await;
+    cluster.finish(job).await;
+    sweep(&cluster).await;
+    let kept: Vec<CheckpointView> = cluster.api.get(&format!("/jobs/{job}/checkpoints")).await.read();
+    // An earlier checkpoint of an object that a later one has: it is dropped as soon as it is whole.
+    let part = CheckpointPart {
+        step: 1,
+        parts: 1,
+        state_bytes: kept[0].parts[0].object.size_bytes,
+        ..kept[0].parts[0].clone()
+    };
+    assert_eq!(hand_in(&cluster, kept[0].stage, part).await.status.as_u16(), 204);
+    assert_eq!(steps(&cluster, job, "").await, [20, 15]);
     assert_eq!(sweep(&cluster).await, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn what_is_not_in_a_stages_own_folder_is_neither_taken_as_a_part_nor_deleted() {
+    let mut cluster = Cluster::with_nodes(&[2]).await;
+    let job = submit(&cluster, json!({"every_steps": 5, "keep": 2})).await;
+    cluster.finish(job).await;
+    sweep(&cluster).await;
+    let stage = stage(&cluster, job).await;
+    let foreign = [object("version-0", 10), own(StageId::generate(), "1-part-0-of-1", 10)];
+    for object in foreign {
+        let part = CheckpointPart {
+            step: 1,
+            part: 0,
+            parts: 1,
+            offset_bytes: 0,
+            state_bytes: 10,
+            object: object.clone(),
+            tensors: None,
+        };
+        let refusal = hand_in(&cluster, stage, part).await;
+        assert_eq!(refusal.refusal(), (422, "invalid"));
+        assert_eq!(refusal.body["problems"][0]["path"], "part.object.key");
+        // As one that got in all the same, and was given up.
+        sqlx::query("INSERT INTO doomed_objects (stage, step, key) VALUES ($1, 1, $2)")
+            .bind(stage.as_uuid())
+            .bind(&object.key)
+            .execute(&cluster.pool)
+            .await
+            .unwrap();
+    }
+    assert_eq!(sweep(&cluster).await, BTreeSet::new());
+}
+
+async fn hand_in(cluster: &Cluster, stage: StageId, part: CheckpointPart) -> Answer {
+    let handed = PartHandedIn {
+        generation: 1,
+        part,
+        peak_bytes: None,
+    };
+    let path = format!("/stages/{stage}/checkpoints/parts");
+    cluster.api.post(Role::Node, &path, &handed).await
 }

@@ -5,6 +5,7 @@ use super::node::PEAK_BYTES;
 use crate::tokens::Role;
 use medley_protocol::rest::{CheckpointView, DatasetView, JobView, MetricsPage, NodeView, Page};
 use medley_protocol::stage::{JobState, StageState};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_pretrain_job_runs_from_index_to_evaluation() {
@@ -57,6 +58,39 @@ async fn a_bootstrap_job_hands_every_stage_what_it_needs() {
     assert_eq!(datasets[1].parent, Some(datasets[0].id));
     let nodes: Vec<NodeView> = cluster.api.get("/nodes").await.read();
     assert!(nodes.iter().all(|node| node.alive && node.busy == 0), "{nodes:?}");
+}
+
+#[tokio::test]
+async fn what_a_dataset_version_lacks_is_told_in_events() {
+    let mut cluster = Cluster::with_nodes(&[2]).await;
+    let counts = [
+        ("broken.broken-image", 3),
+        ("broken.web", 3),
+        ("pairs.web", 0),
+        ("dropped.web", 240),
+        ("pairs.synthetic", 200),
+        ("dropped.synthetic", 40),
+    ];
+    cluster.nodes[0].counts = counts.map(|(name, count)| (name.to_owned(), count)).into();
+    let mut document = cluster.document("bootstrap");
+    document["capfilt"] = json!({"threshold": 0.625});
+    let job = cluster.submit(&document).await;
+    let detail = cluster.finish(job).await;
+    assert_eq!(detail.job.state, JobState::Succeeded, "{}", detail.job.reason);
+    let events = cluster.events(job).await;
+    let told = |kind: &str| -> Vec<&str> {
+        let told = events.iter().filter(|event| event.kind == kind);
+        told.map(|event| event.message.as_str()).collect()
+    };
+    assert_eq!(
+        told("samples-left-out"),
+        ["3 broken samples are left out: broken-image 3; by set: web 3"]
+    );
+    let [kept] = told("capfilt-kept-little")[..] else {
+        panic!("{events:#?}");
+    };
+    let figures = "keeps 0 of 240 web texts and 200 of 240 synthetic texts at capfilt.threshold 0.625";
+    assert!(kept.contains(figures), "{kept}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod world;
 
 use super::*;
 use crate::domain::stage::MAX_SETBACKS;
+use crate::reconcile::needs::needs;
 use crate::reconcile::sight::Report;
 use medley_protocol::agent::{Beat, RankReport};
 use medley_protocol::hardware::Hardware;

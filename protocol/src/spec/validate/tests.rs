@@ -26,6 +26,22 @@ fn heads_must_divide_the_width() {
 }
 
 #[test]
+fn heads_too_wide_for_gpus_are_refused_where_gpus_alone_compute() {
+    let wide = json!({"vision": {"width": 384, "heads": 4}, "text": {"width": 130, "heads": 2}});
+    let found = problems(&json!({"model": wide, "pretrain": {"precision": "bf16"}}));
+    let paths: Vec<&str> = found.iter().map(|(path, _)| &path[..]).collect();
+    assert_eq!(paths, ["model.vision.heads", "model.text.heads"]);
+    assert!(
+        found[0].1.contains("these have 96") && found[0].1.contains("at least 6"),
+        "{}",
+        found[0].1
+    );
+    let document = json!({"name": "j", "kind": "pretrain", "preset": "tiny", "data": {"root": "/d"}, "model": wide});
+    let single = Spec::from_document(&document).unwrap();
+    assert_eq!(single.model.not_for_gpus().len(), 2, "the processor takes them");
+}
+
+#[test]
 fn an_image_must_be_whole_patches() {
     let found = problems(&json!({"pretrain": {"image_size": 33}}));
     assert_eq!(found[0].0, "pretrain.image_size");
@@ -33,7 +49,7 @@ fn an_image_must_be_whole_patches() {
 
 #[test]
 fn a_warm_up_longer_than_the_stage_contradicts_it() {
-    let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}}}));
+    let found = problems(&json!({"filter": {"length": {"by": "steps", "count": 10}, "warmup_steps": 20}}));
     assert_eq!(found[0].0, "filter.warmup_steps");
 }
 
@@ -119,6 +135,39 @@ fn checkpoints_are_kept_at_multiples_of_the_steps_at_which_they_are_taken() {
         "{}",
         found[0].1
     );
+}
+
+#[test]
+fn what_follows_from_a_problem_is_not_another_one() {
+    let paths = |change: Value| problems(&change).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    for (change, cause) in [
+        (
+            json!({"pretrain": {"peak_lr": -0.1, "min_lr": 0.1}}),
+            "pretrain.peak_lr",
+        ),
+        (
+            json!({"lanes": {"count": 0}, "cluster": {"max_ranks": 2}}),
+            "lanes.count",
+        ),
+        (json!({"lanes": 4, "cluster": {"max_ranks": 16}}), "lanes"),
+        (json!({"model": {"vision": {"patch": 0}}}), "model.vision.patch"),
+        (json!({"model": {"vision": {"patch": 7}}}), "model.vision.image_size"),
+        (json!({"model": {"text": {"positions": 0}}}), "model.text.positions"),
+        (json!({"model": {"text": {"width": 0}}}), "model.text.width"),
+        (
+            json!({"pretrain": {"length": {"by": "steps", "count": 0}, "warmup_steps": 3}}),
+            "pretrain.length.count",
+        ),
+        (
+            json!({"pretrain": {"length": 7, "warmup_steps": 3000}}),
+            "pretrain.length",
+        ),
+    ] {
+        assert_eq!(paths(change), [cause]);
+    }
+    // What is wrong by itself is told beside it.
+    let both = json!({"pretrain": {"peak_lr": -0.1, "min_lr": -1.0}});
+    assert_eq!(paths(both), ["pretrain.peak_lr", "pretrain.min_lr"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How the members of a generation come to a communicator, or to the mesh, all alike.
 
-use super::offer::{Choice, Offer, decide};
+use super::offer::{Choice, Offer, decide, pasts};
+use super::past::{Fault, Record};
 use crate::collective::group::Group;
 use crate::collective::reduce::tell_all;
 use crate::collective::tcp::{Kind, Lost, Mesh, Tag};
@@ -8,7 +9,8 @@ use bytes::Bytes;
 use medley_protocol::spec::Collective;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// What the members tell each other, in this order.
 #[derive(Debug, Clone, Copy)]
@@ -30,22 +32,28 @@ impl Word {
     }
 }
 
+/// A group of devices; none if a peer has said that it could not connect, before this rank was. Or why this rank could not.
+pub type Connected<'a> = Result<Option<Box<dyn Group + 'a>>, Fault>;
+
 /// A library that makes groups of devices.
 pub trait Library {
     /// What this rank can do.
     fn offer(&self) -> Offer;
 
+    /// What has become of it so far.
+    fn record(&self) -> &Record;
+
     /// What the members of a new group know each other by.
     ///
     /// # Errors
-    /// Why there is none, for people.
-    fn id(&self) -> Result<Vec<u8>, String>;
+    /// [`Fault`].
+    fn id(&self) -> Result<Vec<u8>, Fault>;
 
-    /// Connects with the other members, who have the same id.
+    /// Connects with the other members, who have the same id, and listens to their words meanwhile.
     ///
     /// # Errors
-    /// [`Lost`] when one of them is lost meanwhile; within, why it cannot be done, for people.
-    fn connect<'a>(&self, id: &[u8], mesh: &'a Mesh) -> Result<Result<Box<dyn Group + 'a>, String>, Lost>;
+    /// [`Lost`] when one of them is lost meanwhile.
+    fn connect<'a>(&self, id: &[u8], mesh: &'a Mesh, words: &mut Words) -> Result<Connected<'a>, Lost>;
 }
 
 /// Why a generation cannot work as its job asks.
@@ -54,13 +62,13 @@ pub enum Refused {
     /// A peer was lost.
     #[error(transparent)]
     Lost(#[from] Lost),
-    /// Some rank has not what it takes, now and later.
+    /// Some rank has not what it takes, now and later, or it was tried often enough.
     #[error(
         "cluster.collective is \"nccl\", which cannot be: {0}; use \"auto\" or \"tcp\", or see `medley-worker doctor`"
     )]
     Impossible(String),
-    /// The library failed.
-    #[error("cluster.collective is \"nccl\", which failed: {0}")]
+    /// The library failed; the next generation tries again.
+    #[error("NCCL failed on {0}; it is tried again, because cluster.collective is \"nccl\": \"auto\" would use TCP")]
     Failed(String),
 }
 
@@ -74,6 +82,7 @@ pub fn agree<'a>(
     mesh: &'a Mesh,
 ) -> Result<Option<Box<dyn Group + 'a>>, Refused> {
     let offers = ask_all(&library.offer(), Word::Offer, mesh)?;
+    library.record().learn(pasts(&offers));
     match decide(wish, &offers) {
         Choice::Nccl(which) => tracing::info!("gradients travel over {which}"),
         Choice::Mesh(why) => {
@@ -83,30 +92,29 @@ pub fn agree<'a>(
         Choice::Impossible(why) => return Err(Refused::Impossible(why)),
     }
     let began = Instant::now();
-    let (group, obstacle) = match connect(library, mesh)? {
-        Ok(group) => (Some(group), None),
-        Err(why) => (None, Some(why)),
+    let mut words = Words::of_peers(mesh);
+    let connected = connect(library, mesh, &mut words)?;
+    let own = connected.as_ref().err().map(|fault| fault.why.clone());
+    let Some(obstacle) = words.all(own)? else {
+        let ms = began.elapsed().as_millis() as u64;
+        tracing::info!(ms, "all ranks are connected over NCCL");
+        // Nobody has met an obstacle, so there is one.
+        return Ok(connected.ok().flatten());
     };
-    let obstacles: Vec<Option<String>> = ask_all(&obstacle, Word::Obstacle, mesh)?;
-    let named = |(rank, obstacle): (usize, Option<String>)| obstacle.map(|why| format!("rank {rank}: {why}"));
-    match obstacles.into_iter().enumerate().find_map(named) {
-        None => {
-            tracing::info!(
-                ms = began.elapsed().as_millis() as u64,
-                "all ranks are connected over NCCL"
-            );
-            Ok(group)
-        }
-        Some(why) if wish == Collective::Nccl => Err(Refused::Failed(why)),
-        Some(why) => {
-            tracing::warn!("gradients travel over TCP after all: {why}");
-            Ok(None)
-        }
+    // Only now: had a peer been lost, that would be why.
+    library.record().failed(obstacle.clone());
+    if let Err(Fault { why, is_own: true }) = connected {
+        library.record().blame(why);
     }
+    if wish == Collective::Nccl {
+        return Err(Refused::Failed(obstacle));
+    }
+    tracing::warn!("gradients travel over TCP after all: {obstacle}");
+    Ok(None)
 }
 
 /// Takes the id from the lowest rank and connects.
-fn connect<'a>(library: &dyn Library, mesh: &'a Mesh) -> Result<Result<Box<dyn Group + 'a>, String>, Lost> {
+fn connect<'a>(library: &dyn Library, mesh: &'a Mesh, words: &mut Words) -> Result<Connected<'a>, Lost> {
     let tag = Word::Id.tag();
     let id = if mesh.rank() == 0 {
         let id = library.id();
@@ -117,14 +125,53 @@ fn connect<'a>(library: &dyn Library, mesh: &'a Mesh) -> Result<Result<Box<dyn G
     } else {
         let id = mesh.receive(0, tag)?;
         if id.is_empty() {
-            Err("rank 0 has no id".into())
+            Err(Fault::of_anyone("rank 0 has no id"))
         } else {
             Ok(id)
         }
     };
     match id {
-        Ok(id) => library.connect(&id, mesh),
-        Err(why) => Ok(Err(why)),
+        Ok(id) => library.connect(&id, mesh, words),
+        Err(fault) => Ok(Err(fault)),
+    }
+}
+
+/// What peers say of how they connected: nothing, or their obstacle.
+pub struct Words<'a> {
+    mesh: &'a Mesh,
+    said: BTreeMap<u32, Option<String>>,
+}
+
+impl<'a> Words<'a> {
+    fn of_peers(mesh: &'a Mesh) -> Self {
+        let said = BTreeMap::new();
+        Self { mesh, said }
+    }
+
+    /// Listens for `patience` at most. Returns whether a peer has met an obstacle, so that it is no use to go on.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost.
+    pub fn tell_of_obstacle(&mut self, patience: Duration) -> Result<bool, Lost> {
+        if let Some((from, said)) = self.mesh.receive_any(Word::Obstacle.tag(), patience)? {
+            self.said.insert(from, read(from, &said)?);
+        }
+        Ok(self.said.values().any(Option::is_some))
+    }
+
+    /// Says how this rank connected and waits for what the others say. Returns the obstacle of the lowest rank that met one.
+    fn all(mut self, own: Option<String>) -> Result<Option<String>, Lost> {
+        let tag = Word::Obstacle.tag();
+        let bytes = Bytes::from(serde_json::to_vec(&own).expect("words are plain data"));
+        self.mesh.others().for_each(|to| self.mesh.send(to, tag, bytes.clone()));
+        for from in self.mesh.others() {
+            if !self.said.contains_key(&from) {
+                self.said.insert(from, read(from, &self.mesh.receive(from, tag)?)?);
+            }
+        }
+        self.said.insert(self.mesh.rank(), own);
+        let named = |(rank, said): (u32, Option<String>)| said.map(|why| format!("rank {rank}: {why}"));
+        Ok(self.said.into_iter().find_map(named))
     }
 }
 
@@ -132,139 +179,15 @@ fn connect<'a>(library: &dyn Library, mesh: &'a Mesh) -> Result<Result<Box<dyn G
 fn ask_all<T: Serialize + DeserializeOwned>(own: &T, word: Word, mesh: &Mesh) -> Result<Vec<T>, Lost> {
     let own = serde_json::to_vec(own).expect("words are plain data");
     let all = tell_all(own, word.tag(), mesh)?;
-    let read = |(rank, said): (u32, Vec<u8>)| {
-        serde_json::from_slice(&said).map_err(|error| Lost {
-            rank,
-            why: format!("it says what cannot be read: {error}"),
-        })
-    };
-    all.into_iter().map(read).collect()
+    all.into_iter().map(|(rank, said)| read(rank, &said)).collect()
+}
+
+fn read<T: DeserializeOwned>(rank: u32, said: &[u8]) -> Result<T, Lost> {
+    serde_json::from_slice(said).map_err(|error| Lost {
+        rank,
+        why: format!("it says what cannot be read: {error}"),
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::collective::nccl::offer::Version;
-    use crate::collective::reduce::tests::meshed;
-    use crate::collective::tcp::mesh::Limits;
-    use medley_model::device::{Device, Span, SpanMut};
-    use std::time::Duration;
-
-    const LIMITS: Limits = Limits {
-        frame_bytes: 1 << 16,
-        waiting_bytes: 1 << 20,
-    };
-
-    /// A rank's library: what it can do, and why it cannot connect.
-    struct Pretended {
-        offer: Offer,
-        id: Result<Vec<u8>, String>,
-        obstacle: Option<String>,
-    }
-
-    impl Pretended {
-        fn sound(rank: u32) -> Self {
-            Self {
-                offer: Offer::Can {
-                    version: Version(23_007),
-                    gpu: format!("GPU-{rank}"),
-                    shares: false,
-                },
-                id: Ok(vec![7, rank as u8]),
-                obstacle: None,
-            }
-        }
-    }
-
-    impl Library for Pretended {
-        fn offer(&self) -> Offer {
-            self.offer.clone()
-        }
-
-        fn id(&self) -> Result<Vec<u8>, String> {
-            self.id.clone()
-        }
-
-        fn connect<'a>(&self, id: &[u8], _mesh: &'a Mesh) -> Result<Result<Box<dyn Group + 'a>, String>, Lost> {
-            assert_eq!(id, [7, 0], "the lowest rank makes the id of all");
-            let connected = || Box::new(Idle) as Box<dyn Group>;
-            Ok(self.obstacle.clone().map_or_else(|| Ok(connected()), Err))
-        }
-    }
-
-    struct Idle;
-
-    impl Group for Idle {
-        fn device(&self) -> Device {
-            Device::Cpu
-        }
-
-        fn begin(&mut self, _waits: bool) -> Result<bool, Lost> {
-            Ok(true)
-        }
-
-        fn exchange(&mut self, _sends: &[(u32, Span)], _receives: Vec<(u32, SpanMut)>) -> Result<(), Lost> {
-            Ok(())
-        }
-
-        fn finish(&mut self) -> Result<(), Lost> {
-            Ok(())
-        }
-
-        fn give_up(&mut self) {}
-    }
-
-    /// Whether each of three ranks has a group, or why it refuses.
-    fn agreed(wish: Collective, library: impl Fn(u32) -> Pretended + Sync) -> Vec<Result<bool, Refused>> {
-        meshed(3, LIMITS, |mesh| {
-            let outcome = agree(wish, &library(mesh.rank()), &mesh).map(|group| group.is_some());
-            mesh.leave(Duration::from_secs(20));
-            outcome
-        })
-    }
-
-    #[test]
-    fn ranks_that_all_can_have_a_group() {
-        assert_eq!(agreed(Collective::Auto, Pretended::sound), vec![Ok(true); 3]);
-        assert_eq!(agreed(Collective::Tcp, Pretended::sound), vec![Ok(false); 3]);
-    }
-
-    #[test]
-    fn a_rank_that_cannot_connect_keeps_all_on_the_mesh_or_stops_a_job_that_asks_for_nccl() {
-        let library = |rank| Pretended {
-            obstacle: (rank == 1).then(|| "no network".into()),
-            ..Pretended::sound(rank)
-        };
-        assert_eq!(agreed(Collective::Auto, library), vec![Ok(false); 3]);
-        let refused = Refused::Failed("rank 1: no network".into());
-        assert_eq!(agreed(Collective::Nccl, library), vec![Err(refused); 3]);
-    }
-
-    #[test]
-    fn without_an_id_nobody_waits() {
-        let library = |rank| Pretended {
-            id: Err("no plug-in".into()),
-            ..Pretended::sound(rank)
-        };
-        let refused = Refused::Failed("rank 0: no plug-in".into());
-        assert_eq!(agreed(Collective::Nccl, library), vec![Err(refused); 3]);
-    }
-
-    #[test]
-    fn a_job_that_asks_for_nccl_says_which_rank_has_none() {
-        let library = |rank| Pretended {
-            offer: Offer::Cannot {
-                why: "it computes on the processor".into(),
-            },
-            ..Pretended::sound(rank)
-        };
-        for outcome in agreed(Collective::Nccl, library) {
-            let said = outcome.unwrap_err().to_string();
-            assert!(
-                said.contains("cluster.collective") && said.contains("rank 0: it computes"),
-                "{said}"
-            );
-        }
-        assert_eq!(agreed(Collective::Auto, library), vec![Ok(false); 3]);
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! A call into a library cannot be called off. So a thread watches how long one lasts, and when it lasts too long, what was lit
 //! with the fuse is done: in a rank, the process ends, since its agent can start another one and nothing else can help.
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +30,10 @@ struct Watched {
 
 impl Fuse {
     /// A fuse; when a call lasts too long, `burn` is told which one.
-    pub fn new(burn: impl Fn(&'static str, Duration) + Send + 'static) -> Self {
+    ///
+    /// # Errors
+    /// When the thread that watches cannot start: then nothing may be called that could stay away.
+    pub fn new(burn: impl Fn(&'static str, Duration) + Send + 'static) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let watching = Arc::clone(&shared);
         let watch = move || {
@@ -43,14 +47,15 @@ impl Fuse {
                 watched = woken.unwrap_or_else(PoisonError::into_inner).0;
             }
         };
-        if let Err(error) = thread::Builder::new().name("fuse".into()).spawn(watch) {
-            tracing::error!("calls of NCCL are not watched: {error}");
-        }
-        Self(shared)
+        thread::Builder::new().name("fuse".into()).spawn(watch)?;
+        Ok(Self(shared))
     }
 
     /// A fuse that ends the process, without a word to anyone but the log: even leaving it in good order may hang.
-    pub fn of_process() -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_process() -> io::Result<Self> {
         Self::new(|what, limit| {
             tracing::error!(
                 "NCCL does not come back from `{what}` within {} s: this rank ends, its agent starts another one",
@@ -91,7 +96,7 @@ mod tests {
     #[test]
     fn a_call_that_does_not_end_burns_the_fuse_and_one_that_ends_does_not() {
         let (burn, burnt) = mpsc::channel();
-        let fuse = Fuse::new(move |what, _| burn.send(what).unwrap());
+        let fuse = Fuse::new(move |what, _| burn.send(what).unwrap()).unwrap();
         assert_eq!(fuse.within(Duration::from_secs(20), "a short call", || 7), 7);
         let heard = fuse.within(Duration::from_millis(1), "a long call", || {
             burnt.recv_timeout(Duration::from_secs(20))
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn a_fuse_burns_once_for_a_call() {
         let (burn, burnt) = mpsc::channel();
-        let fuse = Fuse::new(move |what, _| burn.send(what).unwrap());
+        let fuse = Fuse::new(move |what, _| burn.send(what).unwrap()).unwrap();
         fuse.within(Duration::ZERO, "a call", || {
             burnt.recv_timeout(Duration::from_secs(20)).unwrap()
         });

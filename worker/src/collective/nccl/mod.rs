@@ -13,14 +13,17 @@
 //! all are prepared for. And in case that a call does wait, each is on a [`fuse`]: when it burns, the process ends, and its agent
 //! starts another one, which takes the state from the others.
 //!
-//! What failed once for a reason that is not a peer's is not tried again by this process: the next generation hears why, and
-//! takes the mesh where it may.
+//! A generation in which NCCL fails is over like any other: its ranks keep their memory. What comes next depends on its
+//! [`past`]. A rank whose own NCCL or device was to blame is not asked to use it again, as long as its process lives, where the job may do
+//! without; what nobody can be blamed for is tried in three generations. Under `"nccl"` that is all, and then the stage is refused.
 
 pub mod agree;
 pub mod fuse;
 #[cfg(feature = "cuda")]
-mod link;
+mod gpu;
+pub mod link;
 pub mod offer;
+pub mod past;
 
 pub use agree::{Library, Refused, agree};
 pub use offer::Offer;
@@ -28,6 +31,7 @@ pub use offer::Offer;
 #[cfg(feature = "cuda")]
 use fuse::Fuse;
 use medley_model::device::Device;
+use past::Record;
 #[cfg(feature = "cuda")]
 use std::sync::{Arc, OnceLock};
 
@@ -39,12 +43,10 @@ pub struct Nccl {
         expect(dead_code, reason = "no device of this build has NCCL")
     )]
     device: Device,
-    /// What failed first.
+    record: Record,
+    /// Lit when the library is first asked for; or why it cannot be.
     #[cfg(feature = "cuda")]
-    fault: Arc<OnceLock<String>>,
-    /// Lit when the library is first used.
-    #[cfg(feature = "cuda")]
-    fuse: OnceLock<Arc<Fuse>>,
+    fuse: OnceLock<Result<Arc<Fuse>, String>>,
 }
 
 impl Nccl {
@@ -52,8 +54,7 @@ impl Nccl {
     pub fn on(device: Device) -> Self {
         Self {
             device,
-            #[cfg(feature = "cuda")]
-            fault: Arc::default(),
+            record: Record::default(),
             #[cfg(feature = "cuda")]
             fuse: OnceLock::new(),
         }
@@ -67,15 +68,20 @@ impl Library for Nccl {
         Offer::Cannot { why }
     }
 
-    fn id(&self) -> Result<Vec<u8>, String> {
-        Err("this program was built without GPUs".into())
+    fn record(&self) -> &Record {
+        &self.record
+    }
+
+    fn id(&self) -> Result<Vec<u8>, past::Fault> {
+        Err(past::Fault::own("this program was built without GPUs"))
     }
 
     fn connect<'a>(
         &self,
         _id: &[u8],
         _mesh: &'a super::tcp::Mesh,
-    ) -> Result<Result<Box<dyn super::group::Group + 'a>, String>, super::tcp::Lost> {
-        Ok(Err("this program was built without GPUs".into()))
+        _words: &mut agree::Words,
+    ) -> Result<agree::Connected<'a>, super::tcp::Lost> {
+        Ok(Err(past::Fault::own("this program was built without GPUs")))
     }
 }

@@ -1,5 +1,6 @@
 //! Whether a generation's gradients travel over NCCL: a function of what the spec asks for and what all ranks can do.
 
+use super::past::Past;
 use medley_protocol::spec::Collective;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use std::fmt;
 pub const SHARING: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 /// The first version that knows [`SHARING`].
 const FIRST_TO_SHARE: Version = Version(23_003);
+/// Generations in a row in which NCCL may fail before it is not tried any more.
+const TRIES: u32 = 3;
 
 /// A version of NCCL, in its own coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub enum Offer {
         gpu: String,
         /// Whether [`SHARING`] is set.
         shares: bool,
+        /// What has become of it so far.
+        past: Past,
     },
     /// It has not.
     Cannot {
@@ -54,13 +59,46 @@ pub enum Choice {
 
 /// What all ranks decide, from the same answers alike. `offers` are in the order of ranks.
 pub fn decide(wish: Collective, offers: &[Offer]) -> Choice {
-    match (wish, obstacle(offers)) {
-        (Collective::Tcp, _) => Choice::Mesh("the job asks for it (cluster.collective)".into()),
-        (Collective::Auto, Some(why)) => Choice::Mesh(why),
-        (Collective::Auto, None) if offers.len() < 2 => Choice::Mesh("one rank has nobody to send to".into()),
-        (Collective::Auto | Collective::Nccl, None) => Choice::Nccl(describe(offers)),
-        (Collective::Nccl, Some(why)) => Choice::Impossible(why),
+    let obstacle = || obstacle(offers);
+    match wish {
+        Collective::Tcp => Choice::Mesh("the job asks for it (cluster.collective)".into()),
+        Collective::Auto => match obstacle().or_else(|| fault(offers)).or_else(|| weariness(offers)) {
+            Some(why) => Choice::Mesh(why),
+            None if offers.len() < 2 => Choice::Mesh("one rank has nobody to send to".into()),
+            None => Choice::Nccl(describe(offers)),
+        },
+        // What failed may do so again, but nothing else is allowed.
+        Collective::Nccl => match obstacle().or_else(|| weariness(offers)) {
+            Some(why) => Choice::Impossible(why),
+            None => Choice::Nccl(describe(offers)),
+        },
     }
+}
+
+/// Which rank's own NCCL failed before, and how.
+fn fault(offers: &[Offer]) -> Option<String> {
+    offers.iter().enumerate().find_map(|(rank, offer)| match offer {
+        Offer::Can {
+            past: Past { fault: Some(why), .. },
+            ..
+        } => Some(format!("rank {rank}: NCCL failed there before: {why}")),
+        _ => None,
+    })
+}
+
+/// Why it is not tried once more.
+fn weariness(offers: &[Offer]) -> Option<String> {
+    let most = pasts(offers).max_by_key(|past| past.failures)?;
+    let Past { failures, last, .. } = most;
+    (*failures >= TRIES).then(|| format!("NCCL failed in {failures} generations in a row, at last on {last}"))
+}
+
+/// The pasts of all that have one.
+pub(super) fn pasts(offers: &[Offer]) -> impl Iterator<Item = &Past> {
+    offers.iter().filter_map(|offer| match offer {
+        Offer::Can { past, .. } => Some(past),
+        Offer::Cannot { .. } => None,
+    })
 }
 
 /// Why these ranks cannot have a communicator.
@@ -112,6 +150,17 @@ mod tests {
             version: Version(version),
             gpu: gpu.into(),
             shares,
+            past: Past::default(),
+        }
+    }
+
+    /// On a GPU of its own.
+    fn with_past(gpu: &str, past: Past) -> Offer {
+        Offer::Can {
+            version: Version(22_809),
+            gpu: gpu.into(),
+            shares: false,
+            past,
         }
     }
 
@@ -173,8 +222,48 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_that_is_to_blame_keeps_a_job_that_may_do_without_nccl_on_the_mesh() {
+        let fault = Some("out of memory".into());
+        let blamed = Past {
+            fault,
+            ..Past::default()
+        };
+        let offers = [can(22_809, "a", false), with_past("b", blamed)];
+        assert_eq!(
+            why(decide(Collective::Auto, &offers)),
+            "rank 1: NCCL failed there before: out of memory"
+        );
+        assert!(matches!(decide(Collective::Nccl, &offers), Choice::Nccl(_)));
+    }
+
+    #[test]
+    fn what_nobody_is_to_blame_for_is_tried_three_times_and_then_not_any_more() {
+        let failed = |failures| {
+            let last = "rank 5: no answer".into();
+            let past = Past {
+                failures,
+                last,
+                ..Past::default()
+            };
+            [can(22_809, "a", false), with_past("b", past)]
+        };
+        for wish in [Collective::Auto, Collective::Nccl] {
+            assert!(matches!(decide(wish, &failed(2)), Choice::Nccl(_)));
+        }
+        let tired = "NCCL failed in 3 generations in a row, at last on rank 5: no answer";
+        assert_eq!(why(decide(Collective::Auto, &failed(3))), tired);
+        let refused = Choice::Impossible(tired.into());
+        assert_eq!(decide(Collective::Nccl, &failed(3)), refused);
+    }
+
+    #[test]
     fn an_answer_survives_the_mesh() {
-        for offer in [can(23_007, "GPU-1", true), cannot()] {
+        let past = Past {
+            fault: Some("no memory".into()),
+            failures: 2,
+            last: "rank 3: late".into(),
+        };
+        for offer in [can(23_007, "GPU-1", true), with_past("GPU-1", past), cannot()] {
             let text = serde_json::to_vec(&offer).unwrap();
             assert_eq!(serde_json::from_slice::<Offer>(&text).unwrap(), offer);
         }

@@ -124,6 +124,22 @@ impl Inbox {
         })
     }
 
+    /// Waits at most `patience` for a frame of this tag, whoever sends it; none if none came.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost and no such frame waits.
+    pub fn take_any(&self, tag: Tag, patience: Duration) -> Result<Option<(u32, Vec<u8>)>, Lost> {
+        let nothing = || Ok(None);
+        self.wait(patience, nothing, |held| {
+            let found = held.frames.extract_if(.., |(_, waiting), _| *waiting == tag).next();
+            if let Some(((from, _), payload)) = found {
+                held.release(from, payload.len());
+                return Some(Ok(Some((from, payload))));
+            }
+            self.trouble(held).map(Err)
+        })
+    }
+
     /// Waits at most `patience` for a control message; none if none came.
     ///
     /// # Errors
@@ -223,6 +239,18 @@ mod tests {
         assert_eq!(inbox.take(1, tag(6), LONG).unwrap(), [3]);
         assert_eq!(inbox.take(2, tag(7), LONG).unwrap(), [2]);
         assert_eq!(inbox.take(1, tag(7), LONG).unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_frame_can_be_taken_whoever_has_sent_it() {
+        let inbox = inbox(100);
+        assert_eq!(inbox.take_any(tag(7), Duration::ZERO), Ok(None));
+        inbox.put(3, tag(6), vec![1]);
+        inbox.put(2, tag(7), vec![2]);
+        assert_eq!(inbox.take_any(tag(7), LONG), Ok(Some((2, vec![2]))));
+        inbox.lose(1, "reset");
+        assert_eq!(inbox.take_any(tag(6), LONG), Ok(Some((3, vec![1]))));
+        assert_eq!(inbox.take_any(tag(6), LONG).unwrap_err().rank, 1);
     }
 
     #[test]

@@ -147,6 +147,14 @@ impl Mesh {
         self.inbox.take(from, tag, self.timing.step)
     }
 
+    /// Waits at most `patience` for a frame of this tag from any peer.
+    ///
+    /// # Errors
+    /// [`Lost`] as soon as any peer is lost and no such frame waits.
+    pub fn receive_any(&self, tag: Tag, patience: Duration) -> Result<Option<(u32, Vec<u8>)>, Lost> {
+        self.inbox.take_any(tag, patience)
+    }
+
     /// Waits at most `patience` for a control message.
     ///
     /// # Errors

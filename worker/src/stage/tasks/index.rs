@@ -3,17 +3,20 @@
 use super::{Given, object_name, put_json};
 use crate::rank::failure::Failure;
 use crate::stage::inputs;
+use crate::stage::patience::{error_may_pass, patiently};
 use medley_data::dataset::{Corpus, Version, VersionShard};
 use medley_data::index::{self, Broken};
 use medley_data::shards;
 use medley_data::text::{Vocabulary, WordCounts};
-use medley_protocol::spec::{Kind, Spec, VocabSpec};
+use medley_protocol::spec::{DataSpec, Kind, Spec, VocabSpec};
 use medley_protocol::tasks::{Counts, Set, ShardName, ShardObject, TaskOutput};
 use std::io::ErrorKind;
 use std::path::Path;
 
 /// Broken samples that a refusal names.
 const NAMED: usize = 5;
+/// Characters that a list of damaged shards takes in a refusal, which is kept to 4,000.
+const LISTED: usize = 3000;
 
 /// Reads every sample of a shard and writes the shard's index.
 pub(super) fn shard(
@@ -22,7 +25,9 @@ pub(super) fn shard(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<TaskOutput, Failure> {
     let path = inputs::path_of(&given.spec.data, shard);
-    let index = index::build(&path, progress).map_err(unreadable)?;
+    let may_pass =
+        |error: &shards::Error, _: bool| matches!(error, shards::Error::Io { source, .. } if error_may_pass(source));
+    let index = patiently(|| index::build(&path, progress), may_pass, || true).map_err(unreadable)?;
     let mut counts = Counts::from([
         ("samples".to_owned(), index.samples.len() as u64),
         ("texts".to_owned(), index.num_texts() as u64),
@@ -34,14 +39,15 @@ pub(super) fn shard(
 
 fn unreadable(error: shards::Error) -> Failure {
     match &error {
-        shards::Error::Io { path, source } if source.kind() == ErrorKind::NotFound => Failure::lasting(format!(
+        shards::Error::Io { path, source } if source.kind() == ErrorKind::NotFound => Failure::passing(format!(
             "{}: there is no such shard, though there was when the job was submitted: put it back, or submit the job \
              again; every node must see the same files under data.root",
             path.display()
         )),
         shards::Error::Io { path, source } if source.kind() == ErrorKind::PermissionDenied => {
-            Failure::lasting(format!("{}: {source}: let the agents' user read it", path.display()))
+            Failure::passing(format!("{}: {source}: let the agents' user read it", path.display()))
         }
+        shards::Error::Io { source, .. } => Failure::new(error.to_string(), error_may_pass(source)),
         _ => Failure::passing(error.to_string()),
     }
 }
@@ -57,7 +63,9 @@ pub(super) fn merge(given: Given, shards: &[ShardObject]) -> Result<TaskOutput, 
         shards,
     };
     let corpus = inputs::corpus(objects, &spec.data, &version, |_| true)?;
+    check_damage(&corpus)?;
     check_broken(&corpus, spec.data.max_broken)?;
+    check_empty(&corpus, &spec.data)?;
     check_sizes(&corpus, spec)?;
     let vocabulary = if spec.vocab.file.is_empty() {
         trained(&corpus, spec.vocab.max_size)
@@ -94,6 +102,42 @@ pub(super) fn version_counts(corpus: &Corpus) -> Counts {
 fn add_reasons(counts: &mut Counts, broken: &[Broken]) {
     for sample in broken {
         *counts.entry(format!("broken.{}", sample.reason.name())).or_default() += 1;
+    }
+}
+
+/// Refuses shards that are damaged as a whole. How many samples are lost with one cannot be known, so no share of them is tolerated.
+fn check_damage(corpus: &Corpus) -> Result<(), Failure> {
+    let mut damaged = Vec::new();
+    for shard in &corpus.shards {
+        if let Some(damage) = &shard.index.damage {
+            let named = format!("{}: {damage}", shard.path.display());
+            tracing::error!("{named}");
+            damaged.push(named);
+        }
+    }
+    let first = match &damaged[..] {
+        [] => return Ok(()),
+        [one] => format!("a shard is damaged: {one}"),
+        all => format!("{} shards are damaged: {}", all.len(), listed(all)),
+    };
+    Err(Failure::lasting(format!(
+        "{first}; how many samples that costs cannot be known, so data.max_broken does not cover it: restore what is damaged from \
+         where it came from, or remove it from its folder, and submit the job again"
+    )))
+}
+
+/// As many of them as a refusal has room for.
+pub(super) fn listed(all: &[String]) -> String {
+    let mut room = LISTED;
+    let fits = |named: &&String| {
+        let is_enough = room >= named.len();
+        room = room.saturating_sub(named.len());
+        is_enough
+    };
+    let first: Vec<&str> = all.iter().take_while(fits).map(String::as_str).collect();
+    match all.len() - first.len() {
+        0 => first.join("; "),
+        more => format!("{}; and {more} more, which the rank's log names", first.join("; ")),
     }
 }
 
@@ -136,6 +180,25 @@ fn named(file: &str, sample: &Broken) -> String {
     }
 }
 
+/// Refuses a set that the spec asks for and that has no sample.
+fn check_empty(corpus: &Corpus, data: &DataSpec) -> Result<(), Failure> {
+    let sets = [
+        (Set::Human, &data.human),
+        (Set::Web, &data.web),
+        (Set::Test, &data.test),
+    ];
+    for (set, directory) in sets {
+        let mut shards = corpus.shards.iter().filter(|shard| shard.name.set == set);
+        if !directory.is_empty() && shards.all(|shard| shard.index.samples.is_empty()) {
+            let name = set.name();
+            return Err(Failure::lasting(format!(
+                "the {name} set has no readable sample: add some under data.{name} ({directory}), or set data.{name} to \"\" for none"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses sets too small for what the job does with them.
 fn check_sizes(corpus: &Corpus, spec: &Spec) -> Result<(), Failure> {
     let enough = |pairs: usize, of_what: &str| {
@@ -155,12 +218,6 @@ fn check_sizes(corpus: &Corpus, spec: &Spec) -> Result<(), Failure> {
             corpus.training_pairs(true).len(),
             "the human set, which captioner and filter are trained on,",
         )?;
-    }
-    if !spec.data.test.is_empty() && corpus.test_pairs().is_empty() {
-        return Err(Failure::lasting(format!(
-            "the held-out set has no readable sample: add some under data.test ({}), or leave data.test empty",
-            spec.data.test
-        )));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Images as models see them at inference: decoded, made square, normalised; read while the model is at work on others.
 
 use crate::rank::failure::Failure;
+use crate::stage::patience::{fault_may_pass, patiently};
 use medley_data::dataset::{Corpus, Pair};
 use medley_data::decode::{self, Rgb};
 use medley_data::loader::Images;
@@ -61,7 +62,8 @@ impl Series<'_> {
     }
 
     fn squares(&self, images: &mut Images, pairs: &[Pair]) -> Result<Vec<Vec<f32>>, Failure> {
-        let decoded = images.get_all(self.corpus, pairs)?.into_iter().zip(pairs);
+        let read = || images.get_all(self.corpus, pairs);
+        let decoded = patiently(read, fault_may_pass, || true)?.into_iter().zip(pairs);
         let decoded = decoded.map(|(image, pair)| image.ok_or_else(|| undecodable(self.corpus, *pair)));
         let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
         Ok(self.sides.iter().map(|side| squares(&decoded, *side)).collect())

@@ -5,7 +5,9 @@
 use super::lanes::Lanes;
 use super::samples::Loaded;
 use super::shares::View;
+use crate::rank::activity::Activity;
 use crate::rank::failure::Failure;
+use crate::stage::patience::{fault_may_pass, patiently};
 use medley_data::loader::Loader;
 use medley_model::blip::{Blip, Candidates, Guest, LaneStep, Seen, Sight};
 use medley_model::loss::itm::{Negatives, Seated};
@@ -66,6 +68,7 @@ pub(super) fn draw(
     looked: &Looked,
     step: LaneStep,
     (batch, reader): (&mut Loaded, &mut Loader),
+    activity: &Activity,
 ) -> Result<Drawn, Failure> {
     let batch = batch.change();
     let b = batch.identities.len();
@@ -80,8 +83,13 @@ pub(super) fn draw(
         .seat(lane * b, b);
     let (images, texts) = visited(&seated, &looked.all.samples, b);
     for (sample, _) in &images {
-        reader.pixels(step.step, *sample, &mut batch.pixels)?;
+        let read = || reader.pixels(step.step, *sample, &mut batch.pixels);
+        patiently(read, fault_may_pass, || {
+            activity.waits_for_samples(true);
+            true
+        })?;
     }
+    activity.waits_for_samples(false);
     batch.texts.extend(texts.into_iter().map(|sample| reader.text(sample)));
     Ok(Drawn {
         guests: images.into_iter().map(|(_, guest)| guest).collect(),

@@ -117,6 +117,21 @@ fn refused(refused: Refused) -> Stop {
     match refused {
         Refused::Lost(lost) => lost.into(),
         Refused::Impossible(_) => Failure::lasting(refused.to_string()).into(),
-        Refused::Failed(_) => Failure::passing(refused.to_string()).into(),
+        // Every rank keeps its memory, and the next generation goes on from there.
+        Refused::Failed(_) => Stop::Broken(refused.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_keeps_its_memory_when_nccl_fails_and_gives_up_where_it_cannot_be() {
+        let why = || "rank 1: no network".to_owned();
+        let broken = refused(Refused::Failed(why()));
+        assert!(matches!(broken, Stop::Broken(reason) if reason.contains(&why())));
+        let failed = refused(Refused::Impossible(why()));
+        assert!(matches!(failed, Stop::Failed(failure) if !failure.retry && failure.reason.contains(&why())));
     }
 }

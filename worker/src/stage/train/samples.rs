@@ -1,12 +1,14 @@
 //! Batches read ahead by a thread of their own, so that decoding overlaps with computing; on a GPU, by another one, their pixels are
-//! sent ahead too.
+//! sent ahead too. A shard that cannot be read is tried again for a while, and meanwhile the rank says that it waits for samples.
 
+use crate::rank::activity::Activity;
 use crate::rank::failure::Failure;
+use crate::stage::patience::{fault_may_pass, patiently};
 use medley_data::loader::{Batch, Fault, Loader};
 use medley_model::blip::LaneBatch;
 use medley_model::device::{Ahead, Device, Sent, Span};
 use std::ops::Deref;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 
 /// Batches read ahead: the next lane's, while this one is computed.
@@ -57,6 +59,7 @@ pub(super) struct Samples {
     total_steps: u64,
     /// Where pixels are sent, if that is not the processor.
     device: Option<Device>,
+    activity: Activity,
     reader: Option<Reader>,
 }
 
@@ -72,30 +75,44 @@ struct Reading {
 }
 
 enum Batches {
-    Read(Receiver<Result<Batch, Fault>>),
-    Sent(Receiver<Result<Loaded, Failure>>),
+    Read(Receiver<Word<Batch, Fault>>),
+    Sent(Receiver<Word<Loaded, Failure>>),
+}
+
+/// What a thread says that reads or sends.
+enum Word<T, E> {
+    /// It waits for a shard that cannot be read.
+    Waits,
+    /// The next one, or why there is none.
+    Next(Result<T, E>),
 }
 
 impl Batches {
-    /// The next one; nothing if a thread ended.
-    fn next(&self) -> Option<Result<Loaded, Failure>> {
+    /// The next word; nothing if a thread ended.
+    fn next(&self) -> Option<Word<Loaded, Failure>> {
         match self {
-            Self::Read(batches) => {
-                let batch = batches.recv().ok()?;
-                Some(batch.map(|batch| Loaded { batch, sent: None }).map_err(Failure::from))
-            }
+            Self::Read(batches) => Some(match batches.recv().ok()? {
+                Word::Waits => Word::Waits,
+                Word::Next(batch) => Word::Next(batch.map(|batch| Loaded { batch, sent: None }).map_err(Failure::from)),
+            }),
             Self::Sent(batches) => batches.recv().ok(),
         }
     }
 }
 
+/// Says that a thread waits, if somebody listens just now; whether anybody ever will.
+fn waits<T, E>(to: &SyncSender<Word<T, E>>) -> bool {
+    !matches!(to.try_send(Word::Waits), Err(TrySendError::Disconnected(_)))
+}
+
 impl Samples {
-    /// Reads nothing yet. Pixels are sent to the device.
-    pub(super) fn new(loader: Loader, total_steps: u64, device: &Device) -> Self {
+    /// Reads nothing yet. Pixels are sent to the device; when samples are waited for, the activity says so.
+    pub(super) fn new(loader: Loader, total_steps: u64, device: &Device, activity: Activity) -> Self {
         Self {
             lanes: Vec::new(),
             total_steps,
             device: (!matches!(device, Device::Cpu)).then(|| device.clone()),
+            activity,
             reader: Some(Reader::Idle(Box::new(loader))),
         }
     }
@@ -103,13 +120,22 @@ impl Samples {
     /// The next batch.
     ///
     /// # Errors
-    /// [`Failure`] when a shard cannot be read: passing, unless it is missing or another.
+    /// [`Failure`] when a shard cannot be read for a while: passing, unless it is another one.
     pub(super) fn next(&mut self) -> Result<Loaded, Failure> {
-        let reading = match &self.reader {
-            Some(Reader::Reading(reading)) => reading.batches.next(),
-            _ => None,
-        };
-        reading.ok_or_else(|| Failure::passing("the thread that reads samples ended"))?
+        loop {
+            let word = match &self.reader {
+                Some(Reader::Reading(reading)) => reading.batches.next(),
+                _ => None,
+            };
+            match word {
+                Some(Word::Waits) => self.activity.waits_for_samples(true),
+                Some(Word::Next(next)) => {
+                    self.activity.waits_for_samples(false);
+                    return next;
+                }
+                None => return Err(Failure::passing("the thread that reads samples ended")),
+            }
+        }
     }
 
     /// Reads for `lanes`, from `step` to the last; whatever was read ahead is dropped.
@@ -155,13 +181,13 @@ fn read_all(
     mut loader: Loader,
     lanes: &[u32],
     steps: std::ops::Range<u64>,
-    to: &SyncSender<Result<Batch, Fault>>,
+    to: &SyncSender<Word<Batch, Fault>>,
 ) -> Loader {
     for step in steps {
         for lane in lanes {
-            let batch = loader.batch(step, *lane);
+            let batch = patiently(|| loader.batch(step, *lane), fault_may_pass, || waits(to));
             let broken = batch.is_err();
-            if to.send(batch).is_err() || broken {
+            if to.send(Word::Next(batch)).is_err() || broken {
                 return loader;
             }
         }
@@ -171,9 +197,9 @@ fn read_all(
 
 /// The same batches, whose pixels a thread sends to the device as soon as they are read.
 fn send_ahead(
-    batches: Receiver<Result<Batch, Fault>>,
+    batches: Receiver<Word<Batch, Fault>>,
     device: Device,
-) -> Result<Receiver<Result<Loaded, Failure>>, Failure> {
+) -> Result<Receiver<Word<Loaded, Failure>>, Failure> {
     let (to, sent) = mpsc::sync_channel(SENT_AHEAD);
     thread::Builder::new()
         .name("pixels".into())
@@ -181,85 +207,31 @@ fn send_ahead(
     Ok(sent)
 }
 
-fn send_all(batches: &Receiver<Result<Batch, Fault>>, device: &Device, to: &SyncSender<Result<Loaded, Failure>>) {
+fn send_all(batches: &Receiver<Word<Batch, Fault>>, device: &Device, to: &SyncSender<Word<Loaded, Failure>>) {
     let mut ahead = match Ahead::to(device) {
         Ok(ahead) => ahead,
         Err(error) => {
             // Whoever would have received it has given up.
-            let _ = to.send(Err(error.into()));
+            let _ = to.send(Word::Next(Err(error.into())));
             return;
         }
     };
-    for batch in batches {
-        let loaded = batch.map_err(Failure::from).map(|batch| Loaded {
-            sent: Some(ahead.send(&batch.pixels)),
-            batch,
-        });
-        if to.send(loaded).is_err() {
+    for word in batches {
+        let is_wanted = match word {
+            Word::Waits => waits(to),
+            Word::Next(batch) => {
+                let loaded = batch.map_err(Failure::from).map(|batch| Loaded {
+                    sent: Some(ahead.send(&batch.pixels)),
+                    batch,
+                });
+                to.send(Word::Next(loaded)).is_ok()
+            }
+        };
+        if !is_wanted {
             return;
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(number: u64) -> Batch {
-        Batch {
-            epoch: 0,
-            position: number,
-            pixels: vec![number as f32; 12],
-            texts: vec![vec![1, number as u32, 2]],
-            identities: vec![number + 1],
-            samples: vec![number],
-            replaced: Vec::new(),
-        }
-    }
-
-    /// The processor plays the device: what is sent to it is a copy.
-    fn sent(batches: Vec<Result<Batch, Fault>>) -> Receiver<Result<Loaded, Failure>> {
-        let (to, read) = mpsc::sync_channel(batches.len());
-        for batch in batches {
-            to.send(batch).unwrap();
-        }
-        send_ahead(read, Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn batches_keep_their_order_and_their_pixels_when_they_are_sent() {
-        let received: Vec<Loaded> = sent((0..5).map(|i| Ok(batch(i))).collect())
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
-        assert_eq!(received.len(), 5);
-        for (number, loaded) in received.iter().enumerate() {
-            let own = loaded.own();
-            assert!(loaded.sent.is_some() && own.pixels.host().as_ptr() != loaded.pixels.as_ptr());
-            assert_eq!(own.pixels.host(), batch(number as u64).pixels);
-            assert_eq!((own.texts, own.identities), (&loaded.texts[..], &loaded.identities[..]));
-        }
-    }
-
-    #[test]
-    fn a_batch_that_is_kept_or_changed_is_no_longer_what_was_sent() {
-        let sent = sent(vec![Ok(batch(3)), Ok(batch(4))]);
-        let kept = sent.recv().unwrap().unwrap().kept();
-        assert_eq!(kept.own().pixels.host().as_ptr(), kept.pixels.as_ptr());
-        let mut guested = sent.recv().unwrap().unwrap();
-        guested.change().pixels.extend([7.0; 12]);
-        assert_eq!(guested.own().pixels.host(), [[4.0; 12], [7.0; 12]].concat());
-    }
-
-    #[test]
-    fn a_fault_is_told_in_its_place() {
-        let fault = || Fault::Undecodable {
-            path: "a.tar".into(),
-            tries: 2,
-        };
-        let sent = sent(vec![Ok(batch(0)), Err(fault())]);
-        assert!(sent.recv().unwrap().is_ok());
-        assert_eq!(sent.recv().unwrap().err(), Some(fault().into()));
-        assert!(sent.recv().is_err());
-    }
-}
+mod tests;

@@ -98,7 +98,12 @@ impl Trainer {
             loaded: 0,
             prepared: None,
             blip: setup.blip,
-            samples: Samples::new(setup.loader, setup.schedule.total_steps(), &device),
+            samples: Samples::new(
+                setup.loader,
+                setup.schedule.total_steps(),
+                &device,
+                voice.activity().clone(),
+            ),
             schedule: setup.schedule,
             objective: setup.objective,
             seed: setup.seed,
@@ -218,14 +223,18 @@ impl Trainer {
             foreign,
             own: device,
             lane_share,
+            voice,
             ..
         } = self;
+        let activity = voice.activity();
         let lane = |lane: u32, gradient: Gradient| {
             let step = steps[lane as usize];
             let waiting = looked.as_mut().and_then(|looked| looked.batches.pop_front());
             let mut batch = waiting.map_or_else(|| next(samples, step), Ok)?;
             let drawn = match (&looked, foreign.as_mut()) {
-                (Some(looked), Some(reader)) => Some(negatives::draw(blip, looked, step, (&mut batch, reader))?),
+                (Some(looked), Some(reader)) => {
+                    Some(negatives::draw(blip, looked, step, (&mut batch, reader), activity)?)
+                }
                 _ => None,
             };
             let lane = LaneBatch {
@@ -250,12 +259,13 @@ impl Trainer {
         }
         let shares = share(self.lane_share.encode(&outputs), exchange, mesh)?;
         let gathered = self.lane_share.gather(&place.deal, &shares)?;
+        let over_nccl = matches!(way, Way::Devices(_));
         let total = match way {
             Way::Mesh(local) => total(plan, local, exchange, mesh, &mut self.gradients)?,
             Way::Devices(underway) => underway.finish(&mut self.gradients)?,
         };
         self.note(StepPhase::Computing, exchange);
-        Ok(self.complete(total, gathered)?)
+        Ok(self.complete(total, gathered, over_nccl)?)
     }
 
     /// The first of two passes, where negatives come from all lanes.

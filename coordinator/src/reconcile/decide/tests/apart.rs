@@ -54,6 +54,18 @@ fn the_larger_side_goes_on_from_memory_and_the_event_names_the_nodes() {
 }
 
 #[test]
+fn a_rank_that_says_it_has_committed_more_steps_than_there_are_numbers_ends_no_coordinator() {
+    let mut world = cut();
+    let listening = RankState::Listening {
+        address: "a:0".into(),
+        committed: Some(u64::MAX),
+    };
+    world.odd.insert(world.present(0), listening);
+    world.rounds(8);
+    assert_eq!((world.stage().generation, world.seats()), (3, vec![node(1); 2]));
+}
+
+#[test]
 fn a_node_that_was_cut_off_is_not_let_in_before_it_is_reached_again() {
     let mut world = cut();
     world.rounds(500);

@@ -331,3 +331,47 @@ fn an_agent_that_started_anew_gets_no_seat_of_a_generation_that_is_held() {
     };
     assert_eq!((listed(1), listed(2)), (1, 0));
 }
+
+#[test]
+fn a_rank_that_alone_would_have_too_many_lanes_for_its_memory_waits_with_the_reason() {
+    let mut world = World::new(&[1]);
+    world.training_job_of(json!({"max_ranks": 2}));
+    let memory = needs(&world.jobs[0].spec, StageKind::Pretrain).memory;
+    let [alone, of_two] = [1, 2].map(|ranks| memory.of(ranks).host_bytes);
+    assert!(of_two < alone);
+    world.hardware.memory_bytes = Some(of_two);
+    world.rounds(4);
+    let State::Waiting { reason } = &world.stage().state else {
+        panic!("one rank does not fit: {:?}", world.stage().state);
+    };
+    assert!(
+        reason.contains(
+            "2 free devices of one numerics fingerprint whose memory suffices: the nodes alive have 1 in all"
+        ),
+        "{reason}"
+    );
+    world.join(2, 1, 2);
+    world.rounds(4);
+    assert_eq!(
+        (world.stage().state.label(), world.num_ranks()),
+        (StageState::Running, 2)
+    );
+    world.alive.remove(&node(2));
+    world.break_rank(0, 7);
+    world.rounds(4);
+    let waits = world.story("stage-waits").pop().unwrap();
+    assert!(
+        waits.contains("hold step 7 in memory")
+            && waits.contains("waits for 2 free devices of one numerics fingerprint"),
+        "{waits}"
+    );
+    assert_eq!(world.stage().generation, 1);
+    world.join(3, 1, 3);
+    world.rounds(2);
+    let placed = world.story("stage-placed").pop().unwrap();
+    assert!(
+        placed.ends_with("goes on from memory at step 7 or later with 1 of its ranks"),
+        "{placed}"
+    );
+    assert_eq!((world.stage().generation, world.num_ranks()), (2, 2));
+}

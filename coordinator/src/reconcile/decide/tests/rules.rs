@@ -44,6 +44,35 @@ fn finished_ranks_wait_a_moment_for_their_last_metrics() {
 }
 
 #[test]
+fn a_job_that_is_set_aside_keeps_what_it_has_and_the_others_go_on() {
+    let mut world = World::running();
+    let (before, orders) = (world.jobs[0].clone(), world.memory.told.orders[&node(1)].clone());
+    let until = world.now + Duration::from_secs(10);
+    world.memory.aside.insert(before.id, until);
+    world.fail_rank(0, "it was killed", true);
+    world.join(3, 1, 3);
+    world.training_job();
+    let events = world.events.len();
+    while world.now + Duration::from_secs(1) < until {
+        world.round();
+    }
+    assert_eq!(world.jobs[0], before);
+    assert!(world.events[events..].iter().all(|event| event.job != Some(before.id)));
+    assert_eq!(
+        world.memory.told.orders[&node(1)],
+        orders,
+        "its ranks are not disturbed"
+    );
+    let other = world.jobs[1].stages[1].present().unwrap();
+    assert!(
+        other.seats.iter().all(|seat| seat.node == node(3)),
+        "it has its devices"
+    );
+    world.rounds(4);
+    assert!(world.stage().generation > 1, "it is tried again");
+}
+
+#[test]
 fn a_decision_repeated_decides_nothing_more() {
     let mut world = World::running();
     let (before, events) = (world.jobs.clone(), world.events.len());

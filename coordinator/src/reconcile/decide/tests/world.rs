@@ -41,6 +41,8 @@ pub(super) struct World {
     connecting: BTreeMap<(StageId, u64), Option<Duration>>,
     /// What ranks say of their connections, where it does not follow from the cuts.
     pub(super) lacks: BTreeMap<(StageId, u64, u32), Vec<u32>>,
+    /// What every node says of its machine.
+    pub(super) hardware: Hardware,
     pub(super) revision: u64,
     pub(super) events: Vec<Event>,
     pub(super) effects: Vec<Effect>,
@@ -61,6 +63,7 @@ impl World {
             cuts: BTreeSet::new(),
             connecting: BTreeMap::new(),
             lacks: BTreeMap::new(),
+            hardware: Hardware::default(),
             revision: 0,
             events: Vec::new(),
             effects: Vec::new(),
@@ -238,7 +241,7 @@ impl World {
                 leaves_in_ms: None,
                 address: Some(format!("{node}:1")),
                 reached: self.reached(node),
-                hardware: Hardware::default(),
+                hardware: self.hardware.clone(),
             };
             self.sight.beat(beat, self.now).unwrap();
         }

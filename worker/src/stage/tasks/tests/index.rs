@@ -1,13 +1,18 @@
 //! The first dataset version: what is counted, left out and refused.
 
-use super::world::{HUMAN, TEST, WEB, World, shard_of};
+use super::super::index::listed;
+use super::world::{HUMAN, TEST, WEB, World, dataset_of, shard_of};
+use crate::rank::failure::Failure;
+use crate::stage::patience::PATIENCE;
 use medley_data::dataset::Version;
 use medley_data::decode::{self, Rgb};
 use medley_data::index::ShardIndex;
 use medley_data::shards;
 use medley_protocol::agent::StageInputs;
+use medley_protocol::spec::Kind;
 use medley_protocol::tasks::{Set, ShardName, TaskWork};
 use serde_json::{Value, json};
+use std::time::Instant;
 
 #[test]
 fn indexing_makes_the_first_version_and_its_vocabulary() {
@@ -95,17 +100,84 @@ fn too_many_broken_samples_are_refused_with_counts_places_and_advice() {
 }
 
 #[test]
-fn a_missing_shard_is_refused_for_good_with_its_path() {
+fn damaged_shards_are_refused_by_name_however_many_broken_samples_are_tolerated() {
+    let world = World::with(&json!({"data": {"max_broken": 1.0}, "lanes": {"batch": 1}}));
+    let path = |set, shard: &str| world.set_dir(set).join(shard).display().to_string();
+    let cut = path(Set::Human, "shard-000001.tar");
+    std::fs::File::options()
+        .write(true)
+        .open(&cut)
+        .unwrap()
+        .set_len(600)
+        .unwrap();
+    let failure = world.version_0().unwrap_err();
+    assert!(!failure.retry);
+    let one = format!("a shard is damaged: {cut}: it is cut short");
+    assert!(failure.reason.starts_with(&one), "{failure}");
+    let [empty, zipped] = ["shard-000000.tar", "shard-000002.tar"].map(|shard| path(Set::Web, shard));
+    std::fs::write(&empty, b"").unwrap();
+    std::fs::write(&zipped, b"\x1f\x8b\x08\0").unwrap();
+    let reason = world.version_0().unwrap_err().reason;
+    for part in [
+        format!("3 shards are damaged: {cut}: it is cut short").as_str(),
+        &format!("; {empty}: it is empty; {zipped}: it looks gzip-compressed"),
+        "restore what is damaged from where it came from, or remove it from its folder, and submit the job again",
+    ] {
+        assert!(reason.contains(part), "{part:?} in {reason}");
+    }
+    for path in [cut, empty, zipped] {
+        std::fs::remove_file(path).unwrap();
+    }
+    let (_, counts) = world.version_0().unwrap();
+    assert_eq!(counts["pairs"], u64::from(HUMAN - 5 + WEB - 5 - 2));
+}
+
+#[test]
+fn a_list_of_damaged_shards_that_is_too_long_says_how_many_more_there_are() {
+    let names: Vec<String> = (0..1000)
+        .map(|i| format!("/data/web/{i:06}.tar: it is empty"))
+        .collect();
+    let listed = listed(&names);
+    assert!(listed.len() < 3900 && listed.starts_with("/data/web/000000.tar: it is empty; /data"));
+    let named = listed.matches("it is empty").count();
+    let rest = format!("; and {} more, which the rank's log names", 1000 - named);
+    assert!(named > 50 && listed.ends_with(&rest), "{listed}");
+}
+
+#[test]
+fn a_set_without_a_readable_sample_is_refused_by_name_if_the_spec_asks_for_it() {
+    let world = World::with(&json!({"data": {"max_broken": 1.0}}));
+    for shard in world.shards(Set::Web) {
+        let files: [(&str, &[u8]); 2] = [("a.jpg", b"no picture"), ("a.txt", b"a cat")];
+        let files = files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes));
+        shards::write(&world.set_dir(Set::Web).join(shard.file), files).unwrap();
+    }
+    let failure = world.version_0().unwrap_err();
+    let expected =
+        "the web set has no readable sample: add some under data.web (web), or set data.web to \"\" for none";
+    assert_eq!(failure, Failure::lasting(expected));
+    let mut world = World::new();
+    let mut shards = world.indexed();
+    shards.retain(|made| made.shard.set != Set::Web);
+    (world.spec.kind, world.spec.data.web) = (Kind::Pretrain, String::new());
+    let merge = TaskWork::IndexMerge { shards };
+    let (_, counts) = dataset_of(world.perform(&StageInputs::default(), &merge).unwrap());
+    assert_eq!(counts["pairs"], u64::from(HUMAN));
+}
+
+#[test]
+fn a_missing_shard_is_waited_for_and_then_tried_again_later() {
     let world = World::new();
     let shard = ShardName {
         set: Set::Web,
         file: "shard-000077.tar".into(),
     };
+    let begun = Instant::now();
     let failure = world
         .perform(&StageInputs::default(), &TaskWork::IndexShard { shard })
         .unwrap_err();
     let path = world.set_dir(Set::Web).join("shard-000077.tar");
-    assert!(!failure.retry);
+    assert!(failure.retry && begun.elapsed() >= PATIENCE, "{failure}");
     assert!(
         failure
             .reason

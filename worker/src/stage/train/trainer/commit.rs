@@ -5,6 +5,7 @@ use super::super::place::Place;
 use super::super::shares::Gathered;
 use super::{Report, Trainer};
 use crate::checkpoint::part_range;
+use crate::collective::nccl::Library;
 use crate::collective::reduce::share;
 use crate::rank::membership::dissenters;
 use medley_model::device::{Buffer, DeviceError, Span};
@@ -22,6 +23,8 @@ pub(super) struct Prepared {
     pub(super) gradient: Buffer,
     pub(super) gathered: Gathered,
     pub(super) foreseen: Foreseen,
+    /// Whether gradients travelled over NCCL.
+    over_nccl: bool,
 }
 
 impl Prepared {
@@ -36,7 +39,12 @@ impl Prepared {
 impl Trainer {
     /// Completes what the next commit needs: the sum of the gradients comes to where the state lies. Here a step waits for its
     /// device.
-    pub(super) fn complete(&mut self, total: Buffer, gathered: Gathered) -> Result<Prepared, DeviceError> {
+    pub(super) fn complete(
+        &mut self,
+        total: Buffer,
+        gathered: Gathered,
+        over_nccl: bool,
+    ) -> Result<Prepared, DeviceError> {
         let gradient = self.gradients.bring(total, self.state.device());
         let commit = self.commit_of(gradient.span(), &gathered);
         let foreseen = self
@@ -46,6 +54,7 @@ impl Trainer {
             gradient,
             gathered,
             foreseen,
+            over_nccl,
         })
     }
 
@@ -70,6 +79,9 @@ impl Trainer {
             .change()
             .commit(&self.blip, self.objective, &self.schedule.train, commit);
         self.gradients.give(prepared.gradient);
+        if prepared.over_nccl {
+            self.nccl.record().committed();
+        }
         let [itc, itm, lm] = prepared.gathered.losses;
         let metrics = StepMetrics {
             step,
