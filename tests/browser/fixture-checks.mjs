@@ -49,6 +49,44 @@ export async function fixtureChecks(context, server, shot, timeout) {
       assert.equal(await page.locator("main b").count(), 0, "a name became markup");
       return { page, faults };
     },
+    "jobs are searched and chosen by state, and one that cannot go on waits": async () => {
+      const { page, faults } = await open();
+      const jobs = await jobsAreListed(page, timeout);
+      const waits = jobs.filter({ hasText: "needs-bf16" });
+      await waits.getByText("waiting", { exact: true }).waitFor({ timeout });
+      await waits.getByText("pretrain-0: waits for devices with bf16").waitFor({ timeout });
+      await page.getByRole("button", { name: /^active/ }).click();
+      await page.getByLabel("Search jobs").fill("pretrain");
+      await page.waitForFunction(() => document.querySelectorAll("[data-test=job]").length === 2, undefined, { timeout });
+      await waits.click();
+      await stagesAreDrawn(page, timeout);
+      await page.locator("h1").getByText("waiting").waitFor({ timeout });
+      await page.getByRole("link", { name: "Jobs" }).first().click();
+      assert.equal(await page.getByLabel("Search jobs").inputValue(), "pretrain", "the search is forgotten");
+      return { page, faults };
+    },
+    "a failed job opens where it failed, and says why once": async () => {
+      const { page, faults } = await openJob("ablation");
+      await page.getByRole("region", { name: "Stage pretrain-0" }).waitFor({ timeout });
+      const why = page.getByText("the ITM loss is not finite");
+      assert.equal(await why.count() - (await page.locator("[data-test=events]").getByText("the ITM loss").count()), 1);
+      await shot(page, "failed");
+      return { page, faults };
+    },
+    "a stage's page has its own events, checkpoints folded": async () => {
+      const { page, faults } = await openJob("bootstrap-first");
+      const events = page.locator("[data-test=events]");
+      const folded = events.getByRole("button", { name: /^and \d+ before$/ });
+      await folded.first().waitFor({ timeout });
+      await events.getByText("straggler", { exact: true }).waitFor({ timeout });
+      await page.getByRole("link", { name: /^filter-0/ }).click();
+      await events.getByText("straggler", { exact: true }).waitFor({ state: "detached", timeout });
+      await folded.first().click();
+      await folded.first().waitFor({ state: "detached", timeout });
+      await page.getByRole("button", { name: "whole job" }).click();
+      await page.getByRole("button", { name: /^straggler/ }).waitFor({ timeout });
+      return { page, faults };
+    },
     "a long run is reduced, an ended job has its figures": async () => {
       const { page, faults } = await openJob("pretrain-long");
       await page.waitForFunction(
@@ -91,6 +129,9 @@ export async function fixtureChecks(context, server, shot, timeout) {
       await drained.getByText("draining").waitFor({ timeout });
       await drained.getByText("What it has goes to other nodes").waitFor({ timeout });
       assert.equal(await page.getByText("What it has goes to other nodes").count(), 1);
+      const lost = page.locator("[data-test=nodes] section").filter({ hasText: "node-d" });
+      await lost.getByText("lost", { exact: true }).waitFor({ timeout });
+      await page.locator("[data-test=work]").getByRole("link", { name: "needs-bf16 · pretrain-0" }).waitFor({ timeout });
       await shot(page, "drained");
       return { page, faults };
     },
@@ -115,9 +156,15 @@ export async function fixtureChecks(context, server, shot, timeout) {
       await jobs.filter({ hasText: "bootstrap-demo" }).first().click();
       await page.getByRole("button", { name: "Take a checkpoint" }).click();
       await page.getByText("a checkpoint is due after step").waitFor({ timeout });
-      await page.getByRole("button", { name: "Cancel" }).click();
+      const cancel = page.getByRole("button", { name: "Cancel" });
+      await cancel.click();
+      await focusIsOn(page, "No, go on");
+      await page.keyboard.press("Escape");
+      await focusIsOn(page, "Cancel");
+      await cancel.click();
       await page.getByRole("button", { name: "Yes, cancel it" }).click();
       await page.locator("h1").getByText("cancelled").waitFor({ timeout });
+      await focusIsOn(page, "the job is cancelled");
       await page.close();
       await own.close();
       return { page, faults };
@@ -163,6 +210,10 @@ async function assertQuiet(page) {
   await page.waitForTimeout(2500);
   assert.ok(asked <= 10, `${asked} requests in 2.5 seconds`);
 }
+
+/** What has the focus says this. */
+const focusIsOn = (page, text) =>
+  page.waitForFunction((wanted) => document.activeElement.textContent.trim() === wanted, text);
 
 async function assertFits(page) {
   const [content, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);

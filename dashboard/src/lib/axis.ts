@@ -40,3 +40,32 @@ export function valueTick(value: number | null): string {
   if (plain.includes("e") || plain.length > 7) return exponential(round, 1);
   return Math.abs(round) >= 10_000 ? count(round) : plain.replace("-", "−");
 }
+
+/** Digits behind the point that fit beside an axis. */
+const MOST_DECIMALS = 5;
+
+/** Labels of evenly spaced values: with as many digits as tell neighbours apart. */
+export function valueTicks(values: (number | null)[]): string[] {
+  const known = values.filter((value) => value !== null);
+  const gap = Math.abs((known[1] ?? 0) - (known[0] ?? 0));
+  if (gap === 0) return values.map(valueTick);
+  const last = lastPlace(gap);
+  const largest = Math.max(...known.map(Math.abs));
+  const plain = -last <= MOST_DECIMALS && largest < 1e6;
+  return values.map((value) => {
+    if (value === null) return "";
+    if (Math.abs(value) < gap / 1000) return "0";
+    if (!plain) return exponential(value, Math.max(0, firstPlace(Math.abs(value)) - last));
+    return (last >= 0 ? count(value) : value.toFixed(-last)).replace("-", "−");
+  });
+}
+
+/** Power of ten of a value's first digit. */
+const firstPlace = (value: number): number => Math.floor(Math.log10(value) + 1e-9);
+
+/** Power of ten of the last digit that a gap of 1, 2, 2.5 or 5 such powers needs. */
+function lastPlace(gap: number): number {
+  const first = firstPlace(gap);
+  const head = gap / 10 ** first;
+  return Math.abs(head - Math.round(head)) < 1e-3 ? first : first - 1;
+}

@@ -17,13 +17,12 @@ describe("an envelope", () => {
   });
 
   test("keeps every spike of any curve, at any width", () => {
+    const [above, below] = [noise(100_000, 1), noise(100_000, 2)];
     for (const columns of [50, 333, 1280]) {
       for (const at of [0, 1, 777, 4095, 4096, 99_999]) {
-        const values = noise(100_000, at + 1);
-        values[at] = 1000;
-        const dip = noise(100_000, at + 2);
-        dip[at] = -1000;
-        const { ys } = envelope([values, dip], 0, 99_999, columns);
+        const spike = above.with(at, 1000);
+        const dip = below.with(at, -1000);
+        const { ys } = envelope([spike, dip], 0, 99_999, columns);
         expect(ys[0]).toContain(1000);
         expect(ys[1]).toContain(-1000);
       }

@@ -22,11 +22,11 @@ export function figure(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size < 1e-3 || size >= 1e6) return exponential(value, 2);
+  if (size < 1e-3 || size >= 1e6) return exponential(value, 3);
   if (size >= 1000) return value.toFixed(0);
   if (size >= 100) return value.toFixed(1);
   if (size >= 10) return value.toFixed(2);
-  return value.toFixed(size >= 0.1 ? 3 : 4);
+  return size >= 0.1 ? value.toFixed(3) : value.toPrecision(4);
 }
 
 /** `1.20e−9`: with a true minus sign. */

@@ -1,13 +1,24 @@
-// Which stage a job's page shows first, and which evaluations are set side by side.
+// Which stage a job's page shows first, where its ranks are, and which evaluations are set side by side.
 
-import type { Evaluation, Interval, Recall, StageView } from "../api/types";
-import { isTraining } from "./progress";
+import type { Evaluation, EventView, Interval, Recall, StageView } from "../api/types";
+import { isActive, isTraining } from "./progress";
 
-/** The training stage that works now; else the last that has steps; else the first. */
+/** The stage that failed; else the training stage that works now; else the last that has steps; else the first. */
 export function defaultStage(stages: StageView[]): StageView | null {
+  const failed = stages.find((stage) => stage.state === "failed");
   const training = stages.filter((stage) => isTraining(stage.kind));
-  const active = training.findLast((stage) => stage.state === "running" || stage.state === "starting");
+  const active = failed ?? training.findLast(isActive);
   return active ?? training.findLast((stage) => stage.done > 0) ?? training[0] ?? stages[0] ?? null;
+}
+
+const PLACED = new Set(["stage-placed", "stage-grows", "stage-shrinks", "stage-moves"]);
+
+/** What was said last of where the ranks of a stage's present generation are; empty if nothing was. */
+export function placement(stage: StageView, events: EventView[]): string {
+  const present = `generation ${stage.generation} `;
+  const says = (event: EventView) =>
+    event.stage === stage.id && PLACED.has(event.kind) && event.message.includes(present);
+  return events.findLast(says)?.message ?? "";
 }
 
 export interface Evaluated {

@@ -6,6 +6,9 @@ import { instant } from "./format";
 export const isFinal = (state: string): boolean =>
   state === "succeeded" || state === "done" || state === "failed" || state === "cancelled";
 
+/** Whether it has ranks that work, or that get ready to. */
+export const isActive = (stage: StageView): boolean => stage.state === "running" || stage.state === "starting";
+
 export const isTraining = (kind: StageKind): boolean =>
   kind === "pretrain" || kind === "captioner" || kind === "filter";
 
@@ -21,8 +24,16 @@ export function jobProgress(stages: StageView[]): { done: number; total: number;
   return {
     done: stages.filter((stage) => stage.state === "done").length,
     total: stages.length,
-    active: stages.filter((stage) => stage.state === "running" || stage.state === "starting"),
+    active: stages.filter(isActive),
   };
+}
+
+/** What a job is doing, for people: one that runs but has nothing at work only waits, and says for what. */
+export function jobStanding(job: JobView, stages: StageView[]): { state: string; reason: string } {
+  const waits = stages.find((stage) => stage.state === "waiting");
+  if (job.state !== "running" || stages.some(isActive) || waits === undefined) return { state: job.state, reason: job.reason };
+  const reason = waits.reason === "" ? "" : `${waits.name}: ${waits.reason}`;
+  return { state: "waiting", reason: job.reason || reason };
 }
 
 /** How long something took, or has taken so far; null before it started. */
@@ -36,15 +47,8 @@ export function elapsed(from: string | null, to: string | null, now: number): nu
 export const jobElapsed = (job: JobView, now: number): number | null =>
   elapsed(job.submitted_at, job.finished_at, now);
 
-/** Average units per second of a stage that runs; null when it cannot be told. */
+/** Average units per second of a stage over all its time; null when it cannot be told. */
 export function rate(stage: StageView, now: number): number | null {
   const ms = elapsed(stage.started_at, stage.finished_at, now);
   return ms === null || ms < 1000 || stage.done === 0 ? null : stage.done / (ms / 1000);
-}
-
-/** Milliseconds until a running stage ends at its average pace. */
-export function remaining(stage: StageView, now: number): number | null {
-  const pace = rate(stage, now);
-  if (pace === null || stage.total === null || stage.state !== "running") return null;
-  return (1000 * Math.max(0, stage.total - stage.done)) / pace;
 }

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "vitest";
-import { readStage } from "../api/read";
+import { readEvent, readStage } from "../api/read";
 import type { StageView } from "../api/types";
 import { layout, neededNames } from "./dag";
-import { apart, defaultStage, evaluations } from "./pick";
-import { isFinal, jobProgress, rate, remaining, stageShare } from "./progress";
+import { apart, defaultStage, evaluations, placement } from "./pick";
+import { isFinal, jobProgress, rate, stageShare } from "./progress";
 import { eventTone, stateTone } from "./tone";
 
 const stage = (name: string, needs: string[] = [], more: object = {}): StageView =>
@@ -57,12 +57,11 @@ describe("progress", () => {
     expect([done, total, active.map((one) => one.name)]).toEqual([1, 3, ["pretrain-0"]]);
   });
 
-  test("tells pace and time left only when it can", () => {
+  test("tells the average pace only when it can", () => {
     const now = Date.parse("2026-01-01T00:01:40Z");
     const running = stage("pretrain-0", [], { state: "running", done: 50, total: 150, started_at: "2026-01-01T00:00:00Z" });
-    expect([rate(running, now), remaining(running, now)]).toEqual([0.5, 200_000]);
+    expect(rate(running, now)).toBe(0.5);
     expect(rate(stage("pretrain-0"), now)).toBeNull();
-    expect(remaining({ ...running, state: "done" }, now)).toBeNull();
   });
 });
 
@@ -72,11 +71,30 @@ describe("the stage shown first", () => {
     expect(defaultStage(stages)?.name).toBe("filter-0");
   });
 
+  test("is the one that failed, before all others", () => {
+    const failed = { "pretrain-0": "cancelled", "index-0": "failed", "filter-0": "running" } as Record<string, string>;
+    const stages = BOOTSTRAP.map((one) => stage(one.name, one.needs, { state: failed[one.name] ?? "blocked" }));
+    expect(defaultStage(stages)?.name).toBe("index-0");
+  });
+
   test("is else the last with steps, else the first", () => {
     expect(defaultStage(BOOTSTRAP.map((one) => ({ ...one, done: one.name.endsWith("0") ? 5 : 0 })))?.name).toBe("filter-0");
     expect(defaultStage(BOOTSTRAP)?.name).toBe("pretrain-0");
     expect(defaultStage([])).toBeNull();
   });
+});
+
+test("where ranks are is what was said last of the present generation", () => {
+  const event = (id: number, of: string, kind: string, message: string) => readEvent({ id, stage: of, kind, message });
+  const events = [
+    event(1, "pretrain-0", "stage-placed", "pretrain-0: generation 1 has 2 ranks on node-1 × 2"),
+    event(2, "filter-0", "stage-placed", "filter-0: generation 2 has 1 rank on node-3 × 1"),
+    event(3, "pretrain-0", "stage-grows", "pretrain-0 grows from 2 to 4 ranks: generation 2 gets ready on node-1 × 2, node-2 × 2"),
+    event(4, "pretrain-0", "stage-running", "pretrain-0: every rank of generation 2 listens (4 in all)"),
+    event(5, "pretrain-0", "stage-grows", "pretrain-0 grows from 4 to 6 ranks: generation 20 gets ready on node-3 × 6"),
+  ];
+  expect(placement(stage("pretrain-0", [], { generation: 2 }), events)).toBe(events[2]?.message);
+  expect(placement(stage("pretrain-0", [], { generation: 3 }), events)).toBe("");
 });
 
 test("evaluations are titled by what the model was trained on", () => {
@@ -95,6 +113,8 @@ test("intervals are apart only without a common value", () => {
 test("unknown words are calm, known ones have their colour", () => {
   expect([stateTone("failed"), stateTone("running"), stateTone("never-heard-of")]).toEqual(["bad", "run", "idle"]);
   expect([eventTone("node-lost"), eventTone("checkpoint-committed"), eventTone("xyz")]).toEqual(["bad", "ok", "idle"]);
+  expect(["straggler", "checkpoint-not-written", "stage-waits"].map(eventTone)).toEqual(Array(3).fill("wait"));
   expect(["samples-left-out", "capfilt-kept-little"].map(eventTone)).toEqual(["wait", "wait"]);
+  expect(["checkpoint-damaged", "ledger-differs", "nodes-apart", "metrics-lost"].map(eventTone)).toEqual(Array(4).fill("bad"));
   expect([isFinal("succeeded"), isFinal("done"), isFinal("running"), isFinal("")]).toEqual([true, true, false, false]);
 });

@@ -18,10 +18,10 @@ export const stateTone = (state: string): Tone => STATES[state] ?? "idle";
 
 /** Tone of an event from its machine-readable kind. */
 export function eventTone(kind: string): Tone {
-  if (/fail|lost|broken|dead|refus|error|non-finite|gave-up|expired|apart/.test(kind)) return "bad";
-  if (/succeed|done|finish|commit|ready|made|together/.test(kind)) return "ok";
-  if (/generation|rejoin|join|placed|planned/.test(kind)) return "start";
+  if (/fail|lost|damage|differ|apart/.test(kind)) return "bad";
+  if (/straggler|not-written|left|little|wait|cancel|drain|cordon|pause/.test(kind)) return "wait";
+  if (/succeed|done|commit|made|back|serves|together/.test(kind)) return "ok";
+  if (/placed|grows|shrinks|moves/.test(kind)) return "start";
   if (/start|run|regist|submit/.test(kind)) return "run";
-  if (/wait|left-out|little|cancel|drain|cordon|pause|preempt/.test(kind)) return "wait";
   return "idle";
 }
