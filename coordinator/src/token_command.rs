@@ -142,6 +142,12 @@ mod tests {
             database_url: None,
             action: Action::List,
         };
-        assert!(run(args).await.unwrap_err().to_string().contains("--state-dir"));
+        assert!(
+            Box::pin(run(args))
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("--state-dir")
+        );
     }
 }

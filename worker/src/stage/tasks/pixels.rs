@@ -102,7 +102,7 @@ pub(crate) fn room(images: usize, side: u32) -> Vec<f32> {
 }
 
 /// Numbers that a square takes.
-pub(crate) fn pixels_of(side: u32) -> usize {
+fn pixels_of(side: u32) -> usize {
     3 * (side * side) as usize
 }
 
