@@ -60,7 +60,8 @@ pub enum Error {
     /// PostgreSQL refuses to run as root and nobody else can reach the files.
     #[error(
         "PostgreSQL cannot run as root, and the users postgres and nobody cannot reach {blocked}: \
-         choose a --state-dir that all users can reach, or give a server with --database-url ({source})"
+         keep the state where all users can come (MEDLEY_STATE_DIR or --state-dir, such as /var/tmp/medley), or give a server \
+         with DATABASE_URL or --database-url"
     )]
     NoIdentity {
         /// The directory that is closed to them.
