@@ -61,7 +61,9 @@ pub struct Batch {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A shard that the dataset version names cannot be read.
-    #[error("{path}: {source}; the dataset version needs this shard, so put it back or submit a new job")]
+    #[error(
+        "{path}: {source}; the dataset version needs this shard, so put it back and retry the job (`medley jobs retry`)"
+    )]
     Read {
         /// The shard.
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! `medley jobs`: list, show, follow and cancel jobs.
+//! `medley jobs`: list, show, follow, cancel and retry jobs.
 
 mod metrics;
 mod name;
@@ -47,6 +47,11 @@ enum Command {
         /// The job: its id, the beginning or end of it, its name, or `latest`.
         job: JobName,
     },
+    /// Let a job that failed go on where it failed: once what it failed for is put right.
+    Retry {
+        /// The job: its id, the beginning or end of it, its name, or `latest`.
+        job: JobName,
+    },
     /// Follow a job to its end; the exit code is 0 only if it succeeded.
     Watch {
         /// The job: its id, the beginning or end of it, its name, or `latest`.
@@ -92,6 +97,23 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
                     id,
                     cancelled.name,
                     wire_name(&cancelled.state)
+                ))?;
+            }
+        }
+        Command::Retry { job } => {
+            let id = find(&client, &job).await?;
+            let retried: JobView = client
+                .post(&format!("/jobs/{id}/retry"), &json!({}))
+                .await
+                .map_err(explain)?;
+            if json {
+                print_json(&retried)?;
+            } else {
+                let flags = args.connection.flags();
+                print(&format!(
+                    "job {id} ({}) is {}; follow it with: medley jobs watch {id}{flags}",
+                    retried.name,
+                    wire_name(&retried.state)
                 ))?;
             }
         }

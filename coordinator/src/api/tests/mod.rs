@@ -8,4 +8,5 @@ mod hardware;
 mod node;
 mod refusals;
 mod retention;
+mod retry;
 mod whole_jobs;
