@@ -223,7 +223,8 @@ async fn request_checkpoint(
 ) -> Result<(StatusCode, Json<CheckpointRequestView>)> {
     let job = app.store.job(id).await?.ok_or_else(no_job)?;
     let stage = training(&job).ok_or_else(|| Error::conflict("no training stage of this job runs now"))?;
-    let done = stage.progress();
+    // No rank is there yet when it hears of it, so that all take it after this very step.
+    let done = stage.progress().max(app.control.committed_when_heard(stage));
     let total = stage.course.map_or(u64::MAX, |course| course.total_steps);
     let wanted = app
         .store
