@@ -100,23 +100,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
                 ))?;
             }
         }
-        Command::Retry { job } => {
-            let id = find(&client, &job).await?;
-            let retried: JobView = client
-                .post(&format!("/jobs/{id}/retry"), &json!({}))
-                .await
-                .map_err(explain)?;
-            if json {
-                print_json(&retried)?;
-            } else {
-                let flags = args.connection.flags();
-                print(&format!(
-                    "job {id} ({}) is {}; follow it with: medley jobs watch {id}{flags}",
-                    retried.name,
-                    wire_name(&retried.state)
-                ))?;
-            }
-        }
+        Command::Retry { job } => retry(&client, &job, &args.connection, json).await?,
         Command::Watch { job } => {
             let id = find(&client, &job).await?;
             return follow(&client, id, &Screen::stderr(), json, &args.connection).await;
@@ -133,6 +117,20 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         }
     }
     Ok(Ending::Success)
+}
+
+async fn retry(client: &Client, job: &JobName, connection: &Connection, json: bool) -> Result<()> {
+    let id = find(client, job).await?;
+    let path = format!("/jobs/{id}/retry");
+    let retried: JobView = client.post(&path, &json!({})).await.map_err(explain)?;
+    if json {
+        return print_json(&retried);
+    }
+    let (state, flags) = (wire_name(&retried.state), connection.flags());
+    print(&format!(
+        "job {id} ({}) is {state}; follow it with: medley jobs watch {id}{flags}",
+        retried.name
+    ))
 }
 
 async fn list(client: &Client, limit: u32, json: bool) -> Result<()> {

@@ -162,8 +162,9 @@ impl Sight {
     pub fn committed_at(&self, stage: StageId, generation: u64, time: Duration) -> u64 {
         let ranks = (stage, generation, 0)..=(stage, generation, u32::MAX);
         let by_rank = self.nodes.values().flat_map(|seen| {
+            let since = time.saturating_sub(seen.heard_at);
             let reports = seen.ranks.range(ranks.clone());
-            reports.filter_map(|(_, report)| report.committed_after(time.saturating_sub(seen.heard_at)))
+            reports.filter_map(move |(_, report)| report.committed_after(since))
         });
         by_rank.max().unwrap_or(0)
     }
