@@ -63,7 +63,7 @@ enum Command {
     Chaos(chaos::Args),
     /// Submit a job.
     Submit(submit::Args),
-    /// List, show, follow and cancel jobs.
+    /// List, show, follow, cancel and retry jobs.
     Jobs(jobs::Args),
     /// Check which samples the steps of a job have read.
     Ledger(ledger::Args),

@@ -13,6 +13,7 @@ use medley_protocol::client::Client;
 use medley_protocol::ids::JobId;
 use medley_protocol::rest::JobDetail;
 use medley_protocol::spec::Spec;
+use medley_protocol::stage::JobState;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,6 +127,12 @@ pub(crate) async fn follow(
         }
     };
     screen.line(&watched.summary());
+    if watched.job.job.state == JobState::Failed {
+        let flags = connection.flags();
+        screen.line(&format!(
+            "once that is put right, the job goes on where it failed with: medley jobs retry {job}{flags}"
+        ));
+    }
     if json {
         print_json(&watched.job)?;
     }

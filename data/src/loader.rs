@@ -61,7 +61,10 @@ pub struct Batch {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A shard that the dataset version names cannot be read.
-    #[error("{path}: {source}; the dataset version needs this shard: put it back where every node can read it")]
+    #[error(
+        "{path}: {source}; the dataset version needs this shard: put it back where every node can read it, and if the job has \
+         failed retry it (`medley jobs retry`)"
+    )]
     Read {
         /// The shard.
         path: PathBuf,

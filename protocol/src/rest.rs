@@ -7,6 +7,7 @@
 //! | `GET /jobs?limit&cursor` | → [`Page`] of [`JobView`] | viewer |
 //! | `GET /jobs/{job}` | → [`JobDetail`] | viewer |
 //! | `POST /jobs/{job}/cancel` | → [`JobView`] | submitter |
+//! | `POST /jobs/{job}/retry` | → [`JobView`] | submitter |
 //! | `GET /jobs/{job}/metrics?stage&from_step&limit` | → [`MetricsPage`] | viewer |
 //! | `GET /jobs/{job}/ledger?stage&from_step&limit` | → [`LedgerPage`] | viewer |
 //! | `GET /jobs/{job}/checkpoints` | `?damaged` → list of [`CheckpointView`] | viewer |

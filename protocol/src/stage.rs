@@ -57,6 +57,8 @@ impl fmt::Display for StageKind {
 pub enum JobState {
     /// No stage has started.
     Queued,
+    /// Some stage has started, but now none runs and one waits to be placed. Told, never stored.
+    Waiting,
     /// Some stage has started.
     Running,
     /// Every stage is done.
@@ -72,6 +74,7 @@ impl JobState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
+            Self::Waiting => "waiting",
             Self::Running => "running",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",

@@ -1,4 +1,4 @@
-//! `medley jobs`: list, show, follow and cancel jobs.
+//! `medley jobs`: list, show, follow, cancel and retry jobs.
 
 mod metrics;
 mod name;
@@ -57,6 +57,11 @@ enum Command {
         /// The job: its id, the beginning or end of it, its name if no other job that is not over has it, or `latest`.
         job: JobName,
     },
+    /// Let a job that failed go on where it failed: once what it failed for is put right.
+    Retry {
+        /// The job: its id, the beginning or end of it, its name, or `latest`.
+        job: JobName,
+    },
     /// Follow a job to its end; the exit code is 0 only if it succeeded.
     Watch {
         /// The job: its id, the beginning or end of it, its name, or `latest`.
@@ -112,6 +117,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
                 ))?;
             }
         }
+        Command::Retry { job } => retry(&client, &job, &args.connection, json).await?,
         Command::Watch { job } => {
             let id = find(&client, &job).await?;
             return follow(&client, id, &Screen::stderr(), json, &args.connection).await;
@@ -128,6 +134,20 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<Ending> {
         }
     }
     Ok(Ending::Success)
+}
+
+async fn retry(client: &Client, job: &JobName, connection: &Connection, json: bool) -> Result<()> {
+    let id = find(client, job).await?;
+    let path = format!("/jobs/{id}/retry");
+    let retried: JobView = client.post(&path, &json!({})).await.map_err(explain)?;
+    if json {
+        return print_json(&retried);
+    }
+    let (state, flags) = (wire_name(&retried.state), connection.flags());
+    print(&format!(
+        "job {id} ({}) is {state}; follow it with: medley jobs watch {id}{flags}",
+        retried.name
+    ))
 }
 
 async fn list(client: &Client, limit: u32, json: bool) -> Result<()> {

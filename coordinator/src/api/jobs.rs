@@ -35,6 +35,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/jobs", post(submit_job).get(list_jobs))
         .route("/jobs/{job}", get(show_job))
         .route("/jobs/{job}/cancel", post(cancel_job))
+        .route("/jobs/{job}/retry", post(retry_job))
         .route("/jobs/{job}/metrics", get(list_metrics))
         .route("/jobs/{job}/ledger", get(list_ledger))
         .route(
@@ -107,6 +108,28 @@ async fn cancel_job(
         }
     }
     Err(Error::conflict("the job changes too fast to be cancelled; try again"))
+}
+
+async fn retry_job(
+    Submitter(holder): Submitter,
+    State(app): State<App>,
+    Path(id): Path<JobId>,
+) -> Result<Json<JobView>> {
+    for _ in 0..MAX_TRIES {
+        let job = app.store.job(id).await?.ok_or_else(no_job)?;
+        if !job.state.label().is_final() {
+            // It goes on already: whoever did not hear the answer asks again.
+            return Ok(Json(detail(&app, id).await?.job));
+        }
+        let only_failed = |error| Error::conflict(format!("{error}: only a job that failed can be retried"));
+        let job = job.retry().map_err(only_failed)?;
+        let event = Event::of_job(&job, "job-retried", format!("retried by {}", holder.name));
+        if matches!(app.store.save_retried(&job, &event).await?, Saved::Written { .. }) {
+            app.control.wake();
+            return Ok(Json(detail(&app, id).await?.job));
+        }
+    }
+    Err(Error::conflict("the job changes too fast to be retried; try again"))
 }
 
 #[derive(Deserialize)]
@@ -203,7 +226,8 @@ async fn request_checkpoint(
 ) -> Result<(StatusCode, Json<CheckpointRequestView>)> {
     let job = app.store.job(id).await?.ok_or_else(no_job)?;
     let stage = training(&job).ok_or_else(|| Error::conflict("no training stage of this job runs now"))?;
-    let done = stage.progress();
+    // No rank is there yet when it hears of it, so that all take it after this very step.
+    let done = stage.progress().max(app.control.committed_when_heard(stage));
     let total = stage.course.map_or(u64::MAX, |course| course.total_steps);
     let wanted = app
         .store

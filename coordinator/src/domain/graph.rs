@@ -100,6 +100,7 @@ impl Graph<'_> {
             generation: 0,
             world: 0,
             setbacks: Setbacks::default(),
+            forgiven: 0,
             course: None,
             facts: Facts::default(),
         });

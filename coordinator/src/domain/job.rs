@@ -124,6 +124,21 @@ impl Job {
         Ok(self.cancel_stages()?.with(State::Cancelled))
     }
 
+    /// Failed → Running, or Queued if no stage had started: the job goes on where it failed. Stages that are done stay so; the
+    /// others are blocked again, those that failed until the next decision finds that all they need is done.
+    pub fn retry(mut self) -> Result<Self, InvalidTransition> {
+        if !matches!(self.state, State::Failed { .. }) {
+            return Err(self.invalid(JobState::Running));
+        }
+        let has_started = self.stages.iter().any(|stage| stage.generation > 0);
+        let retry = |stage: Stage| match stage.state.label() {
+            StageState::Done => Ok(stage),
+            _ => stage.retry(),
+        };
+        self.stages = self.stages.into_iter().map(retry).collect::<Result<_, _>>()?;
+        Ok(self.with(if has_started { State::Running } else { State::Queued }))
+    }
+
     fn cancel_stages(mut self) -> Result<Self, InvalidTransition> {
         let cancel = |stage: Stage| {
             if stage.state.label().is_final() {

@@ -38,6 +38,8 @@ pub struct Stage {
     pub world: u32,
     /// Generations that ended without progress.
     pub setbacks: Setbacks,
+    /// The last generation before its job was retried, 0 if it never was: that ranks up to it have failed is forgiven.
+    pub forgiven: u64,
     /// Steps of a training stage, once known.
     pub course: Option<Course>,
     /// What ranks have handed in. Facts only grow, but for what is found damaged or doubtful; so nothing here guards a

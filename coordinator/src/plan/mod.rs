@@ -102,6 +102,11 @@ pub fn plan(nodes: &[Node], requests: &[Request]) -> Plan {
     plan
 }
 
+/// Whether `request` could be placed if no stage had any device of these nodes.
+pub fn could_place(nodes: &[Node], request: &Request) -> bool {
+    Board::new(nodes).could(request, &request.needs.memory).is_some()
+}
+
 /// The devices as they are being dealt.
 struct Board<'a> {
     nodes: &'a [Node],

@@ -57,7 +57,7 @@ impl Board<'_> {
     }
 
     /// The fewest ranks that a request could have with such memory, were all devices free.
-    fn could(&self, request: &Request, memory: &MemoryByRanks) -> Option<u32> {
+    pub(super) fn could(&self, request: &Request, memory: &MemoryByRanks) -> Option<u32> {
         let devices = |i: usize| self.nodes[i].devices;
         let fewest = self
             .groups(request)

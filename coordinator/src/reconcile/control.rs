@@ -6,6 +6,7 @@
 use super::Settings;
 use super::orders::Told;
 use super::sight::{Refused, Seen, Sight};
+use crate::domain::Stage;
 use crate::domain::node::KnownNode;
 use medley_protocol::agent::{Beat, Orders, Probe};
 use medley_protocol::hardware::Hardware;
@@ -16,6 +17,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// Beats after which agents have heard of what was asked for, and told their ranks.
+const BEATS_TO_HEAR: u32 = 3;
 
 /// Why a beat or a registration cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +166,14 @@ impl Control {
             leaves: seen.is_some_and(|seen| seen.leaves),
             hardware: seen.map(|seen| seen.hardware.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Steps that the ranks of a stage will have committed, as far as they say, by the time that all have heard of what is asked
+    /// for now; 0 if this coordinator does not lead.
+    pub fn committed_when_heard(&self, stage: &Stage) -> u64 {
+        let heard = self.now() + self.inner.settings.beat * BEATS_TO_HEAR;
+        let generation = stage.present().map_or(0, |generation| generation.number);
+        self.state().sight.committed_at(stage.id, generation, heard)
     }
 
     /// What the nodes say, as of now.

@@ -8,7 +8,7 @@ use super::standstill::{self, Cause, Look};
 use crate::domain::Stage;
 use crate::domain::stage::{Generation, Seat};
 use medley_protocol::agent::RankState;
-use medley_protocol::ids::NodeId;
+use medley_protocol::ids::{NodeId, StageId};
 use medley_protocol::stage::StageState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -246,12 +246,14 @@ impl Evidence<'_> {
         })
     }
 
-    /// A lasting failure that a rank reported of a generation that was over already.
+    /// A lasting failure that a rank reported of a generation that was over already, and is not forgiven.
     pub fn late_failure(&self, stage: &Stage) -> Option<String> {
         let last = stage.present().map_or(stage.generation, |generation| generation.number);
+        let counts =
+            |of: &StageId, generation: &u64| *of == stage.id && (stage.forgiven + 1..=last).contains(generation);
         let reports = self.sight.nodes.values().flat_map(|seen| &seen.ranks);
         let mut failures = reports.filter_map(|((of, generation, rank), report)| match &report.state {
-            RankState::Failed { reason, retry: false } if *of == stage.id && *generation <= last => {
+            RankState::Failed { reason, retry: false } if counts(of, generation) => {
                 Some(format!("rank {rank}: {reason}"))
             }
             _ => None,

@@ -191,16 +191,17 @@ impl Pass<'_> {
     }
 
     /// Stages that could grow now, and how: those of higher priority first, then the older ones. Nobody takes what a stage of
-    /// the same priority waits for.
+    /// the same priority waits for, if it could have it.
     fn growing(&self, jobs: &[Job]) -> Vec<(StageId, Placement)> {
         if !self.expected().is_empty() {
             return Vec::new();
         }
         let priority = |job: &&Job| job.spec.cluster.priority;
-        let waits = |job: &&Job| job.stages.iter().any(|stage| self.wants_devices(stage));
-        let mut first: Vec<&Job> = jobs.iter().filter(|job| !self.aside.contains_key(&job.id)).collect();
-        let waiting = first.iter().filter(|job| waits(job)).map(priority).max();
-        first.retain(|job| Some(priority(job)) > waiting);
+        let waiting = self.claims(jobs, |stage| self.wants_devices(stage)).into_values().max();
+        let mut first: Vec<&Job> = jobs
+            .iter()
+            .filter(|job| !self.aside.contains_key(&job.id) && Some(priority(job)) > waiting)
+            .collect();
         first.sort_by_key(|job| (Reverse(priority(job)), job.submitted_at, job.id));
         let stages = first
             .into_iter()

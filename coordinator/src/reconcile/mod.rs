@@ -3,7 +3,7 @@
 //! [`sight`] is what nodes say, [`evidence`] the verdict on a generation, [`findings`] what speaks against one, [`standstill`] on one that makes no step though
 //! nobody has lost anybody, [`decide`] what becomes of every job, [`breaks`] what becomes of a generation that broke,
 //! [`doubts`] of one whose ranks' states differ,
-//! [`drain`] what becomes of one on a node that is drained, [`placing`] the planner's part in it ([`mod@needs`] is what devices must be), [`growth`] how a stage gets
+//! [`drain`] what becomes of one on a node that is drained, [`placing`] the planner's part in it, [`waiting`] what waits and why ([`mod@needs`] is what devices must be), [`growth`] how a stage gets
 //! more ranks while it trains, [`parting`] how ranks leave it, [`apart`] which nodes a generation finds that do not reach each
 //! other, [`reach`] what is known of that, [`stragglers`] which ranks hold others up, [`orders`] what every node is to run: all
 //! pure. [`control`] is the handle that endpoints share with the leader's [`run`] loop, which loads, decides, saves and publishes.
@@ -25,6 +25,7 @@ pub mod reach;
 pub mod sight;
 pub mod standstill;
 pub mod stragglers;
+pub mod waiting;
 
 mod leader;
 

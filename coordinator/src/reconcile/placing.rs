@@ -1,13 +1,14 @@
 //! Placing what waits: from jobs to the planner's terms and back.
 
 use super::Settings;
-use super::apart::{leaving, names, worth};
+use super::apart::{leaving, worth};
 use super::breaks::Break;
 use super::decide::Pass;
 use super::evidence::Evidence;
 use super::findings::End;
 use super::needs::needs;
 use super::sight::Seen;
+use super::waiting::{devices_by_priority, with_what_is_kept};
 use crate::domain::stage::{Generation, Seat, State};
 use crate::domain::{Event, InvalidTransition, Job, Mint, Stage, job};
 use crate::plan::{self, Means, Placement, Plan, Request};
@@ -51,9 +52,9 @@ impl Pass<'_> {
             jobs = self.await_nodes(jobs, &waiting, &expected)?;
         }
         let (mut plan, mut stuck) = self.plan(&jobs, open);
-        let outbids = |job: &&Job| job.stages.iter().any(|stage| plan.waits.contains_key(&stage.id));
-        let priorities = jobs.iter().filter(outbids).map(|job| job.spec.cluster.priority);
-        let highest_waiting = priorities.max();
+        let claims = self.claims(&jobs, |stage| plan.waits.contains_key(&stage.id));
+        let highest_waiting = claims.values().copied().max();
+        let devices = devices_by_priority(&jobs);
         for job in &mut jobs {
             for i in 0..job.stages.len() {
                 let id = job.stages[i].id;
@@ -61,7 +62,10 @@ impl Pass<'_> {
                     self.start(job, i, &placement, mint)?;
                 } else if let Some(reason) = plan.waits.remove(&id) {
                     let reason = self.with_what_is_apart(reason, &job.stages[i]);
-                    self.wait(job, i, reason)?;
+                    let lower = claims
+                        .get(&id)
+                        .map(|priority| devices.range(..*priority).map(|(_, count)| count).sum());
+                    self.wait(job, i, with_what_is_kept(reason, lower.unwrap_or(0)))?;
                 } else if let Some(reason) = stuck.remove(&id) {
                     let reason = self.with_what_is_apart(reason, &job.stages[i]);
                     let outbid = highest_waiting > Some(job.spec.cluster.priority);
@@ -152,18 +156,6 @@ impl Pass<'_> {
         leaving(&nodes, apart)
     }
 
-    /// Why a stage waits, with the nodes that do not reach each other, if there are any.
-    fn with_what_is_apart(&self, reason: String, stage: &Stage) -> String {
-        let apart = self.reach.apart();
-        if apart.is_empty() || !stage.kind.is_training() {
-            return reason;
-        }
-        format!(
-            "{reason}; {} cannot reach each other",
-            names(apart, self.evidence.sight)
-        )
-    }
-
     /// Names of the nodes that may be heard any moment for the first time.
     ///
     /// A stage keeps the ranks it is placed with. Where everything starts anew, nodes come one after the other; whoever
@@ -189,32 +181,6 @@ impl Pass<'_> {
         let nodes = self.nodes(jobs, &[id].into(), true);
         let mut jobs = jobs.iter();
         jobs.any(|job| job.stage(id).is_some_and(|stage| self.can_go_on(job, stage, &nodes)))
-    }
-
-    /// Lets stages wait for nodes, and makes it known once.
-    fn await_nodes(
-        &mut self,
-        mut jobs: Vec<Job>,
-        stages: &BTreeSet<StageId>,
-        nodes: &str,
-    ) -> Result<Vec<Job>, InvalidTransition> {
-        let most = self.evidence.settings.first_beat_grace.as_secs_f64();
-        for job in &mut jobs {
-            for i in 0..job.stages.len() {
-                let id = job.stages[i].id;
-                if !stages.contains(&id) || !self.expectant.insert(id) {
-                    continue;
-                }
-                let reason = format!("waits to hear from {nodes}, for at most {most:.0} s");
-                let message = format!("{} {reason}", job.stages[i].name);
-                let event = Event::of_stage(job.id, &job.stages[i], "stage-waits", message);
-                self.decision.events.push(event);
-                if matches!(job.stages[i].state, State::Waiting { .. }) {
-                    self.wait(job, i, reason)?;
-                }
-            }
-        }
-        Ok(jobs)
     }
 
     fn may_be_placed(&self, stage: &Stage) -> bool {
@@ -343,16 +309,6 @@ impl Pass<'_> {
             None => format!("{node} × {ranks}"),
         };
         placement.iter().map(place).collect::<Vec<String>>().join(", ")
-    }
-
-    fn wait(&mut self, job: &mut Job, i: usize, reason: String) -> Result<(), InvalidTransition> {
-        let stage = &job.stages[i];
-        if matches!(&stage.state, State::Waiting { reason: known } if *known == reason) {
-            return Ok(());
-        }
-        job.stages[i] = stage.clone().wait(reason)?;
-        self.decision.changed.insert(job.id);
-        Ok(())
     }
 }
 

@@ -51,6 +51,18 @@ pub struct Report {
     pub connecting: Option<Connecting>,
 }
 
+impl Report {
+    /// Steps that a rank will have committed so long after it said this, if it trains on.
+    fn committed_after(&self, time: Duration) -> Option<u64> {
+        let RankState::Running { committed } = self.state else {
+            return None;
+        };
+        let usual_ms = self.doing.and_then(|doing| doing.usual_step_ms);
+        let more = usual_ms.map_or(0, |ms| time.as_millis().div_ceil(u128::from(ms.max(1))));
+        Some(committed + u64::try_from(more).unwrap_or(0))
+    }
+}
+
 /// All nodes as they are seen.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sight {
@@ -145,6 +157,18 @@ impl Sight {
         }
     }
 
+    /// Steps that a generation's ranks will have committed at this time, as far as they have said where they are and what a step
+    /// takes.
+    pub fn committed_at(&self, stage: StageId, generation: u64, time: Duration) -> u64 {
+        let ranks = (stage, generation, 0)..=(stage, generation, u32::MAX);
+        let by_rank = self.nodes.values().flat_map(|seen| {
+            let since = time.saturating_sub(seen.heard_at);
+            let reports = seen.ranks.range(ranks.clone());
+            reports.filter_map(move |(_, report)| report.committed_after(since))
+        });
+        by_rank.max().unwrap_or(0)
+    }
+
     /// Gives every node a whole silence from `now`: whoever could not listen must not judge.
     pub fn forgive(&mut self, now: Duration) {
         for seen in self.nodes.values_mut() {
@@ -220,6 +244,33 @@ mod tests {
         assert_eq!(sight.beat(beat(1, &starting), T1), Ok(false));
         let seen = &sight.nodes[&known(1).id];
         assert_eq!((seen.heard_at, seen.ranks.values().next().unwrap().since), (T1, T0));
+    }
+
+    #[test]
+    fn a_generation_is_where_its_furthest_rank_was_and_as_many_steps_further_as_fit_since() {
+        let mut sight = Sight::default();
+        sight.meet(known(1), T0);
+        let running = |committed| RankState::Running { committed };
+        let mut beat = beat(1, &[running(7), running(8), RankState::Starting]);
+        let at = |sight: &Sight, generation| sight.committed_at(StageId::from_uuid(Uuid::from_u128(7)), generation, T1);
+        sight.beat(beat.clone(), T0).unwrap();
+        assert_eq!(
+            (at(&sight, 1), at(&sight, 2)),
+            (8, 0),
+            "nobody knows yet what a step takes"
+        );
+        for report in &mut beat.ranks {
+            report.doing = Some(Doing {
+                step: 8,
+                phase: StepPhase::Computing,
+                collective: 1,
+                for_ms: 1,
+                usual_step_ms: Some(300),
+                lane_us: None,
+            });
+        }
+        sight.beat(beat, T0).unwrap();
+        assert_eq!(at(&sight, 1), 12);
     }
 
     #[test]

@@ -52,7 +52,9 @@ impl Store {
                 crate::domain::stage::State::Waiting { reason } => Some(format!("{}: {reason}", stage.name)),
                 _ => None,
             });
-            view.reason = waiting.unwrap_or_default();
+            if let Some(reason) = waiting {
+                view.waits(reason);
+            }
         }
         let stage_view = |(stage, row): (&Stage, &stages::Row)| stage_view(stage, row, epochs.remove(&stage.id));
         let stages = job
@@ -114,7 +116,7 @@ async fn load(connection: &mut PgConnection, rows: Vec<jobs::Row>) -> sqlx::Resu
 fn job(row: jobs::Row, stages: Vec<Stage>, datasets: Vec<job::Dataset>) -> sqlx::Result<Job> {
     let state = match named::<JobState>(row.state)? {
         JobState::Queued => job::State::Queued,
-        JobState::Running => job::State::Running,
+        JobState::Running | JobState::Waiting => job::State::Running,
         JobState::Succeeded => job::State::Succeeded,
         JobState::Failed => job::State::Failed { reason: row.reason },
         JobState::Cancelled => job::State::Cancelled,

@@ -3,14 +3,22 @@
 use super::Store;
 
 impl Store {
-    /// Number of jobs in each state that occurs.
+    /// Number of jobs in each state that occurs. Those that run but for all of their stages wait.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn count_jobs(&self) -> sqlx::Result<Vec<(String, i64)>> {
         sqlx::query_as(
-            "SELECT state, count(*)
-             FROM jobs
+            "WITH told AS (
+                SELECT CASE WHEN j.state = 'running'
+                             AND EXISTS (SELECT FROM stages s WHERE s.job = j.id AND s.state = 'waiting')
+                             AND NOT EXISTS (SELECT FROM stages s
+                                             WHERE s.job = j.id AND s.state IN ('starting', 'running'))
+                            THEN 'waiting' ELSE j.state END AS state
+                FROM jobs j
+             )
+             SELECT state, count(*)
+             FROM told
              GROUP BY state
              ORDER BY state",
         )

@@ -101,7 +101,7 @@ impl Store {
         let view = |row: &Row| {
             let mut view = row.view()?;
             if let Some(reason) = waits.remove(&row.id) {
-                view.reason = reason;
+                view.waits(reason);
             }
             Ok(view)
         };

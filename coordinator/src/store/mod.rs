@@ -19,6 +19,7 @@ mod ledger;
 mod metrics;
 mod nodes;
 mod retention;
+mod retry;
 mod schedule;
 mod stages;
 mod tasks;

@@ -30,6 +30,7 @@ pub(super) struct Row {
     pub membership: Option<Value>,
     pub setbacks: i32,
     pub setback_progress: i64,
+    pub forgiven: i64,
     pub total_steps: Option<i64>,
     pub steps_per_epoch: Option<i64>,
     pub metrics_through_step: i64,
@@ -75,6 +76,7 @@ impl Row {
                 in_a_row: self.setbacks.unsigned_abs(),
                 progress: count(self.setback_progress)?,
             },
+            forgiven: count(self.forgiven)?,
             course,
             facts: Facts {
                 metrics_through: count(self.metrics_through_step)?,
@@ -117,8 +119,8 @@ impl Row {
 pub(super) async fn rows_of_jobs(connection: &mut PgConnection, jobs: &[Uuid]) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as(
         "SELECT id, job, name, kind, round, needs, state, reason, generation, world, peak_rank_bytes, membership,
-                setbacks, setback_progress, total_steps, steps_per_epoch, metrics_through_step, evaluation, details,
-                started_at, finished_at
+                setbacks, setback_progress, forgiven, total_steps, steps_per_epoch, metrics_through_step, evaluation,
+                details, started_at, finished_at
          FROM stages
          WHERE job = ANY($1)
          ORDER BY job, position",
@@ -160,7 +162,7 @@ pub(super) async fn update(connection: &mut PgConnection, stage: &Stage) -> sqlx
     sqlx::query(
         "UPDATE stages
          SET state = $2, reason = $3, generation = $4, membership = $5, setbacks = $6, setback_progress = $7,
-             total_steps = $8, steps_per_epoch = $9, world = $10,
+             total_steps = $8, steps_per_epoch = $9, world = $10, forgiven = $11,
              started_at = CASE WHEN $2 IN ('starting', 'running') THEN coalesce(started_at, now()) ELSE started_at END,
              finished_at = CASE WHEN $2 IN ('done', 'failed', 'cancelled') THEN coalesce(finished_at, now()) END
          WHERE id = $1",
@@ -175,6 +177,7 @@ pub(super) async fn update(connection: &mut PgConnection, stage: &Stage) -> sqlx
     .bind(stage.course.map(|course| stored(course.total_steps)))
     .bind(stage.course.map(|course| stored(course.steps_per_epoch)))
     .bind(stage.world as i32)
+    .bind(stored(stage.forgiven))
     .execute(connection)
     .await
     .map(drop)

@@ -2,7 +2,7 @@
 // `hardware`, `estimate` and `error` of the `protocol` crate. Times are RFC 3339 strings, ids are UUIDs.
 
 export type JobKind = "pretrain" | "bootstrap";
-export type JobState = "queued" | "running" | "succeeded" | "failed" | "cancelled";
+export type JobState = "queued" | "waiting" | "running" | "succeeded" | "failed" | "cancelled";
 export type StageKind = "index" | "pretrain" | "captioner" | "filter" | "capfilt" | "evaluate";
 export type StageState = "blocked" | "waiting" | "starting" | "running" | "done" | "failed" | "cancelled";
 

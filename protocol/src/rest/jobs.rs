@@ -29,6 +29,16 @@ pub struct JobView {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
+impl JobView {
+    /// No stage of a job that is not over runs, and one waits for this reason.
+    pub fn waits(&mut self, reason: String) {
+        self.reason = reason;
+        if self.state == JobState::Running {
+            self.state = JobState::Waiting;
+        }
+    }
+}
+
 /// A job with its stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobDetail {

@@ -142,6 +142,8 @@ pub struct State {
     phase: Phase,
     /// Requested by this rank's agent.
     wanted: Option<u64>,
+    /// Committed steps of the last checkpoint that was taken; 0 before the first.
+    saved: u64,
     /// The latest generation that this rank can go on in.
     ready: Option<u64>,
     /// Leader only: who is prepared for the next step.
@@ -180,6 +182,7 @@ impl State {
             loaded: 0,
             phase: Phase::Computing,
             wanted: None,
+            saved: 0,
             ready: None,
             claims: BTreeMap::new(),
         }
@@ -231,6 +234,8 @@ pub fn step(state: State, input: Input, now: Duration) -> (State, Vec<Output>) {
         Input::Said { from, message } if message.generation == state.generation => said(state, from, message.body),
         Input::Said { .. } => (state, Vec::new()),
         Input::Lost { rank, why } => give_up(state, format!("lost rank {rank}: {why}")),
+        // Another rank has heard of it before, and all have taken it.
+        Input::CheckpointWanted { step } if step <= state.saved => (state, Vec::new()),
         Input::CheckpointWanted { step } => {
             let wanted = Some(state.wanted.map_or(step, |earlier| earlier.min(step)));
             (State { wanted, ..state }, Vec::new())
@@ -325,6 +330,7 @@ fn commit(mut state: State, checkpoint: bool, then: Option<u64>) -> (State, Vec<
     };
     state.claims.clear();
     if checkpoint {
+        state.saved = state.committed;
         state.wanted = state.wanted.filter(|step| *step > state.committed);
     }
     (state, vec![Output::Commit { checkpoint, then }])

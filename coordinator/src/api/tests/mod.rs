@@ -9,4 +9,5 @@ mod hostile;
 mod node;
 mod refusals;
 mod retention;
+mod retry;
 mod whole_jobs;

@@ -1,7 +1,7 @@
 //! Jobs that nothing disturbs.
 
 use super::cluster::Cluster;
-use super::node::PEAK_BYTES;
+use super::node::{Node, PEAK_BYTES};
 use crate::tokens::Role;
 use medley_protocol::rest::{CheckpointView, DatasetView, JobView, MetricsPage, NodeView, Page};
 use medley_protocol::stage::{JobState, StageState};
@@ -157,4 +157,27 @@ async fn a_requested_checkpoint_is_carried_in_the_orders_until_it_is_taken() {
     cluster.decide().await;
     cluster.nodes[0].beat().await;
     assert_eq!(cluster.nodes[0].orders.assignments[0].checkpoint_after, None);
+}
+
+#[tokio::test]
+async fn a_job_that_has_begun_and_of_which_nothing_runs_is_told_as_waiting() {
+    let mut cluster = Cluster::with_nodes(&[2]).await;
+    let mut document = cluster.document("pretrain");
+    document["cluster"] = json!({"min_ranks": 4});
+    let job = cluster.submit(&document).await;
+    let detail = cluster.until(job, |detail| detail.job.state == JobState::Waiting).await;
+    assert_eq!(detail.stages[0].state, StageState::Done);
+    assert!(
+        detail.job.reason.starts_with("pretrain-0: waits for 4 free devices"),
+        "{}",
+        detail.job.reason
+    );
+    let page: Page<JobView> = cluster.api.get("/jobs").await.read();
+    assert_eq!(page.items[0].state, JobState::Waiting);
+    assert_eq!(cluster.store.count_jobs().await.unwrap(), [("waiting".to_owned(), 1)]);
+    let node = Node::register(cluster.api.clone(), "n1", 2).await;
+    cluster.nodes.push(node);
+    let detail = cluster.until(job, |detail| detail.job.state != JobState::Waiting).await;
+    assert_eq!(detail.job.state, JobState::Running);
+    assert_eq!(cluster.finish(job).await.job.state, JobState::Succeeded);
 }

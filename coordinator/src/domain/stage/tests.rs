@@ -13,6 +13,7 @@ fn stage(kind: StageKind) -> Stage {
         generation: 0,
         world: 0,
         setbacks: Setbacks::default(),
+        forgiven: 0,
         course: None,
         facts: Facts::default(),
     }
@@ -172,11 +173,39 @@ fn on_each_node_the_last_seats_are_beyond_those_of_another_generation() {
 }
 
 #[test]
+fn what_failed_or_was_cancelled_is_blocked_again_when_its_job_is_retried_and_begins_to_count_anew() {
+    let mut stage = stage(StageKind::Pretrain).unblock().unwrap();
+    for _ in 0..MAX_SETBACKS {
+        stage = placed(stage).set_back("it died").unwrap();
+    }
+    let retried = stage.clone().retry().unwrap();
+    assert_eq!(
+        (&retried.state, retried.setbacks),
+        (&State::Blocked, Setbacks::default())
+    );
+    assert_eq!(
+        (retried.generation, retried.forgiven),
+        (8, 8),
+        "no number is given twice"
+    );
+    let again = placed(retried.unblock().unwrap()).set_back("it died").unwrap();
+    assert_eq!((again.state.label(), again.setbacks.in_a_row), (StageState::Waiting, 1));
+    let cancelled = again.cancel().unwrap().retry().unwrap();
+    assert_eq!((cancelled.state, cancelled.forgiven), (State::Blocked, 9));
+    let refused = placed(stage.retry().unwrap().unblock().unwrap()).retry();
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "stage pretrain-0 is starting and cannot become retried"
+    );
+}
+
+#[test]
 fn a_final_state_is_final() {
     let done = placed(stage(StageKind::Index).unblock().unwrap()).finish().unwrap();
     assert!(done.clone().cancel().is_err());
     assert!(done.clone().fail("x".into()).is_err());
     assert!(done.clone().set_back("x").is_err());
+    assert!(done.clone().retry().is_err());
     let refusal = done.place(Vec::new(), String::new()).unwrap_err();
     assert_eq!(refusal.to_string(), "stage index-0 is done and cannot become placed");
 }

@@ -2,7 +2,7 @@
 //!
 //! A stage that waits is placed as a generation. Where that trains, another one may get ready beside it and follow it between
 //! two steps; for a while ranks leave the one before. A generation that ends otherwise sets the stage back to waiting, but not
-//! for ever. What is done, failed or cancelled stays so.
+//! for ever. What is done stays so; what failed or was cancelled does, unless its job is retried.
 
 use super::{Generation, MAX_SETBACKS, Seat, Setbacks, Stage, State};
 use crate::domain::InvalidTransition;
@@ -243,6 +243,19 @@ impl Stage {
             return Err(self.invalid("cancelled"));
         }
         Ok(self.with(State::Cancelled))
+    }
+
+    /// Failed or Cancelled → Blocked: its job is retried. Setbacks count anew, and what ranks of the generations up to now say of
+    /// failing counts no more.
+    pub fn retry(self) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Failed { .. } | State::Cancelled => Ok(Self {
+                setbacks: Setbacks::default(),
+                forgiven: self.generation,
+                ..self.with(State::Blocked)
+            }),
+            _ => Err(self.invalid("retried")),
+        }
     }
 
     /// A generation after all that were made.

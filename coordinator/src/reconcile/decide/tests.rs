@@ -11,6 +11,7 @@ mod random;
 mod rules;
 mod standstill;
 mod stragglers;
+mod waiting;
 mod world;
 
 use super::*;

@@ -197,6 +197,21 @@ fn a_checkpoint_wanted_by_one_is_taken_by_all_at_its_step_and_once() {
 }
 
 #[test]
+fn a_rank_that_hears_of_a_checkpoint_when_it_was_taken_asks_for_no_second_one() {
+    let mut generation = Generation::new(3);
+    generation.feed(2, Input::CheckpointWanted { step: 2 }, NOW);
+    whole_step(&mut generation);
+    whole_step(&mut generation);
+    generation.feed(0, Input::CheckpointWanted { step: 2 }, NOW);
+    whole_step(&mut generation);
+    generation.feed(1, Input::CheckpointWanted { step: 4 }, NOW);
+    whole_step(&mut generation);
+    for commits in generation.commits {
+        assert_eq!(commits, [false, true, false, true]);
+    }
+}
+
+#[test]
 fn a_rank_whose_state_differs_is_named() {
     let mut generation = Generation::new(3);
     generation.prepare(0, 1);

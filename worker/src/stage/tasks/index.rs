@@ -40,8 +40,8 @@ pub(super) fn shard(
 fn unreadable(error: shards::Error) -> Failure {
     match &error {
         shards::Error::Io { path, source } if source.kind() == ErrorKind::NotFound => Failure::passing(format!(
-            "{}: there is no such shard, though there was when the job was submitted: put it back, or submit the job \
-             again; every node must see the same files under data.root",
+            "{}: there is no such shard, though there was when the job was submitted: put it back, and if the job has failed \
+             retry it (`medley jobs retry`), or submit another; every node must see the same files under data.root",
             path.display()
         )),
         shards::Error::Io { path, source } if source.kind() == ErrorKind::PermissionDenied => {

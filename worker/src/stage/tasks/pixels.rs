@@ -111,7 +111,7 @@ fn undecodable(corpus: &Corpus, pair: Pair) -> Failure {
     let key = &shard.index.samples[pair.sample as usize].key;
     Failure::lasting(format!(
         "{}: the image of sample {key} does not decode, though it did when it was indexed; a dataset version's shards must not \
-         change: put the file back or submit a new job",
+         change: put the file back and retry the job (`medley jobs retry`)",
         shard.path.display()
     ))
 }

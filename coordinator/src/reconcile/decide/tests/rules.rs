@@ -118,6 +118,23 @@ fn steps_that_are_made_again_after_all_memory_was_lost_are_progress_too() {
 }
 
 #[test]
+fn what_ranks_failed_of_is_forgiven_when_their_job_is_retried() {
+    let mut world = World::running();
+    world.fail_rank(0, "a shard is away", false);
+    world.round();
+    assert_eq!(world.jobs[0].state.label(), JobState::Failed);
+    world.jobs[0] = world.jobs[0].clone().retry().unwrap();
+    // The last that was heard of the rank is that it failed.
+    world.decide();
+    assert_eq!(world.jobs[0].state.label(), JobState::Running);
+    world.rounds(4);
+    assert_eq!((world.stage().generation, world.num_ranks()), (2, 4));
+    world.fail_rank(1, "it is away again", false);
+    world.round();
+    assert_eq!(world.jobs[0].state.label(), JobState::Failed);
+}
+
+#[test]
 fn attempts_at_tasks_count_for_the_ranks_that_failed() {
     let mut world = World::new(&[2, 2]);
     world.training_job();
