@@ -20,7 +20,7 @@ pub fn events(job: JobId, stage: StageId, version: u32, counts: &Counts, thresho
     let made = format!("dataset version {version} is made: {pairs} pairs");
     // Later versions have the same samples.
     let left_out = (version == 0).then(|| left_out(counts)).flatten();
-    let kept = kept_little(counts, threshold);
+    let kept = (version > 0).then(|| kept_little(counts, threshold)).flatten();
     let kept = kept.map(|kept| format!("dataset version {version} {kept}"));
     [
         Some(("dataset-made", made)),

@@ -166,6 +166,11 @@ impl Memory {
         }
     }
 
+    /// Whether there is any: none is where it had run out.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.address != 0
+    }
+
     /// Elements of single precision that were allocated at this address.
     pub(super) fn at(cuda: &Arc<Cuda>, address: u64, len: usize) -> Self {
         Self {

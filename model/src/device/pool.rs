@@ -71,7 +71,10 @@ impl Pool {
             Store::Cuda(memory) => {
                 let (format, class) = (memory.slice().format(), memory.len());
                 self.cuda.live_bytes = self.cuda.live_bytes.saturating_sub(class * format.size());
-                self.cuda.by_class.entry((format, class)).or_default().push(memory);
+                // Where memory had run out there is none to be used again.
+                if memory.is_there() {
+                    self.cuda.by_class.entry((format, class)).or_default().push(memory);
+                }
             }
         }
     }

@@ -242,7 +242,7 @@ impl Sizes {
     }
 
     /// Of the first multimodal layer what its way back reads, with the gradients of its hidden layer and of two results. Those of
-    /// the layers behind it are no more.
+    /// the layers behind it are no more. Where it is the only one, it computes of matching texts the first token alone.
     fn layer_again(&self, (matching, generated): (f64, f64)) -> f64 {
         let (
             Tower {
@@ -250,9 +250,10 @@ impl Sizes {
             },
             dropped,
         ) = (&self.text, self.drops_out);
-        let rows = matching + generated;
+        let asking = if *depth > 1.0 { matching } else { matching / self.tokens };
+        let (rows, known) = (asking + generated, matching - asking);
         let results = (7.0 + dropped) + (7.0 + 2.0 * dropped + copied((matching, generated))) + 2.0;
-        rows * (results * width + 3.0 * hidden) - (depth - 1.0) * rows * width
+        rows * (results * width + 3.0 * hidden) + 2.0 * known * width - (depth - 1.0) * rows * width
     }
 }
 

@@ -7,6 +7,8 @@ use crate::ledger::MAX_STEP_SAMPLES;
 use report::Report;
 use std::path::Path;
 
+/// Most tokens of a text: on a GPU, those of one that grows lie in the memory of a block.
+const MAX_POSITIONS: u32 = 1 << 13;
 /// Longest side of an input image in pixels: bounds what a spec can make a rank allocate.
 const MAX_IMAGE: u32 = 1024;
 /// Bound on widths, queue and vocabulary.
@@ -189,7 +191,7 @@ fn model(spec: &Spec, report: &mut Report) {
             report.relate(false, &path, &[&of_width], || message);
         }
     }
-    report.count(text.positions, 1 << 16, "model.text.positions");
+    report.count(text.positions, MAX_POSITIONS, "model.text.positions");
     report.within(text.dropout, 0.0, 0.9, "model.text.dropout");
     report.within(vision.drop_path, 0.0, 0.9, "model.vision.drop_path");
     report.within(spec.model.label_smoothing, 0.0, 0.9, "model.label_smoothing");

@@ -51,7 +51,13 @@ pub fn run(context: &Context) -> Result<(), Failure> {
     loop {
         // An answer without a lease needs none: the agent asks again for this rank.
         if let Some(ToRank::Lease { lease: Some(lease) }) = context.orders.next(LISTEN) {
-            voice.say(&work(&mut desk, lease, voice)?);
+            let said = work(&mut desk, lease, voice)?;
+            let has_failed = matches!(said, FromRank::TaskFailed { .. });
+            voice.say(&said);
+            if has_failed {
+                // A device that is lost to this process stays so: another one may do better.
+                context.device.check()?;
+            }
             voice.say(&FromRank::LeaseWanted);
         }
     }
@@ -123,11 +129,14 @@ impl<'a> Desk<'a> {
             TaskWork::IndexShard { shard } => index::shard(given, shard, progress),
             TaskWork::IndexMerge { shards } => index::merge(given, shards),
             TaskWork::CapfiltShard { shard } => {
-                let tools = match self.capfilt.take() {
+                let mut tools = match self.capfilt.take() {
                     Some(tools) => tools,
                     None => capfilt::Tools::load(given)?,
                 };
-                self.capfilt.insert(tools).shard(given, shard, progress)
+                // Where this fails they are not kept: a device may have left anything in them.
+                let output = tools.shard(given, shard, progress)?;
+                self.capfilt = Some(tools);
+                Ok(output)
             }
             TaskWork::CapfiltMerge { overlays } => capfilt::merge(given, overlays),
             TaskWork::Evaluate => evaluate::run(given, progress),

@@ -23,5 +23,8 @@ pub(super) fn load(
     } else {
         inputs::params(given.objects, &blip, manifest, role)?
     };
-    Ok(Reader::new(blip, params, given.device))
+    let reader = Reader::new(blip, params, given.device);
+    // Memory may have run out.
+    given.device.check()?;
+    Ok(reader)
 }

@@ -101,7 +101,7 @@ fn too_many_broken_samples_are_refused_with_counts_places_and_advice() {
 
 #[test]
 fn damaged_shards_are_refused_by_name_however_many_broken_samples_are_tolerated() {
-    let world = World::with(&json!({"data": {"max_broken": 1.0}, "lanes": {"batch": 1}}));
+    let world = World::with(&json!({"data": {"max_broken": 1.0}, "lanes": {"batch": 2}}));
     let path = |set, shard: &str| world.set_dir(set).join(shard).display().to_string();
     let cut = path(Set::Human, "shard-000001.tar");
     std::fs::File::options()
