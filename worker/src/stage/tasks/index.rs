@@ -122,7 +122,7 @@ fn check_damage(corpus: &Corpus) -> Result<(), Failure> {
     };
     Err(Failure::lasting(format!(
         "{first}; how many samples that costs cannot be known, so data.max_broken does not cover it: restore what is damaged from \
-         where it came from, or remove it from its folder, and submit the job again"
+         where it came from and retry the job (`medley jobs retry`), or remove it from its folder and submit the job again"
     )))
 }
 

@@ -63,7 +63,7 @@ fn a_stage_that_needs_more_memory_than_there_is_keeps_nobody_small() {
     world.rounds(4);
     world.training_job();
     let job = world.jobs.last_mut().unwrap();
-    Arc::make_mut(&mut job.spec).lanes.batch = 1 << 20;
+    Arc::make_mut(&mut job.spec).pretrain.image_size = 1 << 14;
     world.join(2, 2, 2);
     world.rounds(10);
     assert_eq!((ranks(&world, 0), ranks(&world, 1)), (4, 0));

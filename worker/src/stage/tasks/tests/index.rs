@@ -101,7 +101,7 @@ fn too_many_broken_samples_are_refused_with_counts_places_and_advice() {
 
 #[test]
 fn damaged_shards_are_refused_by_name_however_many_broken_samples_are_tolerated() {
-    let world = World::with(&json!({"data": {"max_broken": 1.0}, "lanes": {"batch": 2}}));
+    let world = World::with(&json!({"data": {"max_broken": 1.0}, "lanes": {"batch": 2, "count": 4}}));
     let path = |set, shard: &str| world.set_dir(set).join(shard).display().to_string();
     let cut = path(Set::Human, "shard-000001.tar");
     std::fs::File::options()
@@ -121,7 +121,8 @@ fn damaged_shards_are_refused_by_name_however_many_broken_samples_are_tolerated(
     for part in [
         format!("3 shards are damaged: {cut}: it is cut short").as_str(),
         &format!("; {empty}: it is empty; {zipped}: it looks gzip-compressed"),
-        "restore what is damaged from where it came from, or remove it from its folder, and submit the job again",
+        "restore what is damaged from where it came from and retry the job (`medley jobs retry`), or remove it from its folder and \
+         submit the job again",
     ] {
         assert!(reason.contains(part), "{part:?} in {reason}");
     }
