@@ -6,7 +6,7 @@
 //! [`inference`]s, the [`staircase`] of speeds, when a rank is missed ([`vigil`]), the REST bodies ([`rest`]), the one table
 //! of [`error`] codes, and what makes a [`text`] fit for people.
 //!
-//! There is no IO here, but for opening what others name, for all programs alike: a [`file`], and with two features more, the
+//! There is no IO here, but for opening what others name, for all programs alike: a [`mod@file`], and with two features more, the
 //! object store of a URL in [`store`], and a coordinator by a typed HTTP client in [`client`].
 
 pub mod agent;
