@@ -108,14 +108,19 @@ impl World<'_> {
         }
     }
 
-    /// Whether a rank that has computed for ever since `began` was named, if there was no other fault.
+    /// Whether a rank that has computed for ever since `began` was named, if there was no other fault. In the midst of an exchange it
+    /// looks like one whose messages do not arrive, and its node may have been late at the same time: then its generation is over
+    /// for that reason. It is named if it misses the call to the next one, and if that is made without it, it has been ended.
     pub(super) fn is_named(&mut self, pid: Pid, began: Duration, faults: u64) {
         if self.num_faults > faults {
             return;
         }
         let place = self.processes[pid].place;
+        let has_ended = self.processes[pid].actor.is_none();
         if self.witness.has_named(place.node, began) {
             self.witness.count("spinning rank named");
+        } else if has_ended && self.witness.has_told_an_end(place.stage, began) {
+            self.witness.count("spinning rank left behind");
         } else {
             let (rank, within) = (describe(pid, place), NAMED_WITHIN.as_secs());
             self.witness.accuse(format!(

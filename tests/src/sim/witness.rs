@@ -64,6 +64,8 @@ pub(super) struct Witness<'a> {
     doubted: BTreeMap<StageId, u64>,
     /// When, and how, it was said that a rank hangs.
     hangs: Vec<(Duration, String)>,
+    /// When, and of which stage, it was said that a generation is over.
+    ends: Vec<(Duration, StageId)>,
 }
 
 impl<'a> Witness<'a> {
@@ -86,6 +88,7 @@ impl<'a> Witness<'a> {
             flipped: BTreeSet::new(),
             doubted: BTreeMap::new(),
             hangs: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -251,6 +254,11 @@ impl<'a> Witness<'a> {
             if event.message.contains("hangs") {
                 self.hangs.push((self.now, event.message.clone()));
             }
+            if let Some(stage) = event.stage
+                && event.kind == "generation-over"
+            {
+                self.ends.push((self.now, stage));
+            }
         }
         for effect in &decision.effects {
             if let Effect::Doubt {
@@ -296,6 +304,11 @@ impl<'a> Witness<'a> {
         self.hangs
             .iter()
             .any(|(at, text)| *at >= then && text.contains(&of_node))
+    }
+
+    /// Whether it was said since then that a generation of a stage is over.
+    pub(super) fn has_told_an_end(&self, stage: StageId, then: Duration) -> bool {
+        self.ends.iter().any(|(at, of)| *at >= then && *of == stage)
     }
 
     /// Looks at what was handed in.
